@@ -1,0 +1,7 @@
+"""`python -m nnbuild`."""
+
+import sys
+
+from nnbuild.cli import main
+
+sys.exit(main())

@@ -1,0 +1,76 @@
+"""What can go wrong, and how it is said.
+
+    NNBuildError
+    |-- ModelError          the user's .onnx: unreadable, unsupported, inconsistent
+    |-- ConfigError         an option, a tool or a target that is wrong or missing
+    |-- CalibrationError    calibration or validation samples
+    |-- KernelError         no kernel serves a layer, or a pinned one cannot
+    |-- BudgetError         flash, RAM, latency or accuracy over what was allowed
+    `-- InternalError       our own fault
+
+An error carries one or more findings; it prints one gcc-like line for each: `where: message; hint: ...`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong: what, where (`file` or `file: node 'name' (Op)`), and what to do about it."""
+
+    message: str
+    where: str = ""
+    hint: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.where}: " if self.where else ""
+        hint = f"; hint: {self.hint}" if self.hint else ""
+        # A finding is one line, whatever a model put into its names.
+        return " ".join(f"{where}{self.message}{hint}".split())
+
+
+class NNBuildError(Exception):
+    """Anything that a user can cause or must be told; printed without a traceback."""
+
+    def __init__(self, message: str, where: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.findings: tuple[Finding, ...] = (Finding(message, where, hint),)
+
+    @classmethod
+    def of(cls, findings: Iterable[Finding]) -> NNBuildError:
+        """An error of this class that carries all `findings` (at least one)."""
+        collected = tuple(findings)
+        first = collected[0]
+        error = cls(first.message, first.where, first.hint)
+        error.findings = collected
+        return error
+
+    def __str__(self) -> str:
+        return "\n".join(str(finding) for finding in self.findings)
+
+
+class ModelError(NNBuildError):
+    """The user's model."""
+
+
+class ConfigError(NNBuildError):
+    """An option, a tool or a target."""
+
+
+class CalibrationError(NNBuildError):
+    """Calibration or validation samples."""
+
+
+class KernelError(NNBuildError):
+    """No kernel serves a layer, or a pinned one cannot."""
+
+
+class BudgetError(NNBuildError):
+    """Over what the SConstruct allows."""
+
+
+class InternalError(NNBuildError):
+    """A fault of nnbuild itself."""

@@ -1,0 +1,148 @@
+"""The lowered network: NHWC, int8, integers only. What the C does, before any choice of kernel.
+
+All records are frozen. Shapes leave out the batch, which is 1: a feature map is (height, width, channels), a vector
+is (features,). `Network.verify` states the invariants; every stage after lowering may rely on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnbuild.errors import InternalError
+
+Array = npt.NDArray[Any]
+
+INT8_MIN, INT8_MAX = -128, 127
+
+
+@dataclass(frozen=True, slots=True)
+class QuantParams:
+    """real = scale * (q - zero_point), per tensor; `scale` is a float32 value held in a Python float."""
+
+    scale: float
+    zero_point: int
+
+    def quantize(self, values: Array) -> Array:
+        """float (any shape) -> int8 of that shape, round half to even as ONNX QuantizeLinear, saturated."""
+        scaled = np.rint(np.asarray(values, np.float32) / np.float32(self.scale)) + self.zero_point
+        return np.clip(scaled, INT8_MIN, INT8_MAX).astype(np.int8)
+
+    def dequantize(self, values: Array) -> Array:
+        """int8 (any shape) -> float32 of that shape."""
+        return ((values.astype(np.int32) - self.zero_point) * np.float32(self.scale)).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An int8 activation."""
+
+    name: str
+    shape: tuple[int, ...]
+    quant: QuantParams
+
+    @property
+    def size(self) -> int:
+        """Elements, which are bytes."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One operator application.
+
+    `op` names the record in `nnbuild.ops`; `params` is that record's dataclass of plain integers; `constants` are its
+    weights, biases, multipliers and tables in the layout that the record documents; `node` is the ONNX node it came from.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    output: str
+    params: Any
+    constants: Mapping[str, Array]
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of the model as its user sees it: the ONNX name, the ONNX shape, and the layout in words."""
+
+    name: str
+    tensor: str
+    shape: tuple[int, ...]
+    layout: str
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The layers in execution order, with their tensors and the model's inputs and outputs."""
+
+    tensors: Mapping[str, Tensor]
+    layers: tuple[Layer, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    def verify(self) -> None:
+        """Raise InternalError unless every layer reads what is already written and every tensor is written once."""
+        written = {port.tensor for port in self.inputs}
+        names: set[str] = set()
+        for layer in self.layers:
+            missing = [name for name in layer.inputs if name not in written]
+            if missing:
+                raise InternalError(f"layer {layer.name} reads {missing[0]} before it is written")
+            if layer.output in written:
+                raise InternalError(f"layer {layer.name} writes {layer.output} a second time")
+            if layer.name in names:
+                raise InternalError(f"two layers are named {layer.name}")
+            if layer.output not in self.tensors:
+                raise InternalError(f"layer {layer.name} writes an undeclared tensor {layer.output}")
+            names.add(layer.name)
+            written.add(layer.output)
+        for port in self.outputs:
+            if port.tensor not in written:
+                raise InternalError(f"output {port.name} is never written")
+            if math.prod(port.shape) != self.tensors[port.tensor].size:
+                raise InternalError(f"output {port.name} has another size than its tensor")
+        for tensor in self.tensors.values():
+            if tensor.size <= 0 or not math.isfinite(tensor.quant.scale) or tensor.quant.scale <= 0:
+                raise InternalError(f"tensor {tensor.name} has shape {tensor.shape} and scale {tensor.quant.scale}")
+
+    def to_json(self) -> str:
+        """The network as readable JSON; big constants appear by their digest."""
+
+        def constant(array: Array) -> dict[str, Any]:
+            data = np.ascontiguousarray(array)
+            little = data.astype(data.dtype.newbyteorder("<"))
+            digest = hashlib.sha256(little.tobytes()).hexdigest()
+            return {"dtype": str(data.dtype), "shape": list(data.shape), "sha256": digest}
+
+        document = {
+            "inputs": [asdict(port) for port in self.inputs],
+            "outputs": [asdict(port) for port in self.outputs],
+            "tensors": [asdict(self.tensors[name]) for name in sorted(self.tensors)],
+            "layers": [
+                {
+                    "name": layer.name,
+                    "op": layer.op,
+                    "node": layer.node,
+                    "inputs": list(layer.inputs),
+                    "output": layer.output,
+                    "params": asdict(layer.params),
+                    "constants": {key: constant(layer.constants[key]) for key in sorted(layer.constants)},
+                }
+                for layer in self.layers
+            ],
+        }
+        return json.dumps(document, indent=1, ensure_ascii=True) + "\n"
+
+    def model_id(self) -> int:
+        """First 32 bits of the SHA-256 of the integer network: two builds with equal ids compute equal bytes."""
+        return int.from_bytes(hashlib.sha256(self.to_json().encode()).digest()[:4], "big")
