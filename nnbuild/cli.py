@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import keyword
 import sys
 
 from nnbuild import __version__
@@ -27,6 +28,10 @@ COMMANDS: dict[str, str] = {
 }
 
 
+def _module(command: str) -> str:
+    return f"{command}_" if keyword.iskeyword(command) else command
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status. Errors of the user print one line each and return 1."""
     parser = argparse.ArgumentParser(prog="nnbuild", description="Neural networks as source files of firmware.")
@@ -36,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     chosen = next((word for word in arguments if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
         if name == chosen:
-            module = importlib.import_module(f"nnbuild.commands.{name}_")
+            module = importlib.import_module(f"nnbuild.commands.{_module(name)}")
             sub = commands.add_parser(
                 name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
             )

@@ -1,1 +1,1 @@
-"""The commands of `python -m nnbuild`, one module each (`import_.py` for `import`, ...)."""
+"""The commands of `python -m nnbuild`, one module each (`import_` for `import`, which Python keeps for itself)."""

@@ -1,0 +1,139 @@
+"""The contract of one operator: everything that the stages need to know about it, in one frozen record.
+
+A stage never asks for an operator by name. It walks the model, finds the record by the ONNX or layer name, and calls
+what the record holds. A new operator is a new file in `nnbuild/ops` with a record, and its templates beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from nnbuild.network import Array, Layer, Network, QuantParams, Tensor
+from nnbuild.target import Target
+
+if TYPE_CHECKING:
+    from nnbuild.lower import Lowering
+
+
+# How the quantizer chooses the parameters of an operator's output.
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """From the range seen in calibration."""
+
+
+@dataclass(frozen=True, slots=True)
+class SameAsInput:
+    """Those of an input: the operator moves, selects or clamps values."""
+
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """By definition, such as softmax's 1/256 and -128."""
+
+    quant: QuantParams
+
+
+OutputRule = Calibrated | SameAsInput | Fixed
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How a float node of this operator becomes QDQ.
+
+    Input `weights` is a constant quantized to int8, symmetric, per channel along `weight_axis(node, rank)`; input
+    `bias` is a constant int32 with scale input * weight. A clamp that alone reads the output of an operator with
+    `fuses_clamp` is part of it: the Q/DQ pair goes behind the clamp.
+    """
+
+    output: OutputRule = Calibrated()
+    weights: int | None = None
+    weight_axis: Callable[[onnx.NodeProto, int], int] = lambda node, rank: 0
+    bias: int | None = None
+    fuses_clamp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LayerView:
+    """A layer with its tensors at hand: what kernels and references work from."""
+
+    layer: Layer
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+
+    @classmethod
+    def of(cls, network: Network, layer: Layer) -> LayerView:
+        """The view of `layer` in `network`."""
+        return cls(layer, tuple(network.tensors[name] for name in layer.inputs), network.tensors[layer.output])
+
+    @property
+    def params(self) -> Any:
+        """The layer's parameters, of the dataclass that its operator declares."""
+        return self.layer.params
+
+    @property
+    def constants(self) -> Mapping[str, Array]:
+        """The layer's constants by name."""
+        return self.layer.constants
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a kernel contributes for one layer.
+
+    `template` (in `nnbuild/ops`) is rendered with `values`, which hold numbers and strings only; `data` are the const
+    arrays that it stores in flash, by name (int8, uint8, int16, uint16, int32 or uint32, one-dimensional when
+    written); `helpers` are the files of `nnbuild/csrc` that it calls.
+    """
+
+    template: str
+    values: Mapping[str, Any]
+    data: Mapping[str, Array] = field(default_factory=dict)
+    helpers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One way to compute an operator. `supports` answers None, or the reason against."""
+
+    name: str
+    render: Callable[[LayerView, Target], Source]
+    supports: Callable[[LayerView, Target], str | None] = lambda view, target: None
+    scratch: Callable[[LayerView, Target], int] = lambda view, target: 0
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One test case: a layer in a network of its own, with inputs that reach its corners."""
+
+    name: str
+    network: Network
+    inputs: tuple[Array, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Everything about one operator.
+
+    `onnx` are the ONNX types whose nodes `lower` turns into layers of this operator (or into views, which are no
+    layers at all); `reference(params, constants, inputs)` takes int8 arrays in the shapes of the layer's tensors and
+    its result is the meaning of the layer, bit for bit; `inplace` are the inputs whose memory the output may take
+    when they die there and have its size; `cases()` is the one table that tests and docs use.
+    """
+
+    name: str
+    summary: str
+    onnx: tuple[str, ...]
+    lower: Callable[[Lowering, onnx.NodeProto], None]
+    quantization: Callable[[onnx.NodeProto], Quantization]
+    params: type | None = None
+    reference: Callable[[Any, Mapping[str, Array], Sequence[Array]], Array] | None = None
+    macs: Callable[[LayerView], int] = lambda view: 0
+    inplace: tuple[int, ...] = ()
+    kernels: tuple[Kernel, ...] = ()
+    cases: Callable[[], Iterable[Case]] = lambda: ()
