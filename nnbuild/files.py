@@ -1,0 +1,40 @@
+"""Writing files: to a temporary name in the same folder, then renamed, so that nobody ever sees half a file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from nnbuild.errors import ConfigError
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all; missing folders are made. ConfigError where that cannot be."""
+    target = Path(path)
+    temporary = ""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        os.chmod(temporary, _mode(target))
+        os.replace(temporary, target)
+    except OSError as error:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise ConfigError(f"cannot write: {error.strerror or error}", str(path)) from None
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    r"""Write `text` as UTF-8; lines end with `\n` on every machine."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def _mode(target: Path) -> int:
+    """The access rights that a plain `open(path, "w")` would leave; mkstemp alone makes a private file."""
+    if target.exists():
+        return target.stat().st_mode & 0o7777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
