@@ -1,0 +1,68 @@
+"""Integer arithmetic of int8 networks, as TensorFlow Lite's reference kernels and CMSIS-NN define it.
+
+Real multipliers become a 31-bit integer and a shift; products are rounded twice (gemmlowp: doubling high
+multiplication, then a rounding division by a power of two). All functions take and return numpy integers or arrays of
+them and compute in int64, so that no intermediate can overflow; values that C holds in 32 bits stay in 32 bits.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from nnbuild.network import Array
+
+INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+
+
+def round_half_away(value: float) -> int:
+    """The integer nearest to `value`; halves away from zero, as C's `round`."""
+    return math.floor(value + 0.5) if value >= 0 else -math.floor(-value + 0.5)
+
+
+def quantize_multiplier(real: float) -> tuple[int, int]:
+    """A real multiplier >= 0 as (multiplier, shift): real ~ multiplier * 2**(shift - 31), multiplier in [2^30, 2^31).
+
+    TensorFlow Lite, `QuantizeMultiplier`: 0 where the shift would be below -31.
+    """
+    if real < 0 or not math.isfinite(real):
+        raise ValueError(f"multiplier {real}")
+    if real == 0:
+        return 0, 0
+    fraction, shift = math.frexp(real)
+    multiplier = round_half_away(fraction * 2**31)
+    if multiplier == 2**31:
+        multiplier //= 2
+        shift += 1
+    if shift < -31:
+        return 0, 0
+    if shift > 30:
+        return INT32_MAX, 30
+    return multiplier, shift
+
+
+def wrap32(values: Array) -> Array:
+    """int64 -> the int64 that 32-bit two's complement arithmetic would hold."""
+    return (np.asarray(values, np.int64) + 2**31) % 2**32 - 2**31
+
+
+def multiply_high(a: Array, b: Array) -> Array:
+    """floor((a * b + 2^30) / 2^31): gemmlowp's SaturatingRoundingDoublingHighMul except for both at INT32_MIN."""
+    return (np.asarray(a, np.int64) * np.asarray(b, np.int64) + 2**30) >> 31
+
+
+def divide_by_power_of_two(values: Array, exponent: Array) -> Array:
+    """values / 2^exponent rounded to nearest, halves away from zero: gemmlowp's RoundingDivideByPOT."""
+    values = np.asarray(values, np.int64)
+    mask = (np.int64(1) << np.asarray(exponent, np.int64)) - 1
+    remainder = values & mask
+    threshold = (mask >> 1) + (values < 0)
+    return (values >> np.asarray(exponent, np.int64)) + (remainder > threshold)
+
+
+def requantize(accumulators: Array, multiplier: Array, shift: Array) -> Array:
+    """accumulators * multiplier * 2^(shift - 31), rounded twice: `MultiplyByQuantizedMultiplier`. Broadcasts."""
+    shift = np.asarray(shift, np.int64)
+    shifted = wrap32(np.asarray(accumulators, np.int64) << np.maximum(shift, 0))
+    return divide_by_power_of_two(multiply_high(shifted, multiplier), np.maximum(-shift, 0))
