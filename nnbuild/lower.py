@@ -79,7 +79,7 @@ class Lowering:
         self.shapes = qdq.shapes(self.graph)
         self.readers = qdq.readers(self.graph)
         self.graph_outputs = {output.name for output in self.graph.output}
-        self.absorbed: set[int] = set()
+        self.absorbed: set[str] = set()
         for initializer in self.graph.initializer:
             self.values[initializer.name] = Constant(numpy_helper.to_array(initializer))
 
@@ -111,15 +111,15 @@ class Lowering:
         value, low, high = node.output[0], -math.inf, math.inf
         while True:
             reader = self._only_reader(value)
-            bounds = qdq.clamp_bounds(reader, self._array) if reader is not None else None
+            bounds = qdq.clamp_bounds(reader, self.known) if reader is not None else None
             if reader is None or bounds is None:
                 break
             low, high = min(max(low, bounds[0]), bounds[1]), max(min(high, bounds[1]), bounds[0])
-            self.absorbed.add(id(reader))
+            self.absorbed.add(reader.output[0])
             value = reader.output[0]
         if reader is not None and reader.op_type == "QuantizeLinear":
             quant = self.parameters(reader)
-            self.absorbed.add(id(reader))
+            self.absorbed.add(reader.output[0])
             value = reader.output[0]
         elif default is not None:
             quant = default
@@ -225,7 +225,7 @@ class Lowering:
 
     def _visit(self, node: onnx.NodeProto, operators: Mapping[str, Any]) -> None:
         refused_before = any(name and name not in self.values for name in node.input)
-        if id(node) in self.absorbed or refused_before:
+        if node.output[0] in self.absorbed or refused_before:
             return
         if node.op_type == "QuantizeLinear":
             self._quantize(node)
@@ -276,7 +276,8 @@ class Lowering:
         found = self.readers.get(value, ())
         return found[0] if len(found) == 1 and value not in self.graph_outputs else None
 
-    def _array(self, name: str) -> Array | None:
+    def known(self, name: str) -> Array | None:
+        """Real values of the ONNX value `name` where they are known."""
         value = self.values.get(name)
         return value.real() if isinstance(value, Constant) else None
 

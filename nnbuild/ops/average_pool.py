@@ -1,0 +1,176 @@
+"""Means over windows or over all of space. ONNX AveragePool, GlobalAveragePool, ReduceMean; TensorFlow Lite
+AVERAGE_POOL_2D.
+
+Where input and output have one scale the mean is rounded half away from zero, as TensorFlow Lite does. With an output
+scale of its own the sum is requantized once, by a multiplier that holds both the scales and the number of elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from nnbuild import fixedpoint, layout, qdq
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.lower import Activation, Lowering, Output
+from nnbuild.network import INT8_MIN, Array, QuantParams
+from nnbuild.ops.spatial import Window, window
+from nnbuild.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class AveragePoolParams:
+    """Integers of one pool.
+
+    `pads_count`: padding is a zero that counts. `rescales`: the constants `multiplier` (int32) and `shift` (int8),
+    indexed by the number of elements that count, make the output from the sum of (input - zero point).
+    """
+
+    window: Window
+    pads_count: bool
+    rescales: bool
+    input_zero_point: int
+    output_zero_point: int
+    activation_min: int
+    activation_max: int
+
+
+def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
+    """AveragePool, GlobalAveragePool, or ReduceMean over the spatial axes."""
+    activation = ctx.activation(node)
+    if node.op_type == "ReduceMean":
+        _check_axes(ctx, node, activation)
+    tensor, shape = ctx.channels_last(activation, node)
+    if node.op_type == "AveragePool":
+        place = window(ctx, node, shape, qdq.attribute(node, "kernel_shape", []))
+        if place.dilation != (1, 1):
+            raise ctx.refuse(node, "dilation is not supported", "use a depthwise convolution")
+    else:
+        place = Window(shape, (1, 1), shape[:2], (1, 1), (1, 1), (0, 0), (0, 0))
+    pads_count = bool(qdq.attribute(node, "count_include_pad", 0))
+    counts = place.inside(pads_count)
+    if counts.min() == 0:
+        raise ctx.refuse(node, "some windows hold nothing but padding", "use smaller pads")
+    output = ctx.output(node)
+    params, constants = _integers(ctx.quant(activation), output, place, pads_count, counts)
+    name = ctx.layer("average_pool", (tensor,), (*place.output, shape[2]), output.quant, params, constants, node)
+    ctx.define_spatial(output.value, name, activation.index.ndim)
+    if node.op_type == "ReduceMean" and not qdq.attribute(node, "keepdims", 1):
+        ctx.define(output.value, name, layout.contiguous((1, shape[2])))
+
+
+def _integers(
+    quant: QuantParams, output: Output, place: Window, pads_count: bool, counts: Array
+) -> tuple[AveragePoolParams, dict[str, Array]]:
+    rescales = quant != output.quant
+    params = AveragePoolParams(
+        window=place,
+        pads_count=pads_count,
+        rescales=rescales,
+        input_zero_point=quant.zero_point,
+        output_zero_point=output.quant.zero_point,
+        activation_min=output.activation_min,
+        activation_max=output.activation_max,
+    )
+    if not rescales:
+        return params, {}
+    multiplier = np.zeros(int(counts.max()) + 1, np.int32)
+    shift = np.zeros(multiplier.size, np.int8)
+    for count in np.unique(counts):
+        real = float(quant.scale) / (float(output.quant.scale) * int(count))
+        multiplier[count], shift[count] = fixedpoint.quantize_multiplier(real)
+    return params, {"multiplier": multiplier, "shift": shift}
+
+
+def _check_axes(ctx: Lowering, node: onnx.NodeProto, activation: Activation) -> None:
+    """ReduceMean's axes are an attribute up to opset 17 and an input later; they must be all of space."""
+    given = ctx.constant(node, 1)
+    rank = activation.index.ndim
+    axes = list(given.values.ravel()) if given is not None else qdq.attribute(node, "axes", list(range(rank)))
+    if sorted(int(axis) % rank for axis in axes) != list(range(2, rank)):
+        raise ctx.refuse(node, f"axes {[int(axis) for axis in axes]} are not supported", "all spatial axes")
+
+
+def reference(params: AveragePoolParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
+    """(height, width, channels) int8 -> (out height, out width, channels) int8."""
+    place = params.window
+    taps = place.taps(inputs[0].reshape(place.input).astype(np.int64), params.input_zero_point)
+    counts = place.inside(params.pads_count)[..., None]
+    sums = taps.sum(axis=(2, 3)) - int(np.prod(place.kernel)) * params.input_zero_point
+    if params.rescales:
+        mean = fixedpoint.requantize(sums, constants["multiplier"][counts], constants["shift"][counts])
+        mean = mean + params.output_zero_point
+    else:
+        # The zero point is part of the mean: it is the rounding of the stored values that counts.
+        total = sums + counts * params.input_zero_point
+        mean = np.sign(total) * ((np.abs(total) + counts // 2) // counts)
+    return np.clip(mean, params.activation_min, params.activation_max).astype(np.int8)
+
+
+def reciprocal(count: int) -> tuple[int, int]:
+    """(factor, shift) with (n * factor) >> shift == n // count for every n that a mean of `count` int8 values divides.
+
+    Proved over all of them, in 32 bits; (0, 0) where no such pair exists.
+    """
+    numerators = np.arange(128 * count + count // 2 + 1, dtype=np.uint64)
+    for shift in range(8, 32):
+        factor = -(-(1 << shift) // count)
+        if int(numerators[-1]) * factor >= 2**32:
+            break
+        if np.array_equal((numerators * np.uint64(factor)) >> np.uint64(shift), numerators // np.uint64(count)):
+            return factor, shift
+    return 0, 0
+
+
+def render(view: LayerView, target: Target) -> Source:
+    """Sums of windows clipped to the input; one division or one requantization for each output."""
+    params: AveragePoolParams = view.params
+    counts = params.window.inside(params.pads_count)
+    count = int(counts.max())
+    constant = bool(counts.min() == count)
+    values = {"p": params, "w": params.window, "constant": constant, "count": count, "taps": int(np.prod(params.window.kernel))}
+    if params.rescales:
+        values |= {"multiplier": int(view.constants["multiplier"][count]), "shift": int(view.constants["shift"][count])}
+        data = {} if constant else dict(view.constants)
+        return Source(template="average_pool_rescaled.c.j2", values=values, data=data, helpers=("requantize",))
+    factor, shift = reciprocal(count) if constant else (0, 0)
+    values |= {"factor": factor, "shift": shift}
+    return Source(template="average_pool.c.j2", values=values)
+
+
+def cases() -> Iterable[Case]:
+    """Own and shared scales, padding that counts and that does not, odd sizes, global pools, one axis."""
+    from nnbuild.ops import singles  # noqa: PLC0415 - lowers, so needs the registry of operators
+
+    quant, other = QuantParams(0.05, -20), QuantParams(0.021, 3)
+    kernel = {"kernel_shape": [3, 2], "strides": [2, 1]}
+    padded = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    counting = {**padded, "count_include_pad": 1}
+    ceiling = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], "ceil_mode": 1, "count_include_pad": 1}
+    for name, output in (("same", quant), ("own", other)):
+        yield singles.unary(f"average_pool_{name}", "AveragePool", (1, 3, 7, 4), quant, output, kernel)
+        yield singles.unary(f"average_pool_{name}_padded", "AveragePool", (1, 3, 4, 5), quant, output, padded)
+        yield singles.unary(f"average_pool_{name}_counting", "AveragePool", (1, 3, 4, 5), quant, output, counting)
+        yield singles.unary(f"average_pool_{name}_ceil", "AveragePool", (1, 2, 6, 6), quant, output, ceiling)
+        yield singles.unary(f"average_pool_{name}_global", "GlobalAveragePool", (1, 5, 25, 5), quant, output)
+        one = {"kernel_shape": [4], "strides": [3]}
+        yield singles.unary(f"average_pool_{name}_1d", "AveragePool", (1, 3, 10), quant, output, one)
+    yield singles.unary("average_pool_relu", "GlobalAveragePool", (1, 3, 3, 3), quant, quant, clamp=("Relu",))
+    yield singles.unary("average_pool_one", "GlobalAveragePool", (1, 3, 1, 1), quant, quant)
+    yield singles.unary("average_pool_saturates", "GlobalAveragePool", (1, 3, 3, 3), quant, QuantParams(0.005, 0))
+
+
+OPERATOR = Operator(
+    name="average_pool",
+    summary="mean of a window, or of all of space",
+    onnx=("AveragePool", "GlobalAveragePool", "ReduceMean"),
+    lower=lower,
+    quantization=lambda node: Quantization(fuses_clamp=True),
+    params=AveragePoolParams,
+    reference=reference,
+    kernels=(Kernel("direct", render),),
+    cases=cases,
+)

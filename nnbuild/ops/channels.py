@@ -1,0 +1,79 @@
+"""What every operator with weights does to them: multipliers per output channel, int32 biases, accumulator bounds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from nnbuild.fixedpoint import INT32_MAX, quantize_multiplier
+from nnbuild.lower import Constant
+from nnbuild.network import Array, QuantParams
+
+if TYPE_CHECKING:
+    from nnbuild.lower import Lowering
+
+
+def weights(ctx: Lowering, node: onnx.NodeProto, position: int, channels_axis: int) -> tuple[Array, Array]:
+    """Input `position` as (int8 weights, float64 scale of each channel along `channels_axis`)."""
+    constant = ctx.constant(node, position)
+    if constant is None or constant.scale is None or constant.zero_point is None:
+        raise ctx.refuse(node, f"its weights (input {position}) are not quantized constants", "quantize the whole model")
+    values = constant.values.astype(np.int64) - constant.zero_point
+    if np.abs(values).max(initial=0) > 128 or values.max(initial=0) > 127:
+        raise ctx.refuse(node, "weights with a zero point do not fit int8", "quantize weights symmetrically")
+    count = values.shape[channels_axis]
+    scale = constant.scale.astype(np.float64)
+    if scale.size != 1 and scale.shape[channels_axis] != count:
+        raise ctx.refuse(node, "its weights are quantized along another axis than its output channels")
+    return values.astype(np.int8), np.broadcast_to(scale.ravel(), (count,)).astype(np.float64)
+
+
+def bias(ctx: Lowering, node: onnx.NodeProto, position: int, scales: Array, factor: float = 1.0) -> Array:
+    """Input `position` times `factor` as int32 of scale `scales` (one for each channel); zeros where there is none.
+
+    An int32 bias that was quantized with that scale is used as stored.
+    """
+    constant = ctx.constant(node, position)
+    if constant is None:
+        if position < len(node.input) and node.input[position]:
+            raise ctx.refuse(node, f"its bias (input {position}) is not constant")
+        return np.zeros(scales.size, np.int32)
+    if constant.values.size not in (1, scales.size):
+        raise ctx.refuse(node, f"its bias has {constant.values.size} elements for {scales.size} channels")
+    if factor == 1.0 and _stored(constant, scales):
+        raw = constant.values.astype(np.int64)
+    else:
+        raw = np.rint(constant.real() * factor / scales).astype(np.int64)
+    raw = np.broadcast_to(raw.ravel(), (scales.size,))
+    if np.abs(raw).max(initial=0) > INT32_MAX:
+        raise ctx.refuse(node, "its bias does not fit int32", "the weight scale of a channel is too small")
+    return raw.astype(np.int32)
+
+
+def _stored(constant: Constant, scales: Array) -> bool:
+    """Whether an integer bias has the scale input * weight, but for the last bits of a float32."""
+    if constant.scale is None or constant.zero_point is None or constant.zero_point.any():
+        return False
+    return bool(np.allclose(np.broadcast_to(constant.scale.ravel(), scales.shape), scales, rtol=1e-5, atol=0))
+
+
+def multipliers(scales: Array, output: QuantParams) -> dict[str, Array]:
+    """`multiplier` (int32) and `shift` (int8) of each channel for accumulators of real scale `scales`."""
+    pairs = [quantize_multiplier(float(scale) / float(np.float64(output.scale))) for scale in scales]
+    return {
+        "multiplier": np.array([multiplier for multiplier, _ in pairs], np.int32),
+        "shift": np.array([shift for _, shift in pairs], np.int8),
+    }
+
+
+def check_accumulators(ctx: Lowering, node: onnx.NodeProto, flat: Array, offsets: Array, zero_point: int) -> None:
+    """Refuse weights (channels, taps) and biases whose sums could leave int32 for some input, in any order of adding."""
+    total = np.abs(flat.astype(np.int64)).sum(axis=1)
+    folded = offsets.astype(np.int64) - zero_point * flat.astype(np.int64).sum(axis=1)
+    reach = 128 * total + np.maximum(np.abs(folded), np.abs(offsets.astype(np.int64)))
+    if reach.max(initial=0) > INT32_MAX:
+        channel = int(reach.argmax())
+        hint = "its weight scale is too small for its bias; quantize this channel with a larger one"
+        raise ctx.refuse(node, f"the 32-bit sum of channel {channel} can overflow", hint)

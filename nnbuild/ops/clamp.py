@@ -1,0 +1,90 @@
+"""A clamp that stands alone: two compares. Behind a layer it is part of that layer and costs nothing.
+
+ONNX Relu, Clip, Min and Max with a scalar constant; HardTanh reaches ONNX as Clip(-1, 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from nnbuild import layout, qdq
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source
+from nnbuild.lower import Activation, Lowering
+from nnbuild.network import Array, QuantParams
+from nnbuild.ops import lookup
+from nnbuild.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class ClampParams:
+    """Elements, and the int8 bounds."""
+
+    size: int
+    low: int
+    high: int
+
+
+def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
+    """A clamp with the scale of its input is two compares; with another scale it is a table."""
+    bounds = qdq.clamp_bounds(node, ctx.known)
+    if bounds is None:
+        raise ctx.refuse(node, "its bounds are not scalar constants", "only clamps are supported")
+    activation, output = ctx.activation(node), ctx.output(node)
+    quant = ctx.quant(activation)
+    if quant != output.quant:
+        low, high = bounds
+        values = lookup.table(
+            lambda x: min(max(x, low), high), quant, output.quant, output.activation_min, output.activation_max
+        )
+        lookup.add(ctx, node, activation, output.quant, values, output.value)
+        return
+    low_q = max(qdq.quantized_bound(bounds[0], quant), output.activation_min)
+    high_q = min(qdq.quantized_bound(bounds[1], quant), output.activation_max)
+    tensor = ctx.tensors[activation.tensor]
+    if activation.index.size != tensor.size:
+        name = ctx.arrange(activation, activation.index, node, activation.shape)
+        activation, tensor = Activation(name, layout.contiguous(activation.shape)), ctx.tensors[name]
+    params = ClampParams(tensor.size, min(low_q, high_q), high_q)
+    name = ctx.layer("clamp", (activation.tensor,), tensor.shape, quant, params, {}, node)
+    ctx.define(output.value, name, activation.index)
+
+
+def reference(params: ClampParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
+    """int8 -> int8, any shape."""
+    return np.clip(inputs[0], params.low, params.high).astype(np.int8)
+
+
+def render(view: LayerView, target: Target) -> Source:
+    """Two compares for each element."""
+    return Source(template="clamp.c.j2", values={"p": view.params})
+
+
+def cases() -> Iterable[Case]:
+    """HardTanh in its forms, ReLU, bounds beyond int8, another output scale."""
+    from nnbuild.ops import singles  # noqa: PLC0415 - lowers, so needs the registry of operators
+
+    quant = QuantParams(0.02, 11)
+    yield singles.clamp("clamp_hardtanh", ("Clip", -1.0, 1.0), (1, 256), quant, quant)
+    yield singles.clamp("clamp_relu", ("Relu",), (1, 3, 5, 7), quant, quant)
+    yield singles.clamp("clamp_max", ("Max", -0.5), (1, 256), quant, quant)
+    yield singles.clamp("clamp_min", ("Min", 0.5), (1, 256), quant, quant)
+    yield singles.clamp("clamp_wide", ("Clip", -100.0, 100.0), (1, 256), quant, quant)
+    yield singles.clamp("clamp_rescaled", ("Clip", -1.0, 1.0), (1, 256), quant, QuantParams(0.0078125, 0))
+
+
+OPERATOR = Operator(
+    name="clamp",
+    summary="limits, where no layer in front takes them",
+    onnx=("Relu", "Clip", "Min", "Max"),
+    lower=lower,
+    quantization=lambda node: Quantization(output=SameAsInput()),
+    params=ClampParams,
+    reference=reference,
+    inplace=(0,),
+    kernels=(Kernel("direct", render),),
+    cases=cases,
+)

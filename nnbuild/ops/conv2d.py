@@ -1,0 +1,134 @@
+"""Conv with one or two spatial axes, any stride, dilation, padding and number of groups.
+
+ONNX Conv; TensorFlow Lite CONV_2D. A convolution whose every channel is a group of its own is `depthwise_conv2d`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from nnbuild import fixedpoint, qdq
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.lower import Lowering
+from nnbuild.network import Array
+from nnbuild.ops import channels, depthwise_conv2d
+from nnbuild.ops.spatial import Window, window
+from nnbuild.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Conv2DParams:
+    """Integers of one convolution. Constants: weights OHWI int8, bias, multiplier int32 and shift int8 by channel."""
+
+    window: Window
+    channels: int
+    groups: int
+    input_zero_point: int
+    output_zero_point: int
+    activation_min: int
+    activation_max: int
+
+
+def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
+    """Conv -> conv2d, or depthwise_conv2d where each input channel has one filter of its own."""
+    activation = ctx.activation(node)
+    weights, weight_scales = channels.weights(ctx, node, 1, 0)
+    groups = int(qdq.attribute(node, "group", 1))
+    if weights.ndim not in (3, 4):
+        raise ctx.refuse(node, f"{weights.ndim - 2} spatial axes are not supported", "one or two")
+    tensor, shape = ctx.channels_last(activation, node)
+    if shape[2] != weights.shape[1] * groups:
+        raise ctx.refuse(node, f"{shape[2]} input channels do not fit weights for {weights.shape[1] * groups}")
+    quant, place = ctx.quant(activation), window(ctx, node, shape, weights.shape[2:])
+    ohwi = np.moveaxis(weights.reshape(weights.shape[0], weights.shape[1], *place.kernel), 1, -1)
+    scales = np.float64(quant.scale) * weight_scales
+    bias = channels.bias(ctx, node, 2, scales)
+    channels.check_accumulators(ctx, node, ohwi.reshape(len(ohwi), -1), bias, quant.zero_point)
+    output = ctx.output(node)
+    rest = (quant.zero_point, output.quant.zero_point, output.activation_min, output.activation_max)
+    constants = {"bias": bias, **channels.multipliers(scales, output.quant)}
+    if groups == shape[2] == len(ohwi):
+        constants["weights"] = np.ascontiguousarray(ohwi[..., 0].transpose(1, 2, 0))
+        op, params = "depthwise_conv2d", depthwise_conv2d.DepthwiseConv2DParams(place, *rest)
+    else:
+        constants["weights"] = np.ascontiguousarray(ohwi)
+        op, params = "conv2d", Conv2DParams(place, len(ohwi), groups, *rest)
+    name = ctx.layer(op, (tensor,), (*place.output, len(ohwi)), output.quant, params, constants, node)
+    ctx.define_spatial(output.value, name, weights.ndim)
+
+
+def reference(params: Conv2DParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
+    """(height, width, channels) int8 -> (out height, out width, out channels) int8."""
+    place = params.window
+    taps = place.taps(inputs[0].reshape(place.input).astype(np.float64), params.input_zero_point)
+    taps = taps - params.input_zero_point
+    pixels = taps.reshape(*place.output, -1, params.groups, place.input[2] // params.groups)
+    filters = constants["weights"].astype(np.float64)
+    filters = filters.reshape(params.groups, params.channels // params.groups, -1, filters.shape[-1])
+    # Sums stay below 2^31 (checked in lowering), so float64 holds them exactly and uses the fast matrix product.
+    sums = np.einsum("yxtgi,goti->yxgo", pixels, filters, optimize=True).reshape(*place.output, -1)
+    sums = np.rint(sums).astype(np.int64) + constants["bias"]
+    scaled = fixedpoint.requantize(sums, constants["multiplier"], constants["shift"]) + params.output_zero_point
+    return np.clip(scaled, params.activation_min, params.activation_max).astype(np.int8)
+
+
+def macs(view: LayerView) -> int:
+    """Multiplications, padding included."""
+    kernel_h, kernel_w = view.params.window.kernel
+    per_output = kernel_h * kernel_w * view.params.window.input[2] // view.params.groups
+    return view.output.size * int(per_output)
+
+
+def gathers(place: Window) -> bool:
+    """Whether some windows must be copied into a patch: at padded borders, and all of them when dilated."""
+    return place.padded or place.dilation != (1, 1)
+
+
+def scratch(view: LayerView, target: Target) -> int:
+    """One patch: the bytes under a window."""
+    place = view.params.window
+    return place.kernel[0] * place.kernel[1] * place.input[2] if gathers(place) else 0
+
+
+def render(view: LayerView, target: Target) -> Source:
+    """Dot products over windows; the input's zero point is folded into the bias."""
+    params, constants = view.params, view.constants
+    sums = constants["weights"].astype(np.int64).reshape(params.channels, -1).sum(axis=1)
+    folded = (constants["bias"].astype(np.int64) - params.input_zero_point * sums).astype(np.int32)
+    return Source(
+        template="conv2d.c.j2",
+        values={
+            "p": params,
+            "w": params.window,
+            "gathers": gathers(params.window),
+            "group_inputs": params.window.input[2] // params.groups,
+            "group_outputs": params.channels // params.groups,
+        },
+        data={"weights": constants["weights"], "bias": folded, **{k: constants[k] for k in ("multiplier", "shift")}},
+        helpers=("requantize",),
+    )
+
+
+def cases() -> Iterable[Case]:
+    """Odd channels, 1x1 maps, all kinds of padding, groups, dilation, saturation."""
+    from nnbuild.ops.testing import conv_cases  # noqa: PLC0415 - needs the registry of operators
+
+    return conv_cases(depthwise=False)
+
+
+OPERATOR = Operator(
+    name="conv2d",
+    summary="convolution, 1D and 2D",
+    onnx=("Conv",),
+    lower=lower,
+    quantization=lambda node: Quantization(weights=1, bias=2, fuses_clamp=True),
+    params=Conv2DParams,
+    reference=reference,
+    macs=macs,
+    kernels=(Kernel("direct", render, scratch=scratch),),
+    cases=cases,
+)

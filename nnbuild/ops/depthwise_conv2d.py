@@ -1,0 +1,92 @@
+"""Depthwise convolution: one filter for each channel. TensorFlow Lite DEPTHWISE_CONV_2D with multiplier 1.
+
+ONNX has no operator for it; `conv2d` lowers a Conv whose group is its number of channels to this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from nnbuild import fixedpoint
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.errors import InternalError
+from nnbuild.lower import Lowering
+from nnbuild.network import Array
+from nnbuild.ops.spatial import Window
+from nnbuild.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class DepthwiseConv2DParams:
+    """Integers of one layer. Constants: weights (height, width, channels) int8; bias, multiplier int32, shift int8."""
+
+    window: Window
+    input_zero_point: int
+    output_zero_point: int
+    activation_min: int
+    activation_max: int
+
+
+def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
+    """Never called: no ONNX type names this operator."""
+    raise InternalError("depthwise_conv2d is lowered by conv2d")
+
+
+def reference(params: DepthwiseConv2DParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
+    """(height, width, channels) int8 -> (out height, out width, channels) int8."""
+    place = params.window
+    taps = place.taps(inputs[0].reshape(place.input).astype(np.int64), params.input_zero_point)
+    sums = ((taps - params.input_zero_point) * constants["weights"].astype(np.int64)).sum(axis=(2, 3))
+    sums = sums + constants["bias"]
+    scaled = fixedpoint.requantize(sums, constants["multiplier"], constants["shift"]) + params.output_zero_point
+    return np.clip(scaled, params.activation_min, params.activation_max).astype(np.int8)
+
+
+def macs(view: LayerView) -> int:
+    """Multiplications, padding included."""
+    return view.output.size * int(np.prod(view.params.window.kernel))
+
+
+def scratch(view: LayerView, target: Target) -> int:
+    """One patch, where windows reach over a border."""
+    place = view.params.window
+    return int(np.prod(place.kernel)) * place.input[2] if place.padded else 0
+
+
+def render(view: LayerView, target: Target) -> Source:
+    """Sums over windows, channel by channel; the input's zero point is folded into the bias."""
+    params, constants = view.params, view.constants
+    sums = constants["weights"].astype(np.int64).sum(axis=(0, 1))
+    folded = (constants["bias"].astype(np.int64) - params.input_zero_point * sums).astype(np.int32)
+    by_channel = np.ascontiguousarray(constants["weights"].transpose(2, 0, 1))
+    return Source(
+        template="depthwise_conv2d.c.j2",
+        values={"p": params, "w": params.window, "gathers": params.window.padded},
+        data={"weights": by_channel, "bias": folded, **{k: constants[k] for k in ("multiplier", "shift")}},
+        helpers=("requantize",),
+    )
+
+
+def cases() -> Iterable[Case]:
+    """Odd channels, 1x1 maps, all kinds of padding, dilation, saturation."""
+    from nnbuild.ops.testing import conv_cases  # noqa: PLC0415 - needs the registry of operators
+
+    return conv_cases(depthwise=True)
+
+
+OPERATOR = Operator(
+    name="depthwise_conv2d",
+    summary="convolution with one filter for each channel",
+    onnx=(),
+    lower=lower,
+    quantization=lambda node: Quantization(weights=1, bias=2, fuses_clamp=True),
+    params=DepthwiseConv2DParams,
+    reference=reference,
+    macs=macs,
+    kernels=(Kernel("direct", render, scratch=scratch),),
+    cases=cases,
+)

@@ -1,0 +1,130 @@
+"""Gemm and MatMul with constant weights: every output is a sum over all inputs of its row.
+
+ONNX Gemm, MatMul; TensorFlow Lite FULLY_CONNECTED. The order of the input in memory is folded into the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from nnbuild import fixedpoint, layout, qdq
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.lower import Activation, Lowering
+from nnbuild.network import Array
+from nnbuild.ops import channels
+from nnbuild.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class FullyConnectedParams:
+    """Integers of one layer. Constants: weights (outputs, inputs) int8; bias, multiplier int32, shift int8 by output."""
+
+    rows: int
+    inputs: int
+    outputs: int
+    input_zero_point: int
+    output_zero_point: int
+    activation_min: int
+    activation_max: int
+
+
+def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
+    """Gemm(x, W, b) or MatMul(x, W) with W known."""
+    if qdq.attribute(node, "transA", 0):
+        raise ctx.refuse(node, "transA is not supported", "transpose the input instead")
+    activation = ctx.activation(node)
+    by_row = node.op_type == "Gemm" and bool(qdq.attribute(node, "transB", 0))
+    weights, weight_scales = channels.weights(ctx, node, 1, 0 if by_row else 1)
+    if weights.ndim != 2:
+        raise ctx.refuse(node, f"weights of {weights.ndim} dimensions are not supported", "two")
+    weights = weights if by_row else weights.T
+    outputs, count = weights.shape
+    if activation.shape[-1] != count:
+        raise ctx.refuse(node, f"{activation.shape[-1]} inputs do not fit weights for {count}")
+    rows = math.prod(activation.shape[:-1])
+    tensor, weights = _in_memory_order(ctx, activation, weights, rows, node)
+    alpha, beta = (float(qdq.attribute(node, key, 1.0)) for key in ("alpha", "beta"))
+    if alpha <= 0:
+        raise ctx.refuse(node, f"alpha {alpha} is not supported", "fold it into the weights")
+    quant = ctx.quant(activation)
+    scales = np.float64(quant.scale) * weight_scales * alpha
+    bias = channels.bias(ctx, node, 2, scales, beta)
+    channels.check_accumulators(ctx, node, weights, bias, quant.zero_point)
+    output = ctx.output(node)
+    params = FullyConnectedParams(
+        rows, count, outputs, quant.zero_point, output.quant.zero_point, output.activation_min, output.activation_max
+    )
+    constants = {"weights": weights, "bias": bias, **channels.multipliers(scales, output.quant)}
+    shape = (*activation.shape[:-1], outputs)
+    name = ctx.layer("fully_connected", (tensor,), shape[1:] or shape, output.quant, params, constants, node)
+    ctx.define(output.value, name, layout.contiguous(shape))
+
+
+def _in_memory_order(
+    ctx: Lowering, activation: Activation, weights: Array, rows: int, node: onnx.NodeProto
+) -> tuple[str, Array]:
+    """Weights permuted so that each row of the input is read as it lies in memory; a copy only where rows differ."""
+    count = weights.shape[1]
+    index = activation.index.reshape(rows, count)
+    inside = index - np.arange(rows)[:, None] * count
+    same = np.array_equal(inside, np.broadcast_to(inside[0], inside.shape))
+    fills = ctx.tensors[activation.tensor].size == index.size
+    if same and fills and np.array_equal(np.sort(inside[0]), np.arange(count)):
+        permuted = np.empty_like(weights)
+        permuted[:, inside[0]] = weights
+        return activation.tensor, permuted
+    return ctx.arrange(activation, index, node, (rows, count)), np.ascontiguousarray(weights)
+
+
+def reference(params: FullyConnectedParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
+    """(rows * inputs) int8 -> (rows, outputs) int8."""
+    values = inputs[0].reshape(params.rows, params.inputs).astype(np.float64) - params.input_zero_point
+    # Sums stay below 2^31 (checked in lowering): exact in float64.
+    sums = np.rint(values @ constants["weights"].astype(np.float64).T).astype(np.int64) + constants["bias"]
+    scaled = fixedpoint.requantize(sums, constants["multiplier"], constants["shift"]) + params.output_zero_point
+    return np.clip(scaled, params.activation_min, params.activation_max).astype(np.int8)
+
+
+def render(view: LayerView, target: Target) -> Source:
+    """Dot products; the input's zero point is folded into the bias."""
+    params, constants = view.params, view.constants
+    sums = constants["weights"].astype(np.int64).sum(axis=1)
+    folded = (constants["bias"].astype(np.int64) - params.input_zero_point * sums).astype(np.int32)
+    return Source(
+        template="fully_connected.c.j2",
+        values={"p": params},
+        data={"weights": constants["weights"], "bias": folded, **{k: constants[k] for k in ("multiplier", "shift")}},
+        helpers=("requantize",),
+    )
+
+
+def cases() -> Iterable[Case]:
+    """One to many rows, odd sizes, saturation."""
+    from nnbuild.ops.testing import fully_connected_cases  # noqa: PLC0415 - needs the registry of operators
+
+    return fully_connected_cases()
+
+
+def _quantization(node: onnx.NodeProto) -> Quantization:
+    by_row = node.op_type == "Gemm" and bool(qdq.attribute(node, "transB", 0))
+    bias = 2 if node.op_type == "Gemm" else None
+    return Quantization(weights=1, weight_axis=lambda _, rank: 0 if by_row else rank - 1, bias=bias, fuses_clamp=True)
+
+
+OPERATOR = Operator(
+    name="fully_connected",
+    summary="matrix product with constant weights",
+    onnx=("Gemm", "MatMul"),
+    lower=lower,
+    quantization=_quantization,
+    params=FullyConnectedParams,
+    reference=reference,
+    macs=lambda view: view.params.rows * view.params.inputs * view.params.outputs,
+    kernels=(Kernel("direct", render),),
+    cases=cases,
+)

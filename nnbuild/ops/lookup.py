@@ -1,0 +1,159 @@
+"""Elementwise functions of one int8 value: a table of 256 entries, whatever the function. Also a change of scale.
+
+One rule makes every table: entry q = round(f(scale_in * (q - zero_in)) / scale_out) + zero_out, halves away from zero,
+saturated. ONNX definitions; alpha, beta, gamma are the node's attributes with the defaults of the specification.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from nnbuild import layout, qdq
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.lower import Activation, Lowering
+from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
+from nnbuild.target import Target
+
+Function = Callable[[float, onnx.NodeProto], float]
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def _softplus(x: float) -> float:
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def _exponential(x: float) -> float:
+    return math.exp(min(x, 700.0))
+
+
+def _alpha(node: onnx.NodeProto, default: float) -> float:
+    return float(qdq.attribute(node, "alpha", default))
+
+
+def _elu(x: float, alpha: float, gamma: float = 1.0) -> float:
+    return gamma * (x if x > 0 else alpha * math.expm1(x))
+
+
+def _hard_sigmoid(x: float, node: onnx.NodeProto) -> float:
+    return min(max(_alpha(node, 0.2) * x + float(qdq.attribute(node, "beta", 0.5)), 0.0), 1.0)
+
+
+def _gelu(x: float, node: onnx.NodeProto) -> float:
+    if qdq.attribute(node, "approximate", "none") == "tanh":
+        return 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return 0.5 * x * (1 + math.erf(x / math.sqrt(2)))
+
+
+FUNCTIONS: dict[str, Function] = {
+    "Abs": lambda x, node: abs(x),
+    "Celu": lambda x, node: max(x, 0.0) + min(0.0, _alpha(node, 1.0) * math.expm1(x / _alpha(node, 1.0))),
+    "Elu": lambda x, node: _elu(x, _alpha(node, 1.0)),
+    "Erf": lambda x, node: math.erf(x),
+    "Exp": lambda x, node: _exponential(x),
+    "Gelu": _gelu,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": lambda x, node: x * min(max(x / 6 + 0.5, 0.0), 1.0),
+    "LeakyRelu": lambda x, node: x if x >= 0 else _alpha(node, 0.01) * x,
+    "Mish": lambda x, node: x * math.tanh(_softplus(x)),
+    "Neg": lambda x, node: -x,
+    "Selu": lambda x, node: _elu(
+        x, _alpha(node, 1.67326319217681884765625), float(qdq.attribute(node, "gamma", 1.05070102214813232421875))
+    ),
+    "Sigmoid": lambda x, node: _sigmoid(x),
+    "Softplus": lambda x, node: _softplus(x),
+    "Softsign": lambda x, node: x / (1 + abs(x)),
+    "Swish": lambda x, node: x * _sigmoid(_alpha(node, 1.0) * x),
+    "Tanh": lambda x, node: math.tanh(x),
+    "ThresholdedRelu": lambda x, node: x if x > _alpha(node, 1.0) else 0.0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LookupParams:
+    """Elements. Constants: `table`, int8[256], indexed by input + 128."""
+
+    size: int
+
+
+def table(function: Callable[[float], float], source: QuantParams, output: QuantParams, low: int, high: int) -> Array:
+    """The 256 outputs of `function` between `low` and `high`, for inputs -128 to 127."""
+    entries = []
+    for q in range(INT8_MIN, INT8_MAX + 1):
+        real = function(source.scale * (q - source.zero_point)) / output.scale
+        rounded = math.floor(abs(min(max(real, -1e6), 1e6)) + 0.5)
+        entries.append((rounded if real >= 0 else -rounded) + output.zero_point)
+    return np.clip(np.array(entries), max(low, INT8_MIN), min(high, INT8_MAX)).astype(np.int8)
+
+
+def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
+    """Any node of FUNCTIONS."""
+    activation = ctx.activation(node)
+    output = ctx.output(node)
+    function = FUNCTIONS[node.op_type]
+    values = table(
+        lambda x: function(x, node), ctx.quant(activation), output.quant, output.activation_min, output.activation_max
+    )
+    add(ctx, node, activation, output.quant, values, output.value)
+
+
+def add(
+    ctx: Lowering, node: onnx.NodeProto, activation: Activation, quant: QuantParams, values: Array, value: str
+) -> None:
+    """A layer that maps `activation` through `values` (int8[256]) and defines the ONNX value `value`."""
+    tensor = ctx.tensors[activation.tensor]
+    if activation.index.size != tensor.size:
+        name = ctx.arrange(activation, activation.index, node, activation.shape)
+        activation = Activation(name, layout.contiguous(activation.shape))
+        tensor = ctx.tensors[name]
+    params = LookupParams(tensor.size)
+    result = ctx.layer("lookup", (activation.tensor,), tensor.shape, quant, params, {"table": values}, node)
+    ctx.define(value, result, activation.index)
+
+
+def requantize(ctx: Lowering, node: onnx.NodeProto, activation: Activation, quant: QuantParams) -> None:
+    """QuantizeLinear `node` of a value that has another scale already."""
+    values = table(lambda x: x, ctx.quant(activation), quant, INT8_MIN, INT8_MAX)
+    add(ctx, node, activation, quant, values, node.output[0])
+
+
+def reference(params: LookupParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
+    """int8 -> int8, any shape."""
+    return np.asarray(constants["table"][inputs[0].astype(np.int64).ravel() + 128], np.int8)
+
+
+def render(view: LayerView, target: Target) -> Source:
+    """One load for each element."""
+    return Source(template="lookup.c.j2", values={"p": view.params}, data={"table": view.constants["table"]})
+
+
+def cases() -> Iterable[Case]:
+    """Every function once, over all 256 inputs; saturation; a change of scale."""
+    from nnbuild.ops import singles  # noqa: PLC0415 - lowers, so needs the registry of operators
+
+    for name in sorted(FUNCTIONS):
+        attributes = {"approximate": "tanh"} if name == "Gelu" else {}
+        yield singles.unary(f"lookup_{name.lower()}", name, (1, 256), QuantParams(0.04, 5), QuantParams(0.03, -9), attributes)
+    yield singles.unary("lookup_saturates", "Exp", (1, 256), QuantParams(0.3, 0), QuantParams(0.01, -128))
+    yield singles.requantization("lookup_requantize", (1, 3, 5, 7), QuantParams(0.1, 12), QuantParams(0.03, -100))
+
+
+OPERATOR = Operator(
+    name="lookup",
+    summary="elementwise function of one value, as a table",
+    onnx=tuple(sorted(FUNCTIONS)),
+    lower=lower,
+    quantization=lambda node: Quantization(fuses_clamp=True),
+    params=LookupParams,
+    reference=reference,
+    inplace=(0,),
+    kernels=(Kernel("direct", render),),
+    cases=cases,
+)

@@ -1,0 +1,91 @@
+"""MaxPool over one or two spatial axes. ONNX MaxPool; TensorFlow Lite MAX_POOL_2D. Padding never wins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from nnbuild import qdq
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source
+from nnbuild.lower import Lowering
+from nnbuild.network import INT8_MIN, Array, QuantParams
+from nnbuild.ops import lookup
+from nnbuild.ops.spatial import Window, window
+from nnbuild.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class MaxPoolParams:
+    """The window and the clamp."""
+
+    window: Window
+    activation_min: int
+    activation_max: int
+
+
+def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
+    """MaxPool; where the output has another scale than the input a table follows."""
+    if len(node.output) > 1 and node.output[1]:
+        raise ctx.refuse(node, "its second output (indices) is not supported", "use the values only")
+    activation, output = ctx.activation(node), ctx.output(node)
+    tensor, shape = ctx.channels_last(activation, node)
+    place = window(ctx, node, shape, qdq.attribute(node, "kernel_shape", []))
+    if place.inside(pads_count=False).min() == 0:
+        raise ctx.refuse(node, "some windows hold nothing but padding", "use smaller pads")
+    quant, same = ctx.quant(activation), ctx.quant(activation) == output.quant
+    limits = (output.activation_min, output.activation_max) if same else (-128, 127)
+    name = ctx.layer(
+        "max_pool", (tensor,), (*place.output, shape[2]), quant, MaxPoolParams(place, *limits), {}, node
+    )
+    ctx.define_spatial(output.value, name, activation.index.ndim)
+    if not same:
+        values = lookup.table(lambda x: x, quant, output.quant, output.activation_min, output.activation_max)
+        pooled = ctx.values[output.value]
+        lookup.add(ctx, node, pooled, output.quant, values, output.value)  # type: ignore[arg-type]
+
+
+def reference(params: MaxPoolParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
+    """(height, width, channels) int8 -> (out height, out width, channels) int8."""
+    taps = params.window.taps(inputs[0].reshape(params.window.input), INT8_MIN)
+    return np.clip(taps.max(axis=(2, 3)), params.activation_min, params.activation_max).astype(np.int8)
+
+
+def render(view: LayerView, target: Target) -> Source:
+    """The largest value under each window, clipped to the input."""
+    return Source(template="max_pool.c.j2", values={"p": view.params, "w": view.params.window})
+
+
+def cases() -> Iterable[Case]:
+    """Padding on either side, stride, dilation, one axis, a clamp, another scale."""
+    from nnbuild.ops import singles  # noqa: PLC0415 - lowers, so needs the registry of operators
+
+    quant = QuantParams(0.05, -20)
+    two = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    yield singles.unary("max_pool_2x2", "MaxPool", (1, 3, 6, 4), quant, quant, two)
+    same = {**two, "auto_pad": "SAME_UPPER"}
+    yield singles.unary("max_pool_same", "MaxPool", (1, 5, 7, 3), quant, quant, same)
+    wide = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    yield singles.unary("max_pool_padded", "MaxPool", (1, 2, 3, 3), quant, quant, wide)
+    dilated = {"kernel_shape": [2, 2], "dilations": [2, 2]}
+    yield singles.unary("max_pool_dilated", "MaxPool", (1, 2, 5, 6), quant, quant, dilated)
+    ceiling = {**two, "ceil_mode": 1}
+    yield singles.unary("max_pool_ceil", "MaxPool", (1, 2, 5, 5), quant, quant, ceiling)
+    yield singles.unary("max_pool_1d", "MaxPool", (1, 3, 9), quant, quant, {"kernel_shape": [3], "strides": [2]})
+    yield singles.unary("max_pool_relu", "MaxPool", (1, 3, 6, 4), quant, quant, two, clamp=("Relu",))
+    yield singles.unary("max_pool_rescaled", "MaxPool", (1, 3, 6, 4), quant, QuantParams(0.03, 9), two)
+
+
+OPERATOR = Operator(
+    name="max_pool",
+    summary="largest value of a window",
+    onnx=("MaxPool",),
+    lower=lower,
+    quantization=lambda node: Quantization(output=SameAsInput()),
+    params=MaxPoolParams,
+    reference=reference,
+    kernels=(Kernel("direct", render),),
+    cases=cases,
+)

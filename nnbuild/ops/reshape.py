@@ -1,0 +1,37 @@
+"""Views: operators that change the shape of a value, or nothing. They are no layers.
+
+ONNX Reshape, Flatten, Squeeze, Unsqueeze, Identity, Dropout (in inference), Cast between types that stay int8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx
+
+from nnbuild.contract import Operator, Quantization, SameAsInput
+from nnbuild.lower import Lowering
+
+
+def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
+    """The same elements in the shape that shape inference found."""
+    shape = ctx.shapes.get(node.output[0])
+    if shape is None:
+        raise ctx.refuse(node, "the shape of its output is not known", "export with constant shapes")
+    constant = ctx.constant(node, 0)
+    if constant is not None:
+        if constant.scale is not None and constant.scale.size > 1 and shape != constant.values.shape:
+            raise ctx.refuse(node, "reshapes a constant that is quantized per channel", "reshape it when exporting")
+        ctx.values[node.output[0]] = replace(constant, values=constant.values.reshape(shape))
+        return
+    activation = ctx.activation(node)
+    ctx.define(node.output[0], activation.tensor, activation.index.reshape(shape))
+
+
+OPERATOR = Operator(
+    name="reshape",
+    summary="another shape of the same elements",
+    onnx=("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast"),
+    lower=lower,
+    quantization=lambda node: Quantization(output=SameAsInput()),
+)

@@ -1,0 +1,110 @@
+"""The geometry that convolutions and pools share: window, stride, dilation and padding of an ONNX node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from nnbuild import qdq
+from nnbuild.network import Array
+
+if TYPE_CHECKING:
+    from nnbuild.lower import Lowering
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A window over (height, width, channels); all pairs are (vertical, horizontal), pads count elements.
+
+    `pad` is in front (top, left), `pad_end` behind (bottom, right).
+    """
+
+    input: tuple[int, int, int]
+    output: Pair
+    kernel: Pair
+    stride: Pair
+    dilation: Pair
+    pad: Pair
+    pad_end: Pair
+
+    @property
+    def padded(self) -> bool:
+        """Whether any window reaches outside of the input."""
+        return any(
+            self.pad[axis] > 0
+            or (self.output[axis] - 1) * self.stride[axis] + self.extent(axis) - self.pad[axis] > self.input[axis]
+            for axis in (0, 1)
+        )
+
+    def extent(self, axis: int) -> int:
+        """Elements from the first to the last one that a window covers."""
+        return (self.kernel[axis] - 1) * self.dilation[axis] + 1
+
+    def taps(self, feature_map: Array, fill: int) -> Array:
+        """(height, width, channels) -> (out height, out width, kernel height, kernel width, channels); pads are `fill`."""
+        rows, columns = (self._positions(axis) for axis in (0, 1))
+        inside_y = (rows >= 0) & (rows < self.input[0])
+        inside_x = (columns >= 0) & (columns < self.input[1])
+        y, x = np.clip(rows, 0, self.input[0] - 1), np.clip(columns, 0, self.input[1] - 1)
+        gathered = feature_map[y[:, None, :, None], x[None, :, None, :]]
+        inside = inside_y[:, None, :, None] & inside_x[None, :, None, :]
+        return np.where(inside[..., None], gathered, fill)
+
+    def inside(self, pads_count: bool) -> Array:
+        """How many taps of each window are not padding, or with `pads_count` not beyond it: (out height, out width)."""
+        counts = []
+        for axis in (0, 1):
+            positions = self._positions(axis)
+            low, high = (-self.pad[axis], self.input[axis] + self.pad_end[axis]) if pads_count else (0, self.input[axis])
+            counts.append(((positions >= low) & (positions < high)).sum(axis=1))
+        return np.asarray(counts[0][:, None] * counts[1][None, :])
+
+    def _positions(self, axis: int) -> Array:
+        starts = np.arange(self.output[axis]) * self.stride[axis] - self.pad[axis]
+        return np.asarray(starts[:, None] + np.arange(self.kernel[axis]) * self.dilation[axis])
+
+
+def window(ctx: Lowering, node: onnx.NodeProto, shape: tuple[int, int, int], kernel: Sequence[int]) -> Window:
+    """The Window of a Conv or pool `node` over an input of `shape` (height, width, channels).
+
+    `kernel` has one or two elements; one means a value with one spatial axis, which is the width.
+    """
+    axes = len(kernel)
+    strides = list(qdq.attribute(node, "strides", [1] * axes))
+    dilations = list(qdq.attribute(node, "dilations", [1] * axes))
+    pads = list(qdq.attribute(node, "pads", [0] * 2 * axes))
+    out = ctx.shapes.get(node.output[0])
+    if out is None or len(out) != axes + 2:
+        raise ctx.refuse(node, "the shape of its output is not known")
+    output = list(out[2:])
+    spatial = list(shape[2 - axes : 2])
+    auto = qdq.attribute(node, "auto_pad", "NOTSET")
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        for axis in range(axes):
+            extent = (kernel[axis] - 1) * dilations[axis] + 1
+            total = max((output[axis] - 1) * strides[axis] + extent - spatial[axis], 0)
+            begin = total // 2 if auto == "SAME_UPPER" else total - total // 2
+            pads[axis], pads[axes + axis] = begin, total - begin
+    elif auto == "VALID":
+        pads = [0] * 2 * axes
+    if any(pad < 0 for pad in pads):
+        raise ctx.refuse(node, "negative pads are not supported", "slice the input instead")
+
+    def pair(values: Sequence[int], missing: int) -> Pair:
+        return (int(values[0]), int(values[1])) if axes == 2 else (missing, int(values[0]))
+
+    return Window(
+        input=shape,
+        output=pair(output, 1),
+        kernel=pair(kernel, 1),
+        stride=pair(strides, 1),
+        dilation=pair(dilations, 1),
+        pad=pair(pads[:axes], 0),
+        pad_end=pair(pads[axes:], 0),
+    )

@@ -1,0 +1,108 @@
+"""A copy in another order: Transpose and whatever else a change of layout comes to where it cannot be folded.
+
+ONNX Transpose changes offsets only (see `nnbuild.layout`); this layer appears where an operator, or the model's
+output, needs the elements in another order than they have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from nnbuild import layout, qdq
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source
+from nnbuild.lower import Constant, Lowering
+from nnbuild.network import Array
+from nnbuild.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class TransposeParams:
+    """Nested loops (count, input stride), outermost first, from input offset `start`; the output is written in order.
+
+    Where `loops` is empty the constant `offsets` (int32) says where each element comes from.
+    """
+
+    size: int
+    start: int
+    loops: tuple[tuple[int, int], ...]
+
+
+def copy(offsets: Array) -> tuple[TransposeParams, dict[str, Array]]:
+    """Parameters and constants of the layer whose element i is the input's element `offsets[i]`."""
+    found = layout.loops(offsets)
+    if found is not None:
+        return TransposeParams(offsets.size, int(offsets[0]), tuple((dim[0], dim[1]) for dim in found)), {}
+    return TransposeParams(offsets.size, 0, ()), {"offsets": offsets.astype(np.int32)}
+
+
+def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
+    """Transpose: another order of the offsets, and no layer."""
+    constant = ctx.constant(node, 0)
+    rank = constant.values.ndim if constant is not None else ctx.activation(node).index.ndim
+    order = qdq.attribute(node, "perm", list(range(rank))[::-1])
+    if constant is not None:
+        # Scale and zero point have the rank of the values, or one element.
+        def turned(array: Array | None) -> Array | None:
+            return array.transpose(order) if array is not None and array.ndim == rank else array
+
+        ctx.values[node.output[0]] = Constant(
+            constant.values.transpose(order), turned(constant.scale), turned(constant.zero_point)
+        )
+        return
+    activation = ctx.activation(node)
+    ctx.define(node.output[0], activation.tensor, activation.index.transpose(order))
+
+
+def reference(params: TransposeParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
+    """int8, flat -> int8, flat."""
+    if "offsets" in constants:
+        return np.asarray(inputs[0].ravel()[constants["offsets"]], np.int8)
+    return np.asarray(inputs[0].ravel()[layout.visit(params.loops, 0) + params.start], np.int8)
+
+
+def render(view: LayerView, target: Target) -> Source:
+    """Nested loops with constant strides."""
+    return Source(template="transpose.c.j2", values={"p": view.params})
+
+
+def render_gather(view: LayerView, target: Target) -> Source:
+    """A table of offsets, for orders that no nested loops express."""
+    offsets = view.constants["offsets"]
+    kind = np.uint16 if math.prod(view.inputs[0].shape) <= 65536 else np.uint32
+    return Source(template="gather.c.j2", values={"p": view.params}, data={"offsets": offsets.astype(kind)})
+
+
+def cases() -> Iterable[Case]:
+    """Channels first to last and back, odd sizes, several axes, an order that needs a table."""
+    from nnbuild.ops import singles  # noqa: PLC0415 - lowers, so needs the registry of operators
+
+    yield singles.transpose("transpose_channels_last", (1, 3, 5, 7), [((0, 2, 3, 1), None)])
+    yield singles.transpose("transpose_channels_first", (1, 5, 7, 3), [((0, 3, 1, 2), None)])
+    yield singles.transpose("transpose_reverse", (1, 2, 3, 5), [((0, 3, 2, 1), None)])
+    shuffle = [(None, (1, 3, 4, 5, 2)), ((0, 2, 1, 4, 3), None), (None, (1, 24, 5))]
+    yield singles.transpose("transpose_shuffle", (1, 12, 5, 2), shuffle)
+    crooked = [((0, 2, 1), None), (None, (1, 4, 3)), ((0, 2, 1), None)]
+    yield singles.transpose("transpose_table", (1, 2, 6), crooked)
+
+
+OPERATOR = Operator(
+    name="transpose",
+    summary="copy into another order, where it cannot be folded",
+    onnx=("Transpose",),
+    lower=lower,
+    quantization=lambda node: Quantization(output=SameAsInput()),
+    params=TransposeParams,
+    reference=reference,
+    kernels=(
+        Kernel(
+            "direct", render, supports=lambda view, target: None if view.params.loops else "no nested loops express it"
+        ),
+        Kernel("gather", render_gather, supports=lambda view, target: "loops serve" if view.params.loops else None),
+    ),
+    cases=cases,
+)
