@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Everything that a fresh Debian 12, Debian 13 or Ubuntu 24.04 needs, in two commands:
+#
+#   ./do example    install what is missing, build the example firmware, boot it in QEMU
+#   ./do tests      install what is missing, then lint, type check, the example, all tests
+#
+# PYTHON=python3.12 ./do ... chooses the interpreter. Nothing is installed outside of apt and .venv in this folder.
+set -euo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
+
+usage() {
+    sed -n '2,8s/^# \{0,1\}//p' do
+    exit 2
+}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+has_newlib() { has arm-none-eabi-gcc && [ -e "$(arm-none-eabi-gcc -print-file-name=nano.specs)" ]; }
+
+has_host_c() { has gcc && echo '#include <stdint.h>' | gcc -xc -fsyntax-only - 2>/dev/null; }
+
+python_version_fits() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+# One Debian package a line, for what is not there.
+missing_packages() {
+    has arm-none-eabi-gcc || echo gcc-arm-none-eabi
+    has_newlib || echo libnewlib-arm-none-eabi
+    has qemu-system-arm || echo qemu-system-arm
+    has "$python" || echo python3
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+    if [ "$1" = tests ]; then
+        has_host_c || printf '%s\n' gcc libc6-dev
+        has clang || echo clang
+    fi
+}
+
+install_packages() {
+    local line="apt-get install -y --no-install-recommends $*"
+    local root=()
+    echo "not there yet, from apt: $*"
+    if [ "$(id -u)" != 0 ]; then
+        # Without a terminal sudo cannot ask for a password.
+        if has sudo && { [ -t 0 ] || sudo -n true 2>/dev/null; }; then
+            root=(sudo)
+        else
+            echo "this needs root; run: apt-get update && $line"
+            exit 1
+        fi
+    fi
+    if ! has apt-get; then
+        echo "there is no apt-get here; install what Debian calls: $*"
+        exit 1
+    fi
+    # A source that is out of reach is no reason to stop: apt may know the packages already.
+    "${root[@]}" apt-get update -qq || true
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive $line
+}
+
+# .venv with nnbuild (editable) and `$1`, the extra of pyproject.toml ("" or "[test]"); skipped when it is as wanted.
+install_python() {
+    local extra=$1 wanted stamp=.venv/nnbuild.installed
+    wanted="$PWD $(cksum <pyproject.toml)"
+    if [ -x .venv/bin/python ] && [ -e "$stamp" ]; then
+        grep -qxF "$wanted [test]" "$stamp" && return
+        grep -qxF "$wanted $extra" "$stamp" && return
+    fi
+    if ! python_version_fits "$python"; then
+        echo "$python is older than 3.11; set PYTHON to a newer one, e.g. PYTHON=python3.12 ./do example"
+        exit 1
+    fi
+    echo "into .venv, from pip: nnbuild$extra and what pyproject.toml names"
+    "$python" -m venv --clear .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".$extra"
+    echo "$wanted $extra" >"$stamp"
+}
+
+example() {
+    .venv/bin/python -m SCons -C example_firmware -Q run
+}
+
+tests() {
+    echo "== ruff" && .venv/bin/python -m ruff check .
+    echo "== mypy" && .venv/bin/python -m mypy --strict nnbuild tests benchmarks example_firmware/tools
+    echo "== example" && example
+    echo "== pytest" && .venv/bin/python -m pytest
+}
+
+[ $# = 1 ] || usage
+python=${PYTHON:-python3}
+case $1 in
+    example) extra="" ;;
+    tests) extra="[test]" ;;
+    *) usage ;;
+esac
+echo "./do $1 uses: gcc-arm-none-eabi, libnewlib-arm-none-eabi, qemu-system-arm$([ "$1" = example ] || echo ", gcc, clang"), python3-venv from apt;"
+echo "nnbuild with scons, numpy, onnx, jinja2, onnxruntime, pyelftools$([ "$1" = example ] || echo ", pytest, hypothesis, ruff, mypy") in .venv."
+packages=$(missing_packages "$1")
+# shellcheck disable=SC2086  # a list of words
+[ -z "$packages" ] || install_packages $packages
+install_python "$extra"
+"$1"
