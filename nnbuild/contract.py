@@ -122,7 +122,7 @@ class Operator:
 
     `onnx` are the ONNX types whose nodes `lower` turns into layers of this operator (or into views, which are no
     layers at all); `reference(params, constants, inputs)` takes int8 arrays in the shapes of the layer's tensors and
-    its result is the meaning of the layer, bit for bit; `inplace` are the inputs whose memory the output may take
+    its result is the meaning of the layer, bit for bit; `inplace` names the inputs whose memory the output may take
     when they die there and have its size; `cases()` is the one table that tests and docs use.
     """
 
@@ -134,6 +134,6 @@ class Operator:
     params: type | None = None
     reference: Callable[[Any, Mapping[str, Array], Sequence[Array]], Array] | None = None
     macs: Callable[[LayerView], int] = lambda view: 0
-    inplace: tuple[int, ...] = ()
+    inplace: Callable[[LayerView], tuple[int, ...]] = lambda view: ()
     kernels: tuple[Kernel, ...] = ()
     cases: Callable[[], Iterable[Case]] = lambda: ()

@@ -130,10 +130,17 @@ def reference(params: AddParams, constants: Mapping[str, Array], inputs: Sequenc
     return np.clip(total + params.output_zero_point, params.activation_min, params.activation_max).astype(np.int8)
 
 
+def inplace(view: LayerView) -> tuple[int, ...]:
+    """Inputs that are read in the order in which the output is written."""
+    order = [layout.visit(view.params.loops, position) for position in range(len(view.inputs))]
+    return tuple(position for position, offsets in enumerate(order) if layout.is_contiguous(offsets))
+
+
 def render(view: LayerView, target: Target) -> Source:
     """One loop for each of `loops`."""
     constants = {"operand": view.constants["operand"]} if "operand" in view.constants else {}
-    values = {"p": view.params, "left_shift": LEFT_SHIFT}
+    second = "operand" if "operand" in view.constants else "input2"
+    values = {"p": view.params, "left_shift": LEFT_SHIFT, "second_name": second}
     return Source(template="add.c.j2", values=values, data=constants, helpers=("requantize",))
 
 
@@ -163,7 +170,7 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(fuses_clamp=True),
     params=AddParams,
     reference=reference,
-    inplace=(0, 1),
+    inplace=inplace,
     kernels=(Kernel("direct", render),),
     cases=cases,
 )

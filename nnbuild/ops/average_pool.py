@@ -138,7 +138,7 @@ def render(view: LayerView, target: Target) -> Source:
         return Source(template="average_pool_rescaled.c.j2", values=values, data=data, helpers=("requantize",))
     factor, shift = reciprocal(count) if constant else (0, 0)
     values |= {"factor": factor, "shift": shift}
-    return Source(template="average_pool.c.j2", values=values)
+    return Source(template="average_pool.c.j2", values=values, helpers=("requantize",))
 
 
 def cases() -> Iterable[Case]:

@@ -84,7 +84,7 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(output=SameAsInput()),
     params=ClampParams,
     reference=reference,
-    inplace=(0,),
+    inplace=lambda view: (0,),
     kernels=(Kernel("direct", render),),
     cases=cases,
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ import onnx
 from nnbuild import fixedpoint, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
 from nnbuild.lower import Lowering
-from nnbuild.network import Array
+from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, depthwise_conv2d
 from nnbuild.ops.spatial import Window, window
 from nnbuild.target import Target
@@ -114,10 +115,35 @@ def render(view: LayerView, target: Target) -> Source:
 
 
 def cases() -> Iterable[Case]:
-    """Odd channels, 1x1 maps, all kinds of padding, groups, dilation, saturation."""
-    from nnbuild.ops.testing import conv_cases  # noqa: PLC0415 - needs the registry of operators
+    """Odd channels, 1x1 maps, every kind of padding, groups, dilation, one axis, clamps, saturation."""
+    from nnbuild.ops import singles  # noqa: PLC0415 - lowers, so needs the registry of operators
 
-    return conv_cases(depthwise=False)
+    quant, out = QuantParams(0.05, -20), QuantParams(0.3, 5)
+    relu = {"output": QuantParams(0.2, -128), "clamp": ("Relu",)}
+    table: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any], dict[str, Any]]] = [
+        ("1x1", (1, 5, 4, 3), (7, 5, 1, 1), {}, {}),
+        ("1x1_strided", (1, 6, 5, 5), (3, 6, 1, 1), {"strides": [2, 2]}, {}),
+        ("1x1_map", (1, 9, 1, 1), (5, 9, 1, 1), {}, relu),
+        ("3x3", (1, 3, 7, 6), (5, 3, 3, 3), {}, {}),
+        ("3x3_padded", (1, 3, 5, 6), (4, 3, 3, 3), {"pads": [1, 1, 1, 1]}, relu),
+        ("3x3_asymmetric", (1, 4, 8, 8), (3, 4, 3, 3), {"pads": [0, 0, 1, 1], "strides": [2, 2]}, {}),
+        ("same_upper", (1, 2, 7, 8), (3, 2, 3, 3), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}, {}),
+        ("same_lower", (1, 2, 7, 8), (3, 2, 2, 2), {"auto_pad": "SAME_LOWER", "strides": [2, 2]}, {}),
+        ("dilated", (1, 2, 9, 8), (3, 2, 3, 3), {"dilations": [2, 3], "pads": [2, 3, 2, 3]}, {}),
+        ("dilated_valid", (1, 3, 9, 8), (2, 3, 2, 2), {"dilations": [3, 2]}, {}),
+        ("grouped", (1, 6, 5, 5), (9, 2, 3, 3), {"group": 3, "pads": [1, 0, 1, 2]}, {}),
+        ("multiplier", (1, 3, 5, 5), (6, 1, 3, 3), {"group": 3, "pads": [1, 1, 1, 1]}, {}),
+        ("window_beyond", (1, 2, 2, 2), (3, 2, 5, 5), {"pads": [2, 2, 2, 2]}, {}),
+        ("10x4", (1, 1, 12, 10), (4, 1, 10, 4), {"pads": [4, 1, 5, 1], "strides": [2, 2]}, relu),
+        ("1d", (1, 3, 11), (5, 3, 3), {"pads": [2, 0], "strides": [2]}, {}),
+        ("hardtanh", (1, 3, 4, 4), (5, 3, 1, 1), {}, {"output": QuantParams(1 / 128, 0), "clamp": ("Clip", -1.0, 1.0)}),
+        ("no_bias", (1, 3, 4, 4), (5, 3, 1, 1), {}, {"bias": False}),
+        ("upscaling", (1, 3, 2, 2), (5, 3, 1, 1), {}, {"quant": QuantParams(30.0, 3), "output": QuantParams(0.001, 0)}),
+        ("downscaling", (1, 3, 2, 2), (5, 3, 1, 1), {}, {"quant": QuantParams(1e-9, 3), "output": QuantParams(90.0, 1)}),
+    ]
+    for name, shape, weights, attributes, rest in table:
+        options = {"quant": quant, "output": out, **rest}
+        yield singles.weighted(f"conv2d_{name}", "Conv", shape, weights, 0, attributes=attributes, **options)
 
 
 OPERATOR = Operator(

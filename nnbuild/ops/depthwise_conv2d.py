@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
 from nnbuild.errors import InternalError
 from nnbuild.lower import Lowering
-from nnbuild.network import Array
+from nnbuild.network import Array, QuantParams
 from nnbuild.ops.spatial import Window
 from nnbuild.target import Target
 
@@ -72,10 +73,30 @@ def render(view: LayerView, target: Target) -> Source:
 
 
 def cases() -> Iterable[Case]:
-    """Odd channels, 1x1 maps, all kinds of padding, dilation, saturation."""
-    from nnbuild.ops.testing import conv_cases  # noqa: PLC0415 - needs the registry of operators
+    """Odd channels, 1x1 maps, every kind of padding, dilation, one axis, clamps, saturation."""
+    from nnbuild.ops import singles  # noqa: PLC0415 - lowers, so needs the registry of operators
 
-    return conv_cases(depthwise=True)
+    quant, out = QuantParams(0.05, -20), QuantParams(0.1, 5)
+    table: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+        ("3x3", (5, 7, 6), (3, 3), {}),
+        ("3x3_padded", (3, 5, 6), (3, 3), {"pads": [1, 1, 1, 1]}),
+        ("asymmetric", (4, 8, 8), (3, 3), {"pads": [0, 0, 1, 1], "strides": [2, 2]}),
+        ("same_upper", (2, 7, 8), (3, 3), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
+        ("dilated", (3, 9, 8), (3, 3), {"dilations": [2, 3], "pads": [2, 3, 2, 3]}),
+        ("window_beyond", (2, 2, 2), (5, 5), {"pads": [2, 2, 2, 2]}),
+        ("1x1_map", (7, 1, 1), (3, 3), {"pads": [1, 1, 1, 1]}),
+        ("tall", (6, 15, 1), (10, 1), {}),
+        ("1d", (3, 11), (5,), {"pads": [4, 0]}),
+    ]
+    for name, shape, kernel, attributes in table:
+        attributes = {**attributes, "group": shape[0]}
+        weights = (shape[0], 1, *kernel)
+        yield singles.weighted(f"depthwise_{name}", "Conv", (1, *shape), weights, 0, quant, out, attributes)
+    relu6 = ("Clip", 0.0, 6.0)
+    padded = {"group": 3, "pads": [1, 1, 1, 1]}
+    yield singles.weighted(
+        "depthwise_relu6", "Conv", (1, 3, 4, 4), (3, 1, 3, 3), 0, quant, QuantParams(0.025, -128), padded, relu6
+    )
 
 
 OPERATOR = Operator(

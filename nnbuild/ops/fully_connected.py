@@ -15,7 +15,7 @@ import onnx
 from nnbuild import fixedpoint, layout, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
 from nnbuild.lower import Activation, Lowering
-from nnbuild.network import Array
+from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels
 from nnbuild.target import Target
 
@@ -104,10 +104,20 @@ def render(view: LayerView, target: Target) -> Source:
 
 
 def cases() -> Iterable[Case]:
-    """One to many rows, odd sizes, saturation."""
-    from nnbuild.ops.testing import fully_connected_cases  # noqa: PLC0415 - needs the registry of operators
+    """One and several rows, odd sizes, both orders of weights, clamps, saturation, weights in another memory order."""
+    from nnbuild.ops import singles  # noqa: PLC0415 - lowers, so needs the registry of operators
 
-    return fully_connected_cases()
+    quant, out = QuantParams(0.05, -20), QuantParams(0.25, 5)
+    by_row = {"transB": 1}
+    yield singles.weighted("fully_connected_16x10", "Gemm", (1, 16), (10, 16), 0, quant, out, by_row)
+    yield singles.weighted("fully_connected_odd", "Gemm", (1, 13), (13, 7), 1, quant, out)
+    yield singles.weighted("fully_connected_one", "Gemm", (1, 1), (1, 1), 0, quant, out, by_row)
+    yield singles.weighted("fully_connected_rows", "MatMul", (1, 4, 6), (6, 5), 1, quant, out, bias=False)
+    yield singles.weighted("fully_connected_alpha", "Gemm", (1, 8), (8, 3), 1, quant, out, {"alpha": 0.5, "beta": 2.0})
+    hard_tanh = ("Clip", -1.0, 1.0)
+    sharp = QuantParams(1 / 127, 0)
+    yield singles.weighted("fully_connected_hardtanh", "Gemm", (1, 64), (16, 64), 0, quant, sharp, by_row, hard_tanh)
+    yield singles.weighted("fully_connected_relu", "Gemm", (1, 9), (4, 9), 0, quant, out, by_row, ("Relu",))
 
 
 def _quantization(node: onnx.NodeProto) -> Quantization:

@@ -153,7 +153,7 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(fuses_clamp=True),
     params=LookupParams,
     reference=reference,
-    inplace=(0,),
+    inplace=lambda view: (0,),
     kernels=(Kernel("direct", render),),
     cases=cases,
 )

@@ -1,0 +1,165 @@
+"""Where each tensor lives in the arena.
+
+The model's inputs and outputs are its caller's buffers; everything else, and the scratch of each kernel, gets an
+offset. Tensors whose lifetimes overlap never share a byte, except in place, where the operator allows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+from nnbuild.contract import LayerView
+from nnbuild.errors import InternalError
+from nnbuild.network import Network
+from nnbuild.ops import BY_NAME
+from nnbuild.selection import Choice
+from nnbuild.target import Target
+
+ALIGNMENT = 4
+"""Bytes; what any C type of a kernel's scratch needs."""
+
+EXHAUSTIVE = 6
+"""With so few buffers every order of placing them is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Bytes that live from layer `first` to layer `last`, both included. `tensors` share them, one after the other."""
+
+    tensors: tuple[str, ...]
+    size: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`offsets` of tensors that live in the arena, `scratch` offset of each layer that has some, bytes live at each layer.
+
+    `arena` is what the plan needs, `bound` what no plan for these lifetimes can go below.
+    """
+
+    arena: int
+    bound: int
+    offsets: Mapping[str, int]
+    scratch: Mapping[str, int]
+    live: tuple[int, ...]
+
+    @property
+    def peak(self) -> int:
+        """Index of the layer at which most bytes are live."""
+        return max(range(len(self.live)), key=self.live.__getitem__, default=0)
+
+
+def plan(network: Network, choices: Sequence[Choice], target: Target) -> Plan:
+    """Offsets for every tensor and scratch buffer, verified."""
+    buffers = _tensors(network) + _scratch(choices, target)
+    places = min(
+        (_place(buffers, order) for order in _orders(buffers)), key=lambda found: _extent(buffers, found), default=()
+    )
+    _verify(buffers, places)
+    offsets = {name: place for buffer, place in zip(buffers, places, strict=True) for name in buffer.tensors}
+    layers = {choice.layer.name for choice in choices}
+    live = tuple(
+        sum(_aligned(buffer.size) for buffer in buffers if buffer.first <= index <= buffer.last)
+        for index in range(len(choices))
+    )
+    scratch = {name.removeprefix("scratch:"): place for name, place in offsets.items() if name.startswith("scratch:")}
+    if not set(scratch) <= layers:
+        raise InternalError("scratch of a layer that is not there")
+    tensors = {name: place for name, place in offsets.items() if not name.startswith("scratch:")}
+    return Plan(_extent(buffers, places), max(live, default=0), tensors, scratch, live)
+
+
+def _tensors(network: Network) -> list[Buffer]:
+    """One buffer for each tensor, or chain of tensors in place, that is no input or output."""
+    ports = {port.tensor for port in (*network.inputs, *network.outputs)}
+    last = {name: index for index, layer in enumerate(network.layers) for name in layer.inputs}
+    buffers: dict[str, Buffer] = {}
+    home: dict[str, str] = {}
+    for index, layer in enumerate(network.layers):
+        if layer.output in ports:
+            continue
+        size = network.tensors[layer.output].size
+        end = last.get(layer.output, index)
+        shared = _dying_input(network, index, last, ports)
+        if shared is None:
+            buffers[layer.output] = Buffer((layer.output,), size, index, end)
+            home[layer.output] = layer.output
+        else:
+            root = home[layer.output] = home[shared]
+            old = buffers[root]
+            buffers[root] = Buffer((*old.tensors, layer.output), old.size, old.first, end)
+    return list(buffers.values())
+
+
+def _dying_input(network: Network, index: int, last: Mapping[str, int], ports: set[str]) -> str | None:
+    """The input that layer `index` may overwrite with its output."""
+    layer = network.layers[index]
+    for position in BY_NAME[layer.op].inplace(LayerView.of(network, layer)):
+        name = layer.inputs[position]
+        fits = network.tensors[name].size == network.tensors[layer.output].size
+        if name not in ports and last[name] == index and fits:
+            return name
+    return None
+
+
+def _scratch(choices: Sequence[Choice], target: Target) -> list[Buffer]:
+    sizes = [choice.kernel.scratch(choice.view, target) for choice in choices]
+    return [
+        Buffer((f"scratch:{choice.layer.name}",), size, index, index)
+        for index, (choice, size) in enumerate(zip(choices, sizes, strict=True))
+        if size
+    ]
+
+
+def _orders(buffers: Sequence[Buffer]) -> list[tuple[int, ...]]:
+    """Orders in which to place buffers: the usual greedy ones, and all of them where they are few."""
+    indices = range(len(buffers))
+    if len(buffers) <= EXHAUSTIVE:
+        return list(permutations(indices))
+    keys = (
+        lambda i: (-buffers[i].size, buffers[i].first),
+        lambda i: (buffers[i].first, -buffers[i].size),
+        lambda i: (-(buffers[i].last - buffers[i].first), -buffers[i].size),
+        lambda i: (-buffers[i].size * (buffers[i].last - buffers[i].first + 1), buffers[i].first),
+    )
+    return [tuple(sorted(indices, key=key)) for key in keys]
+
+
+def _place(buffers: Sequence[Buffer], order: Sequence[int]) -> tuple[int, ...]:
+    """First fit: each buffer at the lowest offset that is free for its whole life."""
+    places: dict[int, int] = {}
+    for index in order:
+        buffer = buffers[index]
+        taken = sorted(
+            (places[other], places[other] + _aligned(buffers[other].size))
+            for other in places
+            if buffers[other].first <= buffer.last and buffer.first <= buffers[other].last
+        )
+        offset = 0
+        for start, end in taken:
+            if offset + buffer.size <= start:
+                break
+            offset = max(offset, end)
+        places[index] = offset
+    return tuple(places[index] for index in range(len(buffers)))
+
+
+def _extent(buffers: Sequence[Buffer], places: Sequence[int]) -> int:
+    return max((place + _aligned(buffer.size) for buffer, place in zip(buffers, places, strict=True)), default=0)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _verify(buffers: Sequence[Buffer], places: Sequence[int]) -> None:
+    placed = list(zip(buffers, places, strict=True))
+    for position, (one, start) in enumerate(placed):
+        for other, begin in placed[position + 1 :]:
+            together = one.first <= other.last and other.first <= one.last
+            if together and start < begin + other.size and begin < start + one.size:
+                raise InternalError(f"{one.tensors} and {other.tensors} share arena bytes")

@@ -1,0 +1,191 @@
+"""Networks of one operator for the operators' test cases: a small QDQ model is built and lowered, like a user's.
+
+Inputs hold random bytes and the corners: all -128, all 127, both alternating, and a ramp through all 256 values.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from nnbuild.contract import Case
+from nnbuild.lower import lower
+from nnbuild.network import Array, QuantParams
+
+Clamp = tuple[Any, ...]
+"""("Relu",), ("Clip", low, high), ("Min", high) or ("Max", low)."""
+
+
+class _Model:
+    """A QDQ graph under construction; values are named v0, v1, ..."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.count = 0
+
+    def value(self) -> str:
+        self.count += 1
+        return f"v{self.count}"
+
+    def constant(self, array: Array) -> str:
+        name = self.value()
+        self.initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+    def node(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+        output = self.value()
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=f"{kind}_{output}", **attributes))
+        return output
+
+    def pair(self, value: str, quant: QuantParams) -> str:
+        """QuantizeLinear and DequantizeLinear."""
+        scale = self.constant(np.array(quant.scale, np.float32))
+        zero = self.constant(np.array(quant.zero_point, np.int8))
+        return self.node("DequantizeLinear", [self.node("QuantizeLinear", [value, scale, zero]), scale, zero])
+
+    def input(self, shape: Sequence[int], quant: QuantParams) -> str:
+        name = f"x{len(self.inputs)}"
+        self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
+        return self.pair(name, quant)
+
+    def quantized(self, array: Array, scale: Array, axis: int = 0, zero_point: int = 0) -> str:
+        """A constant behind DequantizeLinear."""
+        scale = np.asarray(scale, np.float32)
+        zero = np.full(scale.shape, zero_point, array.dtype)
+        inputs = [self.constant(array), self.constant(scale), self.constant(zero)]
+        return self.node("DequantizeLinear", inputs, axis=axis)
+
+    def clamp(self, value: str, clamp: Clamp) -> str:
+        if not clamp:
+            return value
+        bounds = [self.constant(np.array(bound, np.float32)) for bound in clamp[1:]]
+        return self.node(clamp[0], [value, *bounds])
+
+    def case(self, value: str) -> Case:
+        output = helper.make_tensor_value_info(value, TensorProto.FLOAT, None)
+        graph = helper.make_graph(self.nodes, self.name, self.inputs, [output], self.initializers)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)])
+        model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        network = lower(model, self.name)
+        rng = np.random.default_rng(zlib.crc32(self.name.encode()))
+        sizes = [network.tensors[port.tensor].size for port in network.inputs]
+        return Case(self.name, network, tuple(np.concatenate(_samples(size, rng)).reshape(-1, size) for size in sizes))
+
+
+def _samples(size: int, rng: np.random.Generator) -> list[Array]:
+    ramp = np.arange(size, dtype=np.int64)
+    return [
+        np.full(size, -128, np.int8),
+        np.full(size, 127, np.int8),
+        np.where(ramp % 2 == 0, -128, 127).astype(np.int8),
+        (ramp % 256 - 128).astype(np.int8),
+        *(rng.integers(-128, 128, size).astype(np.int8) for _ in range(3)),
+    ]
+
+
+def unary(
+    name: str,
+    kind: str,
+    shape: Sequence[int],
+    quant: QuantParams,
+    output: QuantParams,
+    attributes: Mapping[str, Any] | None = None,
+    clamp: Clamp = (),
+) -> Case:
+    """One node of one input, with a clamp behind it if wanted."""
+    model = _Model(name)
+    result = model.node(kind, [model.input(shape, quant)], **(attributes or {}))
+    return model.case(model.pair(model.clamp(result, clamp), output))
+
+
+def binary(
+    name: str,
+    kind: str,
+    operands: Sequence[Sequence[int] | Array],
+    quants: Sequence[QuantParams],
+    output: QuantParams,
+    clamp: Clamp = (),
+) -> Case:
+    """One node of two inputs; an operand that is an int8 array is a constant."""
+    model = _Model(name)
+    values = [
+        model.quantized(operand, np.array(quant.scale), zero_point=quant.zero_point)
+        if isinstance(operand, np.ndarray)
+        else model.input(operand, quant)
+        for operand, quant in zip(operands, quants, strict=True)
+    ]
+    return model.case(model.pair(model.clamp(model.node(kind, values), clamp), output))
+
+
+def clamp(name: str, bounds: Clamp, shape: Sequence[int], quant: QuantParams, output: QuantParams) -> Case:
+    """A clamp that stands alone."""
+    model = _Model(name)
+    return model.case(model.pair(model.clamp(model.input(shape, quant), bounds), output))
+
+
+def requantization(name: str, shape: Sequence[int], quant: QuantParams, output: QuantParams) -> Case:
+    """A value that is quantized a second time with another scale."""
+    model = _Model(name)
+    return model.case(model.pair(model.input(shape, quant), output))
+
+
+def pad(name: str, shape: Sequence[int], pads: Sequence[int], value: float, quant: QuantParams) -> Case:
+    """Pad with a constant."""
+    model = _Model(name)
+    inputs = [model.input(shape, quant), model.constant(np.array(pads, np.int64)), model.constant(np.array(value, np.float32))]
+    return model.case(model.pair(model.node("Pad", inputs), quant))
+
+
+def transpose(
+    name: str, shape: Sequence[int], steps: Sequence[tuple[Sequence[int] | None, Sequence[int] | None]]
+) -> Case:
+    """Transposes (perm) and reshapes (shape), one after the other."""
+    model = _Model(name)
+    value = model.input(shape, QuantParams(0.1, 3))
+    for order, reshaped in steps:
+        if order is not None:
+            value = model.node("Transpose", [value], perm=list(order))
+        if reshaped is not None:
+            value = model.node("Reshape", [value, model.constant(np.array(reshaped, np.int64))])
+    return model.case(value)
+
+
+def weighted(
+    name: str,
+    kind: str,
+    shape: Sequence[int],
+    weight_shape: Sequence[int],
+    channels_axis: int,
+    quant: QuantParams,
+    output: QuantParams,
+    attributes: Mapping[str, Any] | None = None,
+    clamp: Clamp = (),
+    bias: bool = True,
+) -> Case:
+    """Conv, Gemm or MatMul with random weights in which every channel has a scale of its own, and the corners.
+
+    The first channel's weights are all 127 and the second's all -127, so that sums saturate.
+    """
+    model = _Model(name)
+    rng = np.random.default_rng(zlib.crc32(name.encode()) + 1)
+    count = weight_shape[channels_axis]
+    weights = np.moveaxis(rng.integers(-127, 128, weight_shape).astype(np.int8), channels_axis, 0).copy()
+    weights[:1], weights[1:2] = 127, -127
+    scales = rng.uniform(0.2, 3.0, count).astype(np.float32) * np.float32(0.004)
+    inputs = [
+        model.input(shape, quant),
+        model.quantized(np.ascontiguousarray(np.moveaxis(weights, 0, channels_axis)), scales, channels_axis),
+    ]
+    if bias:
+        reach = rng.integers(-20000, 20000, count).astype(np.int32)
+        inputs.append(model.quantized(reach, np.float32(quant.scale) * scales))
+    result = model.node(kind, inputs, **(attributes or {}))
+    return model.case(model.pair(model.clamp(result, clamp), output))

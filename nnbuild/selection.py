@@ -1,0 +1,70 @@
+"""Which kernel computes each layer, and the reasons against the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nnbuild.contract import Kernel, LayerView
+from nnbuild.errors import Finding, KernelError
+from nnbuild.network import Layer, Network
+from nnbuild.ops import BY_NAME
+from nnbuild.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The kernel of one layer; `reasons` says by name why each other kernel was not taken."""
+
+    layer: Layer
+    view: LayerView
+    kernel: Kernel
+    reasons: Mapping[str, str]
+
+
+def select(network: Network, target: Target, pins: Mapping[str, str] | None = None) -> tuple[Choice, ...]:
+    """One Choice for each layer, in order: the pinned kernel, or the first of the operator's that serves.
+
+    `pins` maps a layer's name, or its ONNX node's, to a kernel. KernelError names every pin that cannot be held and
+    every layer that no kernel serves.
+    """
+    pins = dict(pins or {})
+    choices: list[Choice] = []
+    findings: list[Finding] = []
+    for layer in network.layers:
+        view = LayerView.of(network, layer)
+        pin = pins.pop(layer.name, None) or pins.pop(layer.node, None)
+        choice = _choose(view, target, pin)
+        if isinstance(choice, Finding):
+            findings.append(choice)
+        else:
+            choices.append(choice)
+    for name in pins:
+        hint = f"layers are {', '.join(layer.name for layer in network.layers)}"
+        findings.append(Finding(f"pin of '{name}': there is no such layer", hint=hint))
+    if findings:
+        raise KernelError.of(findings)
+    return tuple(choices)
+
+
+def _choose(view: LayerView, target: Target, pin: str | None) -> Choice | Finding:
+    layer = view.layer
+    kernels = BY_NAME[layer.op].kernels
+    where = f"layer {layer.name}"
+    if pin is not None and pin not in {kernel.name for kernel in kernels}:
+        known = ", ".join(kernel.name for kernel in kernels)
+        return Finding(f"there is no kernel '{pin}' for {layer.op}", where, f"kernels are {known}")
+    chosen: Kernel | None = None
+    reasons: dict[str, str] = {}
+    for kernel in kernels:
+        reason = kernel.supports(view, target)
+        if reason is not None:
+            reasons[kernel.name] = reason
+        elif chosen is None and pin in (None, kernel.name):
+            chosen = kernel
+        else:
+            reasons[kernel.name] = "another is pinned" if pin else f"{chosen.name if chosen else ''} comes first"
+    if chosen is None:
+        why = reasons[pin] if pin else "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        return Finding(f"no kernel serves: {why}", where)
+    return Choice(layer, view, chosen, reasons)
