@@ -56,22 +56,24 @@ install_packages() {
     "${root[@]}" env DEBIAN_FRONTEND=noninteractive $line
 }
 
-# .venv with nnbuild (editable) and `$1`, the extra of pyproject.toml ("" or "[test]"); skipped when it is as wanted.
+# .venv with nnbuild (editable) and the extra `$1` of pyproject.toml ("" or "[test]"). Nothing is done where the stamp
+# names this folder, this pyproject.toml and enough extras; a venv of another folder does not work and is made anew.
 install_python() {
-    local extra=$1 wanted stamp=.venv/nnbuild.installed
-    wanted="$PWD $(cksum <pyproject.toml)"
-    if [ -x .venv/bin/python ] && [ -e "$stamp" ]; then
-        grep -qxF "$wanted [test]" "$stamp" && return
-        grep -qxF "$wanted $extra" "$stamp" && return
+    local extra=$1 stamp=.venv/nnbuild.installed project
+    project="$(cksum <pyproject.toml)"
+    if [ ! -x .venv/bin/python ] || ! grep -qsxF "folder $PWD" "$stamp"; then
+        if ! python_version_fits "$python"; then
+            echo "$python is older than 3.11; set PYTHON to a newer one, e.g. PYTHON=python3.12 ./do example"
+            exit 1
+        fi
+        "$python" -m venv --clear .venv
+        echo "folder $PWD" >"$stamp"
     fi
-    if ! python_version_fits "$python"; then
-        echo "$python is older than 3.11; set PYTHON to a newer one, e.g. PYTHON=python3.12 ./do example"
-        exit 1
+    if ! grep -qxF -e "$project $extra" -e "$project [test]" "$stamp"; then
+        echo "not there yet, into .venv: nnbuild$extra"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".$extra"
+        echo "$project $extra" >>"$stamp"
     fi
-    echo "into .venv, from pip: nnbuild$extra and what pyproject.toml names"
-    "$python" -m venv --clear .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".$extra"
-    echo "$wanted $extra" >"$stamp"
 }
 
 example() {
