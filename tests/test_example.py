@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "example_firmware"
@@ -88,6 +89,7 @@ def test_no_float_and_no_long_product_in_the_image(ran: tuple[Path, subprocess.C
     folder, _ = ran
     with open(folder / "fw.elf", "rb") as stream:
         table = ELFFile(stream).get_section_by_name(".symtab")
+        assert isinstance(table, SymbolTableSection)
         names = {symbol.name for symbol in table.iter_symbols()}
     assert "touch_run" in names
     assert not [name for name in names if FLOATS.fullmatch(name) or name == LONG_PRODUCT]
