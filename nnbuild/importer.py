@@ -1,0 +1,285 @@
+"""Import: any .onnx of a supported kind becomes one simple form, float32 or QDQ, with static shapes and batch 1.
+
+The file is untrusted. First it is read and measured (`nnbuild.onnxfile`), then folded under bounds
+(`nnbuild.folding`); only a bounded graph of known operators reaches onnxruntime, whose basic optimizations cancel
+transposes and fold what is common; the rules of `nnbuild.passes` do the rest. A model that already holds
+QuantizeLinear or DequantizeLinear skips onnxruntime, which would merge neighbouring pairs and change the numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper, inliner, shape_inference
+
+from nnbuild.errors import ConfigError, Finding, InternalError, ModelError
+from nnbuild.folding import element_type_name, fold, is_qdq
+from nnbuild.onnxfile import MAX_ELEMENTS, MAX_NODES, read_model
+from nnbuild.passes import FLOAT_RULES, QDQ_RULES, REWRITTEN, name_nodes, simplify
+from nnbuild.passes.graph import Graph, static_shape
+from nnbuild.passes.modern_opset import raise_opset
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_QDQ_TYPES = frozenset(
+    (TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32)
+)
+
+
+def import_model(
+    path: str | os.PathLike[str], input_shapes: Shapes | None = None, operators: Collection[str] | None = None
+) -> onnx.ModelProto:
+    """The simplified model of the .onnx file at `path`; equal files give equal bytes.
+
+    `input_shapes` gives inputs their shapes, batch included, where the file leaves dimensions open; a symbolic first
+    dimension is the batch and becomes 1 by itself. `operators` are the ONNX operators that lowering knows (default:
+    those of `nnbuild.ops`). Raises ModelError with everything that stands against the model, ConfigError for a shape
+    of an input that does not exist.
+    """
+    if operators is None:
+        from nnbuild.ops import BY_ONNX
+
+        operators = BY_ONNX.keys()
+    file = str(path)
+    model = read_model(path)
+    _inline_functions(model, file)
+    _drop_remarks(model)
+    _fix_inputs(model, file, dict(input_shapes or {}))
+    supported = set(operators) | REWRITTEN
+    quantized = is_qdq(model)
+    fold(model, file, supported | {"QuantizeLinear", "DequantizeLinear"})
+    _check_types(model, file, quantized)
+    graph = Graph(model)
+    raise_opset(graph)
+    graph.commit()
+    if not quantized:
+        model = _runtime_optimized(model, file)
+    model = _simplified(model, file, quantized)
+    _check_operators(model, file, operators)
+    return _finished(model, file)
+
+
+def _inline_functions(model: onnx.ModelProto, file: str) -> None:
+    """Replace calls of the model's own functions by their bodies, once it is known how many nodes that makes."""
+    if not model.functions:
+        return
+    bodies = {(function.domain, function.name): function for function in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+
+    def size(nodes: Iterable[onnx.NodeProto], inside: tuple[tuple[str, str], ...]) -> int:
+        total = 0
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            if key in inside:
+                raise ModelError(f"function '{key[1]}' calls itself", file)
+            if key in bodies and key not in sizes:
+                sizes[key] = size(bodies[key].node, (*inside, key))
+            total = min(total + sizes.get(key, 1), 2 * MAX_NODES)
+            for entry in node.attribute:
+                for graph in (entry.g, *entry.graphs):
+                    total = min(total + size(graph.node, inside), 2 * MAX_NODES)
+        return total
+
+    if size(model.graph.node, ()) > MAX_NODES:
+        raise ModelError(f"its functions make more than {MAX_NODES} nodes", file)
+    try:
+        inlined = inliner.inline_local_functions(model)
+    except Exception as error:  # the C++ side raises its own classes
+        raise ModelError(f"its functions cannot be inlined: {_first_line(error)}", file) from None
+    model.CopyFrom(inlined)
+    del model.functions[:]
+
+
+def _drop_remarks(model: onnx.ModelProto) -> None:
+    """Everything that does not change what the model computes: producer, paths, doc strings, metadata."""
+    for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
+        model.ClearField(name)
+    del model.metadata_props[:], model.training_info[:]
+    graph = model.graph
+    graph.name = "model"
+    graph.ClearField("doc_string")
+    del graph.value_info[:], graph.quantization_annotation[:]
+    if "metadata_props" in graph.DESCRIPTOR.fields_by_name:
+        del graph.metadata_props[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("doc_string")
+        if "metadata_props" in part.DESCRIPTOR.fields_by_name:
+            del part.metadata_props[:]
+
+
+def _fix_inputs(model: onnx.ModelProto, file: str, given: dict[str, tuple[int, ...]]) -> None:
+    """Give every input its static shape; initializers listed among the inputs (IR 3) are none."""
+    graph = model.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    unknown = [name for name in given if name not in {value.name for value in inputs}]
+    if unknown:
+        names = ", ".join(value.name for value in inputs)
+        raise ConfigError(f"the model has no input '{unknown[0]}'", file, f"its inputs are {names}")
+    if not inputs:
+        raise ModelError("the model has no input", file)
+    findings: list[Finding] = []
+    fixed = []
+    for value in inputs:
+        shape = _input_shape(value, file, given.get(value.name), findings)
+        fixed.append(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, shape))
+    if findings:
+        raise ModelError.of(findings)
+    del graph.input[:]
+    graph.input.extend(fixed)
+
+
+def _input_shape(
+    value: onnx.ValueInfoProto, file: str, given: tuple[int, ...] | None, findings: list[Finding]
+) -> tuple[int, ...]:
+    name = value.name
+    dims = list(value.type.tensor_type.shape.dim)
+    declared = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims]
+    as_text = ",".join(str(dim) for dim in declared)
+    ranked = value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape")
+
+    def report(message: str, hint: str = "") -> tuple[int, ...]:
+        findings.append(Finding(message, f"{file}: input '{name}'", hint))
+        return ()
+
+    if given is not None:
+        if ranked and (
+            len(given) != len(dims)
+            or any(isinstance(dim, int) and dim != wish for dim, wish in zip(declared, given, strict=True))
+        ):
+            return report(f"shape {','.join(map(str, given))} was given, but the model declares {as_text}")
+        shape = given
+    elif not ranked:
+        return report("has no shape", f"give --input-shape {name}=1,...")
+    else:
+        resolved = [1 if index == 0 and not isinstance(dim, int) else dim for index, dim in enumerate(declared)]
+        if any(not isinstance(dim, int) for dim in resolved):
+            example = ",".join("N" if not isinstance(dim, int) else str(dim) for dim in resolved)
+            return report(f"has the dynamic shape {as_text}", f"give --input-shape {name}={example} with numbers for N")
+        shape = tuple(int(dim) for dim in resolved)
+    if shape[:1] != (1,):
+        batch = shape[0] if shape else "none"
+        return report(f"has a batch of {batch}", "export the model with batch 1 or a dynamic batch")
+    size = 1
+    for dim in shape:
+        size *= dim
+    if size < 1 or any(dim < 1 for dim in shape) or size > MAX_ELEMENTS or len(shape) > 8:
+        return report(f"shape {as_text} is empty or too large")
+    return shape
+
+
+def _check_types(model: onnx.ModelProto, file: str, quantized: bool) -> None:
+    """Activations are float32; in a QDQ model also integers."""
+    allowed = _QDQ_TYPES if quantized else frozenset((TensorProto.FLOAT,))
+    findings = []
+    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+        kind = value.type.tensor_type.elem_type
+        if kind not in allowed:
+            message = f"value '{value.name}' has the element type {element_type_name(kind)}"
+            findings.append(Finding(message, file, "export the model in float32"))
+    if findings:
+        raise ModelError.of(findings)
+
+
+def _runtime_optimized(model: onnx.ModelProto, file: str) -> onnx.ModelProto:
+    """What onnxruntime's basic graph optimizations make of the model."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 4
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    with tempfile.TemporaryDirectory(prefix="nnbuild-") as folder:
+        target = Path(folder) / "optimized.onnx"
+        options.optimized_model_filepath = str(target)
+        try:
+            onnxruntime.InferenceSession(
+                model.SerializeToString(deterministic=True), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises a class for each status
+            raise ModelError(f"onnxruntime refuses the model: {_first_line(error)}", file) from None
+        optimized = onnx.load_model(target, load_external_data=False)
+    _drop_remarks(optimized)
+    default = [entry for entry in optimized.opset_import if entry.domain in ("", "ai.onnx")]
+    foreign = [node for node in optimized.graph.node if node.domain not in ("", "ai.onnx")]
+    if foreign or len(default) != 1:
+        raise InternalError(f"onnxruntime wrote nodes that are not ONNX: {foreign[:1]}")
+    version = default[0].version
+    del optimized.opset_import[:]
+    optimized.opset_import.append(helper.make_opsetid("", version))
+    optimized.ir_version = model.ir_version
+    return optimized
+
+
+def _simplified(model: onnx.ModelProto, file: str, quantized: bool) -> onnx.ModelProto:
+    graph = Graph(_inferred(model, file))
+    simplify(graph, QDQ_RULES if quantized else FLOAT_RULES)
+    name_nodes(graph)
+    graph.commit()
+    return graph.model
+
+
+def _inferred(model: onnx.ModelProto, file: str) -> onnx.ModelProto:
+    """`model` with the type of every value; the declared outputs are replaced by what is computed."""
+    outputs = [value.name for value in model.graph.output]
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.Clear()
+    try:
+        model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except Exception as error:  # the C++ side raises its own classes
+        raise ModelError(f"its shapes do not fit: {_first_line(error)}", file) from None
+    known = {
+        value.name for value in (*model.graph.value_info, *model.graph.output) if static_shape(value.type) is not None
+    }
+    wanted = [value for node in model.graph.node for value in node.output if value]
+    open_ended = [name for name in (*wanted, *outputs) if name not in known]
+    if open_ended:
+        raise ModelError(f"the shape of '{open_ended[0]}' is not known", file)
+    return model
+
+
+def _check_operators(model: onnx.ModelProto, file: str, operators: Collection[str]) -> None:
+    """Operators that only a rule could have taken, and none did."""
+    allowed = set(operators) | {"QuantizeLinear", "DequantizeLinear", "Identity"}
+    findings = [
+        Finding(
+            f"operator '{node.op_type}' is not supported in this form",
+            f"{file}: node '{node.name}' ({node.op_type})",
+            _HINTS.get(node.op_type, ""),
+        )
+        for node in model.graph.node
+        if node.op_type not in allowed
+    ]
+    if findings:
+        raise ModelError.of(findings)
+
+
+_HINTS = {
+    "BatchNormalization": "its statistics must be constants; export in evaluation mode",
+    "Cast": "only a cast that changes nothing is",
+    "Div": "only division by a constant, one number or one for each channel, is",
+    "Max": "only the maximum with one constant number is",
+    "Min": "only the minimum with one constant number is",
+    "Mul": "only multiplication by a constant, one number or one for each channel, is",
+    "Sub": "only subtraction of a constant, one number or one for each channel, is",
+}
+
+
+def _finished(model: onnx.ModelProto, file: str) -> onnx.ModelProto:
+    model = _inferred(model, file)
+    model.producer_name = "nnbuild"
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"not a valid model: {_first_line(error)}", file) from None
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,208 @@
+"""Reading an .onnx file that nobody vouches for: parsed, its external data loaded, every size checked, nothing run.
+
+Sources: the ONNX IR specification (onnx/docs/IR.md, ExternalData.md).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
+
+from nnbuild.errors import Finding, ModelError
+
+MAX_FILE_BYTES = 2**31 - 1
+MAX_ELEMENTS = 2**26  # of one tensor, and of all constants together: far beyond any microcontroller
+MAX_NODES = 50_000
+OPSETS = range(7, 25)
+
+# Bytes of one element, for the element types that can mean something here.
+ELEMENT_BYTES: dict[int, int] = {
+    TensorProto.FLOAT: 4,
+    TensorProto.DOUBLE: 8,
+    TensorProto.FLOAT16: 2,
+    TensorProto.BFLOAT16: 2,
+    TensorProto.INT8: 1,
+    TensorProto.UINT8: 1,
+    TensorProto.INT16: 2,
+    TensorProto.UINT16: 2,
+    TensorProto.INT32: 4,
+    TensorProto.UINT32: 4,
+    TensorProto.INT64: 8,
+    TensorProto.UINT64: 8,
+    TensorProto.BOOL: 1,
+}
+
+# The field that holds the elements where raw_data does not.
+_TYPED_FIELD: dict[int, str] = {
+    TensorProto.FLOAT: "float_data",
+    TensorProto.DOUBLE: "double_data",
+    TensorProto.INT64: "int64_data",
+    TensorProto.UINT32: "uint64_data",
+    TensorProto.UINT64: "uint64_data",
+}
+
+
+def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
+    """Parse the file, load its external data, check that every tensor holds what it declares.
+
+    Raises ModelError: missing or unreadable file, not ONNX, truncated, over 2 GB, an opset outside 7..24, external
+    data missing or outside the model's folder, a tensor whose data does not fit its shape.
+    """
+    file = Path(path)
+    where = str(path)
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(_read_bytes(file))
+    except (DecodeError, EncodeError, RuntimeError, UnicodeDecodeError):
+        raise ModelError("not an ONNX file, or truncated", where, "export or copy it again") from None
+    if not model.ir_version or not model.opset_import or not model.graph.output:
+        raise ModelError("not an ONNX model: it has no version, opset or output", where)
+    _check_opset(model, where)
+    if sum(len(graph.node) for graph in graphs(model)) > MAX_NODES:
+        raise ModelError(f"more than {MAX_NODES} nodes", where)
+    findings = [finding for finding in _load_and_check(model, file) if finding]
+    if findings:
+        raise ModelError.of(findings)
+    return model
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """The version of the default domain that the model imports; 0 where there is none."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+def graphs(model: onnx.ModelProto) -> Iterator[GraphProto | onnx.FunctionProto]:
+    """The main graph, the functions, and every graph inside their nodes' attributes."""
+    pending: list[GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
+    while pending:
+        graph = pending.pop()
+        yield graph
+        for node in graph.node:
+            pending.extend(subgraphs(node))
+
+
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """The graphs in a node's attributes."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH or attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    for graph in graphs(model):
+        if isinstance(graph, GraphProto):
+            yield from graph.initializer
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors
+
+
+def _read_bytes(file: Path) -> bytes:
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError("not a file", str(file))
+        if status.st_size > MAX_FILE_BYTES:
+            raise ModelError("larger than 2 GB, which no ONNX file can be", str(file))
+        return file.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read: {error.strerror or error}", str(file)) from None
+
+
+def _check_opset(model: onnx.ModelProto, where: str) -> None:
+    version = opset(model)
+    if version not in OPSETS:
+        wanted = f"{OPSETS.start} to {OPSETS.stop - 1}"
+        raise ModelError(f"opset {version} is not supported", where, f"export with an opset from {wanted}")
+
+
+def _load_and_check(model: onnx.ModelProto, file: Path) -> Iterator[Finding | None]:
+    where = str(file)
+    if any(isinstance(graph, GraphProto) and graph.sparse_initializer for graph in graphs(model)):
+        yield Finding("sparse initializers are not supported", where, "export with dense weights")
+    total = 0
+    for tensor in _tensors(model):
+        count = _elements(tensor)
+        total += max(count, 0)
+        if count < 0 or count > MAX_ELEMENTS or total > MAX_ELEMENTS:
+            yield Finding(f"tensor '{tensor.name}' declares shape {list(tensor.dims)}, which is too large", where)
+            return
+        if tensor.data_type not in ELEMENT_BYTES:
+            kind = TensorProto.DataType.Name(tensor.data_type) if tensor.data_type in _KINDS else tensor.data_type
+            yield Finding(f"tensor '{tensor.name}' has the unsupported element type {kind}", where)
+        elif tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            yield _load_external(tensor, count * ELEMENT_BYTES[tensor.data_type], file)
+        else:
+            yield _check_data(tensor, count, where)
+
+
+_KINDS = frozenset(TensorProto.DataType.values())
+
+
+def _elements(tensor: TensorProto) -> int:
+    """The declared number of elements; -1 for a negative dimension."""
+    return -1 if any(dim < 0 for dim in tensor.dims) or len(tensor.dims) > 16 else math.prod(tensor.dims)
+
+
+def _check_data(tensor: TensorProto, count: int, where: str) -> Finding | None:
+    size = ELEMENT_BYTES[tensor.data_type]
+    field = _TYPED_FIELD.get(tensor.data_type, "int32_data")
+    held = len(tensor.raw_data) if tensor.HasField("raw_data") else len(getattr(tensor, field)) * size
+    if held == count * size:
+        return None
+    return Finding(
+        f"tensor '{tensor.name}' of shape {list(tensor.dims)} holds {held} bytes instead of {count * size}",
+        where,
+        "the file is damaged; export it again",
+    )
+
+
+def _load_external(tensor: TensorProto, size: int, file: Path) -> Finding | None:
+    """Read the tensor's elements from its file, which must lie in the model's folder, into `raw_data`."""
+    where, name = str(file), tensor.name
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    outside = Finding(
+        f"tensor '{name}' wants its data from '{location}', outside the model's folder",
+        where,
+        "only files in the model's folder are read",
+    )
+    parts = Path(location.replace("\\", "/")).parts
+    if not parts or os.path.isabs(location) or ".." in parts or "\0" in location or location[1:2] == ":":
+        return outside
+    folder = file.resolve().parent
+    data = folder / location
+    if not data.is_file():
+        return Finding(
+            f"external data file '{location}' of tensor '{name}' is missing", where, "copy it beside the model"
+        )
+    if not data.resolve().is_relative_to(folder):
+        return outside
+    try:
+        offset, length = int(entries.get("offset") or 0), int(entries.get("length") or size)
+    except ValueError:
+        return Finding(f"tensor '{name}' has a damaged external data entry", where)
+    if length != size or not 0 <= offset <= MAX_FILE_BYTES:
+        return Finding(f"tensor '{name}' needs {size} bytes, its external data entry says {length}", where)
+    try:
+        with data.open("rb") as stream:
+            stream.seek(offset)
+            content = stream.read(size)
+    except OSError as error:
+        return Finding(f"cannot read external data file '{location}': {error.strerror or error}", where)
+    if len(content) != size:
+        return Finding(f"external data file '{location}' ends before the data of tensor '{name}'", where)
+    tensor.raw_data = content
+    del tensor.external_data[:]
+    tensor.data_location = TensorProto.DEFAULT
+    return None

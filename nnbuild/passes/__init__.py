@@ -1,0 +1,89 @@
+"""Rewriting a model into the few forms that the later stages know: one rule a file, in the lists below.
+
+A rule is `rewrite(graph, node) -> bool`: it looks at one node, changes the graph and answers True, or leaves it alone
+and answers False. Rules run in this order, again and again, until none applies. Each keeps what the model computes
+(float rules up to rounding); those of QDQ keep every bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from onnx import NodeProto
+
+from nnbuild.errors import InternalError
+from nnbuild.passes import (
+    batchnorm,
+    clamp_form,
+    explicit_pads,
+    fold_affine,
+    gemm_form,
+    matmul_to_gemm,
+    merge_clamps,
+    merge_views,
+    pad_into_window,
+    remove_noops,
+    scale_into_weights,
+    scale_to_conv,
+    sum_to_add,
+)
+from nnbuild.passes.graph import Graph
+
+Rule = Callable[[Graph, NodeProto], bool]
+
+FLOAT_RULES: tuple[Rule, ...] = (
+    remove_noops.rewrite,
+    explicit_pads.rewrite,
+    sum_to_add.rewrite,
+    clamp_form.rewrite,
+    merge_clamps.rewrite,
+    merge_views.rewrite,
+    pad_into_window.rewrite,
+    gemm_form.rewrite,
+    matmul_to_gemm.rewrite,
+    fold_affine.rewrite,
+    batchnorm.rewrite,
+    scale_into_weights.rewrite,
+    scale_to_conv.rewrite,
+)
+
+QDQ_RULES: tuple[Rule, ...] = (
+    remove_noops.rewrite,
+    explicit_pads.rewrite,
+    clamp_form.rewrite,
+    matmul_to_gemm.rewrite,
+)
+
+# Operators that no stage after import knows, because a rule turns them into others or removes them.
+REWRITTEN = frozenset(
+    ("BatchNormalization", "Cast", "Div", "Dropout", "Identity", "Max", "Min", "Mul", "Pad", "Sub", "Sum")
+)
+
+_MAX_ROUNDS = 1000
+
+
+def simplify(graph: Graph, rules: Sequence[Rule]) -> None:
+    """Apply `rules` until none does anything; nodes that nobody reads go."""
+    for _ in range(_MAX_ROUNDS):
+        changed = graph.remove_dead()
+        for rule in rules:
+            for node in list(graph.nodes):
+                if graph.alive(node):
+                    changed |= rule(graph, node)
+        if not changed:
+            return
+    raise InternalError("the rewriting rules do not come to an end")
+
+
+def name_nodes(graph: Graph) -> None:
+    """Give every node a name of its own; those without one are called by operator and position."""
+    seen: set[str] = set()
+    taken = {node.name for node in graph.nodes}
+    for index, node in enumerate(graph.nodes):
+        wish = node.name or f"{node.op_type}_{index}"
+        name, count = wish, 1
+        while name in seen or (name != node.name and name in taken):
+            count += 1
+            name = f"{wish}_{count}"
+        node.name = name
+        seen.add(name)

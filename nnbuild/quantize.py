@@ -1,0 +1,237 @@
+"""Quantization: a simplified float model and ranges become a standard QDQ model in int8.
+
+The rule of each operator (`nnbuild.contract.Quantization`) says what happens to it; this stage knows none by name.
+Scheme (TensorFlow Lite's quantization specification): activations int8, asymmetric, per tensor; weights int8 in
+[-127, 127], symmetric, per channel; bias int32 with scale input * weight. Zero is always exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto
+
+from nnbuild.calibrate import Range, Ranges
+from nnbuild.contract import Fixed, Quantization, SameAsInput
+from nnbuild.errors import CalibrationError, Finding, ModelError
+from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
+from nnbuild.passes.graph import Graph
+
+Rules = Mapping[str, Callable[[NodeProto], Quantization]]
+
+_MAX_WEIGHT = 127
+_MAX_BIAS = 2.0**30  # leaves as much of an int32 for the sum of products
+_FINE_BIAS = 2.0**20  # where all weights of a channel are 0, its bias is stored in so many steps
+_MIN_SCALE = 1e-10  # of an activation: products of scales stay normal float32 numbers
+
+# Inputs that are parameters and no data, whatever their type: bounds, amounts, a fill value. They stay as they are.
+_PARAMETERS: Mapping[str, frozenset[int]] = {"Clip": frozenset((1, 2)), "Pad": frozenset((1, 2, 3))}
+_CLAMPS = frozenset(("Relu", "Clip"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A node with its rule, and the clamp behind it that is part of it."""
+
+    node: NodeProto
+    rule: Quantization
+    clamp: NodeProto | None
+
+    @property
+    def output(self) -> str:
+        """The value that gets a Q/DQ pair."""
+        return str((self.clamp or self.node).output[0])
+
+
+def quantize(model: onnx.ModelProto, ranges: Ranges, rules: Rules | None = None) -> onnx.ModelProto:
+    """The QDQ form of an imported float `model`, which is left alone; `rules` by ONNX type, default `nnbuild.ops`.
+
+    Raises CalibrationError where `ranges` belong to another model, ModelError where an operator has no rule.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = Graph(copy)
+    steps = _steps(graph, _default_rules() if rules is None else rules)
+    params = _activations(graph, steps, ranges)
+    for step in steps:
+        _quantize_constants(graph, step, params)
+    for value, quant in params.items():
+        _insert_pair(graph, value, quant)
+    graph.commit()
+    return copy
+
+
+def parameters(span: Range) -> QuantParams:
+    """int8 parameters that cover the range (low, high), widened to hold 0, which is exact."""
+    low, high = min(span[0], 0.0), max(span[1], 0.0)
+    if low == high:
+        return QuantParams(float(np.float32(1 / 255)), INT8_MIN)
+    scale = float(np.float32(max((high - low) / (INT8_MAX - INT8_MIN), _MIN_SCALE)))
+    zero_point = round(INT8_MIN - low / scale)
+    return QuantParams(scale, min(max(zero_point, INT8_MIN), INT8_MAX))
+
+
+def weight_scales(channels: Array, bias: Array | None, input_scale: float) -> Array:
+    """Scale of each channel, float32, for weights (channels, n) and a bias (channels,) in float.
+
+    A scale is raised where the bias, whose scale is input * weight, would not fit; a channel of zeros takes one that
+    stores its bias finely.
+    """
+    scales = np.abs(channels).max(axis=1, initial=0.0).astype(np.float64) / _MAX_WEIGHT
+    used = scales > 0
+    spare = scales.max(initial=0.0) or 1.0
+    if bias is None:
+        return np.maximum(np.where(used, scales, spare), _MIN_SCALE).astype(np.float32)
+    size = np.abs(bias.astype(np.float64)) / input_scale
+    without_weights = np.where(size > 0, size / _FINE_BIAS, spare)
+    scales = np.where(used, np.maximum(scales, size / _MAX_BIAS), without_weights)
+    return np.maximum(scales, _MIN_SCALE).astype(np.float32)
+
+
+def _default_rules() -> Rules:
+    from nnbuild.ops import BY_ONNX
+
+    return {kind: operator.quantization for kind, operator in BY_ONNX.items()}
+
+
+def _steps(graph: Graph, rules: Rules) -> list[_Step]:
+    unknown = [node for node in graph.nodes if node.op_type not in rules]
+    if unknown:
+        raise ModelError.of(
+            Finding(f"operator '{node.op_type}' is not supported", graph.where(node)) for node in unknown
+        )
+    steps: list[_Step] = []
+    fused: set[str] = set()
+    for node in graph.nodes:
+        if node.output[0] in fused:
+            continue
+        rule = rules[node.op_type](node)
+        reader = graph.sole_reader(node.output[0]) if rule.fuses_clamp else None
+        clamp = reader if reader is not None and reader.op_type in _CLAMPS else None
+        if clamp is not None:
+            fused.add(clamp.output[0])
+        steps.append(_Step(node, rule, clamp))
+    return steps
+
+
+def _activations(graph: Graph, steps: list[_Step], ranges: Ranges) -> dict[str, QuantParams]:
+    """Parameters of each value that gets a Q/DQ pair, inputs first, in the order of the graph."""
+    missing = [name for name in (*graph.inputs, *(step.output for step in steps)) if name not in ranges.tensors]
+    if missing:
+        message = f"the ranges hold nothing for '{missing[0]}': they belong to another model"
+        raise CalibrationError(message, hint="calibrate this model")
+    params = {name: parameters(ranges.tensors[name]) for name in graph.inputs}
+    for step in steps:
+        output = step.rule.output
+        if isinstance(output, Fixed):
+            params[step.output] = output.quant
+        elif isinstance(output, SameAsInput) and step.node.input[output.index] in params:
+            params[step.output] = params[step.node.input[output.index]]
+        else:
+            params[step.output] = parameters(ranges.tensors[step.output])
+    return params
+
+
+def _quantize_constants(graph: Graph, step: _Step, params: Mapping[str, QuantParams]) -> None:
+    """Weights, bias, and constants where data could be (such as an operand of Add)."""
+    node, rule = step.node, step.rule
+    done = _PARAMETERS.get(node.op_type, frozenset())
+    weights = None if rule.weights is None else graph.constant(node, rule.weights)
+    source = params.get(node.input[0])
+    if rule.weights is not None and weights is not None and source is not None:
+        _quantize_weights(graph, step, weights, source)
+        done |= {rule.weights} if rule.bias is None else {rule.weights, rule.bias}
+    for index in range(len(node.input)):
+        array = graph.constant(node, index)
+        if index not in done and array is not None and array.dtype == np.float32:
+            quant = parameters((float(array.min()), float(array.max())))
+            value = _dequantized(graph, node, f"{node.output[0]}_input{index}", quant.quantize(array), quant)
+            graph.set_input(node, index, value)
+
+
+def _quantize_weights(graph: Graph, step: _Step, weights: Array, source: QuantParams) -> None:
+    node, rule = step.node, step.rule
+    axis = rule.weight_axis(node, weights.ndim)
+    channels = np.moveaxis(weights, axis, 0).reshape(weights.shape[axis], -1)
+    bias = None if rule.bias is None else graph.constant(node, rule.bias)
+    if bias is not None and bias.shape != (len(channels),):
+        bias = _spread(graph, node, bias, len(channels))
+    scales = weight_scales(channels, bias, source.scale)
+    shape = [1] * weights.ndim
+    shape[axis] = -1
+    steps = np.rint(weights.astype(np.float64) / scales.astype(np.float64).reshape(shape))
+    stored = np.clip(steps, -_MAX_WEIGHT, _MAX_WEIGHT).astype(np.int8)
+    assert rule.weights is not None
+    name = f"{node.output[0]}_weights"
+    graph.set_input(node, rule.weights, _dequantize(graph, node, name, stored, scales, axis))
+    if bias is not None and rule.bias is not None:
+        bias_scales = np.float32(source.scale) * scales
+        limits = np.iinfo(np.int32)
+        whole = np.rint(bias.astype(np.float64) / bias_scales.astype(np.float64))
+        stored = np.clip(whole, limits.min, limits.max).astype(np.int32)
+        name = f"{node.output[0]}_bias"
+        graph.set_input(node, rule.bias, _dequantize(graph, node, name, stored, bias_scales, 0))
+
+
+def _spread(graph: Graph, node: NodeProto, bias: Array, channels: int) -> Array:
+    if bias.size not in (1, channels):
+        message = f"its bias of shape {list(bias.shape)} does not fit {channels} outputs"
+        raise ModelError(message, graph.where(node))
+    return np.broadcast_to(bias.reshape(-1), (channels,))
+
+
+def _dequantized(graph: Graph, node: NodeProto, name: str, stored: Array, quant: QuantParams) -> str:
+    """A per-tensor int8 constant behind its DequantizeLinear."""
+    inputs = [
+        graph.add_constant(f"{name}_quantized", stored),
+        graph.add_constant(f"{name}_scale", np.float32(quant.scale)),
+        graph.add_constant(f"{name}_zero_point", np.int8(quant.zero_point)),
+    ]
+    value = graph.unique(f"{name}_dequantized")
+    graph.add_node("DequantizeLinear", inputs, value, stored.shape, name=value, before=node)
+    return value
+
+
+def _dequantize(graph: Graph, node: NodeProto, name: str, stored: Array, scales: Array, axis: int) -> str:
+    """A per-channel symmetric constant behind its DequantizeLinear."""
+    inputs = [
+        graph.add_constant(f"{name}_quantized", stored),
+        graph.add_constant(f"{name}_scale", scales),
+        graph.add_constant(f"{name}_zero_point", np.zeros(len(scales), stored.dtype)),
+    ]
+    value = graph.unique(f"{name}_dequantized")
+    graph.add_node("DequantizeLinear", inputs, value, stored.shape, name=value, before=node, axis=axis)
+    return value
+
+
+def _insert_pair(graph: Graph, value: str, quant: QuantParams) -> None:
+    """QuantizeLinear and DequantizeLinear behind `value`; the name of a graph output stays with the last."""
+    producer = graph.producer(value)
+    shape = graph.shape(value)
+    constants = [
+        graph.add_constant(f"{value}_scale", np.float32(quant.scale)),
+        graph.add_constant(f"{value}_zero_point", np.int8(quant.zero_point)),
+    ]
+    source, result = value, graph.unique(f"{value}_dequantized")
+    readers = graph.readers(value)
+    if value in graph.outputs and producer is not None:
+        source, result = graph.unique(f"{value}_float"), value
+        graph.set_output(producer, source)
+    quantized = graph.unique(f"{value}_quantized")
+    first = readers[0] if readers else None
+    place = {"after": producer} if producer is not None else {"before": graph.nodes[0] if graph.nodes else first}
+    quantize_node = graph.add_node(
+        "QuantizeLinear", [source, *constants], quantized, shape,
+        name=quantized, element=TensorProto.INT8, **place,
+    )  # fmt: skip
+    if result != value:
+        for node in readers:
+            for index, name in enumerate(node.input):
+                if name == value:
+                    graph.set_input(node, index, result)
+    graph.add_node(
+        "DequantizeLinear", [quantized, *constants], result, shape, name=f"{value}_dequantized", after=quantize_node
+    )
