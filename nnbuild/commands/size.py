@@ -1,0 +1,77 @@
+"""Bytes of flash and RAM of a linked ELF, by region, by what they are for, by model and by layer.
+
+Reads sections and symbols. Given object files instead of an image, it measures one model before it is linked. With
+--budget, or a linker script, whose regions have a length, the exit status is 1 where something is over.
+
+    python -m nnbuild size fw.elf --model-report kws.report.json --linker-script stm32.ld --budget FLASH=240K
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nnbuild.errors import BudgetError, ConfigError
+from nnbuild.files import write_text
+from nnbuild.report import budget, elf, linkerscript, render, usage
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `size`."""
+    parser.add_argument("files", nargs="+", metavar="ELF", help="a linked image, or the objects of one model")
+    parser.add_argument(
+        "--model-report", action="append", default=[], metavar="JSON", help="report that emit wrote; repeatable"
+    )
+    parser.add_argument("--linker-script", metavar="LD", help="take the regions from its MEMORY block")
+    parser.add_argument(
+        "--budget", action="append", default=[], metavar="REGION=LIMIT", help="FLASH=240K, RAM=85%%; repeatable"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
+    parser.add_argument("--text", metavar="FILE", help="write the report as text")
+    parser.add_argument("--summary", action="store_true", help="print one line instead of the tables")
+
+
+def _limits(words: list[str]) -> dict[str, int | budget.Share]:
+    limits = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--budget takes REGION=LIMIT, not '{word}'")
+        try:
+            limits[name] = budget.parse_limit(value)
+        except ConfigError as error:
+            raise ConfigError(f"--budget {name} {error.findings[0].message}, not '{value}'") from None
+    return limits
+
+
+def _regions(script: str | None) -> tuple[linkerscript.Region, ...]:
+    return linkerscript.regions(script) if script else ()
+
+
+def _over(uses: list[budget.RegionUse], measured: usage.Usage, where: str) -> None:
+    largest = ", ".join(f"{name} {size:,}" for name, size in usage.largest_layers(measured.models, 5))
+    budget.check(uses, where, f"largest layers: {largest}" if largest else "")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, write, print, and hold against the budgets."""
+    limits = _limits(arguments.budget)
+    elves = [elf.read(path) for path in arguments.files]
+    measured = usage.measure(elves, [usage.read_report(path) for path in arguments.model_report])
+    script = arguments.linker_script
+    reserve = sum(usage.reserved(image)[0] for image in elves)
+    uses = budget.region_uses(elves, reserve + usage.unplaced(measured, elves), _regions(script), limits, script or "")
+    names = [Path(path).name for path in arguments.files]
+    title = names[0] if elves[0].linked or not measured.models else f"model {measured.models[0].report.name}"
+    text = render.as_text(title, measured, uses)
+    if arguments.json:
+        write_text(arguments.json, render.as_json(names, measured, uses))
+    if arguments.text:
+        write_text(arguments.text, text)
+    try:
+        _over(uses, measured, arguments.files[0])
+    except BudgetError:
+        print(text, end="", flush=True)
+        raise
+    print(render.summary(title, uses) if arguments.summary else text, end="\n" if arguments.summary else "")
+    return 0

@@ -1,0 +1,411 @@
+"""Every option of a model and every construction variable of the SCons tool, in two tables.
+
+An option has one name everywhere: a keyword of `env.NNModel`, a key of the sidecar `models/kws.toml`, and behind
+`flag` the argument of the command that it is for. Standard library only: the SCons side imports this module.
+
+`docs/SCONS.md` holds these tables as text (`python -m nnbuild.config` prints them; a test compares).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnbuild.errors import ConfigError, Finding
+
+Parser = Callable[[Any], Any]
+
+_SIZE = re.compile(r"\s*(0[xX][0-9a-fA-F]+|\d+)\s*([kKmM]?)[bB]?\s*")
+
+
+def parse_size(value: Any) -> int:
+    """Bytes of `240000`, `"240K"` or `"1M"`; K is 1024, as in linker scripts. ConfigError for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        size = value
+    else:
+        match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            raise ConfigError("must be a number of bytes or text like '64K' (K is 1024)")
+        base = 16 if match[1][:2] in ("0x", "0X") else 10
+        size = int(match[1], base) * {"": 1, "k": 1024, "m": 1 << 20}[match[2].lower()]
+    if size < 0:
+        raise ConfigError("must not be negative")
+    return size
+
+
+def _identifier(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", value):
+        raise ConfigError("must be a C identifier that starts with a letter, such as 'kws'")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigError("must be text that is not empty")
+    return value
+
+
+def _path(value: Any) -> Any:
+    # A node of SCons is a path too; the SCons side turns either into a dependency.
+    if isinstance(value, str) and not value:
+        raise ConfigError("must be a path that is not empty")
+    if isinstance(value, (bool, int, float, dict, bytes)) or value is None:
+        raise ConfigError("must be a path")
+    return value
+
+
+def _choice(*names: str) -> Parser:
+    def parse(value: Any) -> str:
+        if value not in names:
+            raise ConfigError(f"must be one of {', '.join(repr(name) for name in names)}")
+        return str(value)
+
+    return parse
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 1000:
+        raise ConfigError("must be a number from 0 to 1000")
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float("inf"):
+        raise ConfigError("must be a number")
+    return float(value)
+
+
+def _positive(value: Any) -> float:
+    if _number(value) <= 0:
+        raise ConfigError("must be above 0")
+    return float(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError("must be True or False")
+    return value
+
+
+def _shapes(value: Any) -> tuple[tuple[str, str], ...]:
+    """`{"input": [1, 3, 32, 32]}` or `{"input": "1,3,32,32"}`, as pairs of name and `1,3,32,32`."""
+    problem = "must map the input's name to its shape, such as {'input': [1, 3, 32, 32]}"
+    if not isinstance(value, Mapping) or not value:
+        raise ConfigError(problem)
+    pairs = []
+    for name, shape in value.items():
+        words = shape.split(",") if isinstance(shape, str) else shape
+        if not isinstance(name, str) or not isinstance(words, (list, tuple)) or not words:
+            raise ConfigError(problem)
+        if not all(re.fullmatch(r"\s*[1-9]\d*\s*", str(word)) for word in words):
+            raise ConfigError(problem)
+        pairs.append((name, ",".join(str(word).strip() for word in words)))
+    return tuple(sorted(pairs))
+
+
+def _pins(value: Any) -> tuple[tuple[str, str], ...]:
+    words = [word for pair in value.items() for word in pair] if isinstance(value, Mapping) else [None]
+    if not all(isinstance(word, str) and word for word in words):
+        raise ConfigError("must map layers to kernels, such as {'kws_l00_conv2d': 'direct'}")
+    return tuple(sorted(value.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of a model.
+
+    `stage` is the command that takes it as `flag` ("quantize", "emit"), or "build" where SCons itself acts on it.
+    `path` marks a file that the build depends on.
+    """
+
+    name: str
+    stage: str
+    parse: Parser
+    flag: str
+    example: str
+    help: str
+    path: bool = False
+
+
+OPTIONS: dict[str, Option] = {
+    option.name: option
+    for option in (
+        Option(
+            "calibration",
+            "quantize",
+            _path,
+            "--calibration",
+            '"models/kws_calib.npz"',
+            'samples: an `.npz` or `.npy` file, a folder of them, or `"calib.py:samples"`, a function in a file',
+            True,
+        ),
+        Option(
+            "input_shape",
+            "quantize",
+            _shapes,
+            "--input-shape",
+            '{"input": [1, 49, 10, 1]}',
+            "the shape of an input whose dimensions are not fixed in the model",
+        ),
+        Option("method", "quantize", _text, "--method", '"minmax"', "how a tensor's range follows from the samples"),
+        Option(
+            "frozen",
+            "quantize",
+            _path,
+            "--frozen",
+            '"models/kws.int8.onnx"',
+            "build from this committed int8 file; `scons nn-freeze` writes it and its lock",
+            True,
+        ),
+        Option(
+            "name",
+            "emit",
+            _identifier,
+            "--name",
+            '"kws"',
+            "the prefix of files, functions and macros; the base name of the model where not given",
+        ),
+        Option(
+            "selftest",
+            "emit",
+            _count,
+            "--selftest",
+            "4",
+            "this many samples in `kws_selftest.c`; `kws_selftest()` returns 0 where all outputs agree",
+        ),
+        Option(
+            "raw_input",
+            "emit",
+            _choice("u8", "i16"),
+            "--raw-input",
+            '"u8"',
+            "the type of the sensor's integers; writes `kws_set_input_u8` or `kws_set_input_i16`",
+        ),
+        Option(
+            "raw_input_scale",
+            "emit",
+            _positive,
+            "--raw-input-scale",
+            "1 / 255",
+            "real value = raw * raw_input_scale + raw_input_offset",
+        ),
+        Option(
+            "raw_input_offset",
+            "emit",
+            _number,
+            "--raw-input-offset",
+            "-1.0",
+            "see `raw_input_scale`; 0 where not given",
+        ),
+        Option(
+            "arena",
+            "emit",
+            _choice("static", "caller"),
+            "--arena",
+            '"caller"',
+            "who owns the memory for activations: the model, or the caller, who then passes it to `kws_run`",
+        ),
+        Option(
+            "input_layout",
+            "emit",
+            _choice("NHWC"),
+            "--input-layout",
+            '"NHWC"',
+            "take the input of an NCHW model as NHWC, which saves a transpose",
+        ),
+        Option(
+            "pins",
+            "emit",
+            _pins,
+            "--pin",
+            '{"kws_l00_conv2d": "direct"}',
+            "the kernel of a layer, instead of the one that nnbuild selects",
+        ),
+        Option(
+            "flash",
+            "build",
+            parse_size,
+            "",
+            '"64K"',
+            "the most that code and constants of the model's objects may take; more fails the build",
+        ),
+        Option(
+            "ram",
+            "build",
+            parse_size,
+            "",
+            '"16K"',
+            "the most that arena and statics of the model may take; more fails the build",
+        ),
+        Option("sources", "build", _flag, "", "True", "return the C files, for hosts that compile themselves"),
+    )
+}
+
+# In the design, but not in this version: refused by name, never ignored.
+LATER: dict[str, str] = {
+    "latency": "a limit on the estimated time of one inference",
+    "validation": "samples that accuracy is checked on",
+    "min_agreement": "the share of validation samples that must agree with the float model",
+    "min_sqnr": "the signal-to-noise ratio that the int8 model must reach",
+    "section": "linker sections for weights and arena",
+    "stream_axis": "streaming inference",
+    "weights": "where weights are stored",
+    "assembly": "kernels in assembly",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One construction variable of the tool; `default` is how the documentation shows it."""
+
+    name: str
+    default: str
+    help: str
+
+
+VARIABLES: tuple[Variable, ...] = (
+    Variable(
+        "NN_DIR", "build/nn", "where generated files go, below the SConscript's folder; `#build/nn` is one for all"
+    ),
+    Variable(
+        "NN_VARIANT", "", "the folder of this core in NN_DIR; where empty, a hash of `$CC $CFLAGS $CCFLAGS` and options"
+    ),
+    Variable("NN_CPU", "", "the core, such as `cortex-m0`, for compilers that do not answer `-dM -E`"),
+    Variable("NN_KERNEL_CCFLAGS", "-O2", "behind `$CCFLAGS` when a model is compiled"),
+    Variable("NN_SECTION_CCFLAGS", "-ffunction-sections -fdata-sections", "behind those; may be empty"),
+    Variable("NNPYTHON", "the Python that runs scons", "runs nnbuild's commands (a list where its path has spaces)"),
+    Variable("NNQUANTCOM", "$NNPYTHON -m nnbuild quantize ...", "the command that quantizes"),
+    Variable("NNQUANTCOMSTR", "QUANT  $SOURCE", "what is printed for it; empty prints the command"),
+    Variable("NNEMITCOM", "$NNPYTHON -m nnbuild emit ...", "the command that writes C"),
+    Variable("NNEMITCOMSTR", "NNGEN  ${TARGET.file}", "what is printed for it"),
+    Variable("NNSIZECOM", "$NNPYTHON -m nnbuild size ...", "the command that measures and checks budgets"),
+    Variable("NNSIZECOMSTR", "SIZE   $TARGET", "what is printed for it"),
+    Variable("NNFREEZECOM", "$NNPYTHON -m nnbuild freeze ...", "the command behind `scons nn-freeze`"),
+    Variable("NNFREEZECOMSTR", "FREEZE $SOURCE", "what is printed for it"),
+)
+
+# Construction variables of the design that are not in this version.
+LATER_VARIABLES: dict[str, str] = {
+    "CMSIS_NN": "kernels of CMSIS-NN",
+    "NN_ASSEMBLY": "kernels in assembly",
+}
+
+
+def _unknown(name: str) -> Finding:
+    if name in LATER:
+        return Finding(f"option '{name}' ({LATER[name]}) is not in this version of nnbuild", hint="leave it out")
+    import difflib  # only for an error: every scons run imports this module
+
+    close = difflib.get_close_matches(name, OPTIONS, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"the options are {', '.join(OPTIONS)}"
+    return Finding(f"unknown option '{name}'", hint=hint)
+
+
+def _at(where: str, finding: Finding) -> Finding:
+    return Finding(finding.message, where, finding.hint)
+
+
+def _combined(options: Mapping[str, Any]) -> Iterable[Finding]:
+    """What is wrong between options."""
+    for name in ("raw_input_scale", "raw_input_offset"):
+        if name in options and "raw_input" not in options:
+            yield Finding(f"option '{name}' needs raw_input", hint="add raw_input='u8' or raw_input='i16'")
+    if "raw_input" in options and "raw_input_scale" not in options:
+        yield Finding("option 'raw_input' needs raw_input_scale", hint="for pixels that were divided by 255: 1 / 255")
+    if options.get("sources"):
+        for name in ("flash", "ram"):
+            if name in options:
+                hint = "use env.NNBudget on the image"
+                yield Finding(f"option '{name}' cannot be checked with sources=True", hint=hint)
+
+
+def parse_options(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The options in the order of the table, each in its one canonical form; None means not given.
+
+    `where` is what an error names, such as `models/kws.onnx`. ConfigError carries all findings.
+    """
+    findings = [_at(where, _unknown(name)) for name in given if name not in OPTIONS]
+    parsed: dict[str, Any] = {}
+    for name, option in OPTIONS.items():
+        if given.get(name) is None:
+            continue
+        try:
+            parsed[name] = option.parse(given[name])
+        except ConfigError as error:
+            findings.append(Finding(f"option '{name}' {error.findings[0].message}, not {given[name]!r}", where))
+    findings += [_at(where, finding) for finding in _combined(parsed)]
+    if findings:
+        raise ConfigError.of(findings)
+    return parsed
+
+
+def read_sidecar(path: Path, where: str) -> dict[str, Any]:
+    """The options of a model in the `.toml` beside it ({} where there is none), not yet parsed.
+
+    Paths in it are relative to its own folder. ConfigError where it is no TOML or sets what only a call can.
+    """
+    if not path.exists():
+        return {}
+    import tomllib  # only where there is a sidecar: every scons run imports this module
+
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not a TOML file: {error}", where) from None
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where) from None
+    if "sources" in given:
+        raise ConfigError("option 'sources' belongs into the call", where, "env.NNModel(..., sources=True)")
+    return given
+
+
+def default_name(filename: str) -> str:
+    """`kws` for `models/kws.onnx` and `kws.int8.onnx`. ConfigError where that is no name in C."""
+    stem = re.sub(r"(\.int8)?\.onnx$", "", filename.replace("\\", "/").rsplit("/", 1)[-1])
+    name = re.sub(r"\W", "_", stem, flags=re.ASCII)
+    try:
+        return _identifier(name)
+    except ConfigError:
+        raise ConfigError(f"'{stem}' is no prefix for C names", filename, "add name='kws' or rename the file") from None
+
+
+def arguments(options: Mapping[str, Any], stage: str) -> list[Any]:
+    """The command-line arguments of one command; a path is left as it stands in `options`."""
+    words: list[Any] = []
+    for name, option in OPTIONS.items():
+        if option.stage != stage or name not in options:
+            continue
+        value = options[name]
+        if isinstance(value, tuple):
+            for key, text in value:
+                words += [option.flag, f"{key}={text}"]
+        else:
+            words += [option.flag, repr(value) if isinstance(value, float) else value]
+    return words
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def reference() -> dict[str, str]:
+    """The tables of `docs/SCONS.md` as Markdown, by the name of their marker."""
+    return {
+        "options": _table(
+            ("option", "example", "meaning"), ((f"`{o.name}`", f"`{o.example}`", o.help) for o in OPTIONS.values())
+        ),
+        "variables": _table(
+            ("variable", "default", "meaning"),
+            ((f"`{v.name}`", f"`{v.default}`" if v.default else "", v.help) for v in VARIABLES),
+        ),
+        "later": _table(("not in this version", "what it will be"), ((f"`{n}`", text) for n, text in LATER.items())),
+    }
+
+
+if __name__ == "__main__":
+    print("\n\n".join(reference().values()))

@@ -1,0 +1,208 @@
+"""Bytes of flash and RAM by what they are for, by model and by layer.
+
+Symbols say what bytes are for: all of a model's start with its name, a layer's with `<model>_lNN_`. Bytes that no
+symbol covers (padding, string constants, tables of the linker) are counted as unattributed, never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnbuild.errors import ConfigError
+from nnbuild.report.elf import Elf, Section, Symbol
+
+FLASH_KINDS = ("weights", "code", "kernels", "selftest", "rest", "unattributed")
+RAM_KINDS = ("arena", "scratch", "other", "stack_reserve")
+SCHEMA = 1
+
+# How startup files and linker scripts call the stack's and heap's size; one of each line is taken.
+_RESERVES = (
+    ("__stack_size", "__stack_size__", "__STACK_SIZE", "_Min_Stack_Size", "_stack_size", "Stack_Size", "__StackSize"),
+    ("__heap_size", "__heap_size__", "__HEAP_SIZE", "_Min_Heap_Size", "_heap_size", "Heap_Size", "__HeapSize"),
+)
+_STACK_BOUNDS = (("__StackTop", "__StackLimit"), ("__stack_top", "__stack_limit"), ("_estack", "_sstack"))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """What a size report needs of `<model>.report.json`."""
+
+    name: str
+    model_id: str
+    arena: int
+    scratch: int
+    layers: tuple[dict[str, Any], ...]
+
+
+def read_report(path: str | Path) -> ModelReport:
+    """The report that `emit` wrote beside the C. ConfigError where it is not one."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        layers = tuple({key: layer[key] for key in ("index", "name", "op", "kernel")} for layer in data["layers"])
+        return ModelReport(data["name"], data["model_id"], data["arena_bytes"], data["scratch_bytes"], layers)
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", str(path)) from None
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError("is no model report of this version", str(path), "build the model again") from None
+
+
+@dataclass(slots=True)
+class ModelUsage:
+    """Bytes of one model; `layers` by index, each with weights and code."""
+
+    report: ModelReport
+    flash: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("weights", "code", "kernels", "selftest"), 0))
+    ram: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("arena", "scratch", "other"), 0))
+    layers: dict[int, dict[str, int]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Usage:
+    """Bytes of a whole image, or of a model's objects."""
+
+    flash: dict[str, int]
+    ram: dict[str, int]
+    models: list[ModelUsage]
+    reserve_known: bool
+
+
+def measure(elves: Sequence[Elf], reports: Sequence[ModelReport]) -> Usage:
+    """Attribute every byte of `elves` that takes memory."""
+    usage = Usage(dict.fromkeys(FLASH_KINDS, 0), dict.fromkeys(RAM_KINDS, 0), [ModelUsage(r) for r in reports], False)
+    for elf in elves:
+        for section in elf.sections:
+            _add_section(usage, section, _only_model(usage, elf))
+        _add_reserve(usage, elf)
+    usage.ram["arena"] += unplaced(usage, elves)
+    return usage
+
+
+def unplaced(usage: Usage, elves: Sequence[Elf]) -> int:
+    """Bytes of an arena that the caller owns: not in a model's objects, but in its RAM budget."""
+    if any(elf.linked for elf in elves):
+        return 0  # the caller's own buffer is in the image
+    return sum(model.report.arena for model in usage.models if not model.ram["arena"])
+
+
+def reserved(elf: Elf) -> tuple[int, bool]:
+    """Bytes kept for stack and heap by symbols alone, beside all sections; and whether the image says so at all."""
+    if any(_is_reserve(section) for section in elf.sections):
+        return 0, True
+    sizes = [next((elf.values[name] for name in names if name in elf.values), 0) for names in _RESERVES]
+    if not sizes[0]:
+        bounds = [(elf.values[top], elf.values[low]) for top, low in _STACK_BOUNDS if {top, low} <= elf.values.keys()]
+        sizes[0] = next((top - low for top, low in bounds if top > low), 0)
+    return sum(sizes), any(sizes)
+
+
+def _is_reserve(section: Section) -> bool:
+    return section.load is None and bool(re.search(r"stack|heap", section.name, re.IGNORECASE))
+
+
+def _add_reserve(usage: Usage, elf: Elf) -> None:
+    size, known = reserved(elf)
+    usage.ram["stack_reserve"] += size
+    usage.reserve_known |= known
+
+
+def _only_model(usage: Usage, elf: Elf) -> ModelUsage | None:
+    """Whose all bytes of an object are: that of the one model whose objects are measured."""
+    return usage.models[0] if not elf.linked and len(usage.models) == 1 else None
+
+
+def _pieces(section: Section) -> Iterator[tuple[Symbol | None, int]]:
+    """The section cut along its symbols: each byte once, to the first symbol that covers it; None between them."""
+    at = 0
+    for symbol in section.symbols:
+        start, end = max(at, symbol.offset), min(section.size, symbol.offset + symbol.size)
+        if start > at:
+            yield None, start - at
+        if end > start:
+            yield symbol, end - start
+        at = max(at, end)
+    if section.size > at:
+        yield None, section.size - at
+
+
+def _owner(usage: Usage, symbol: Symbol) -> ModelUsage | None:
+    """The model that a symbol belongs to: by the longest name that it starts with, else by its source file."""
+    by_name = [model for model in usage.models if symbol.name.startswith(f"{model.report.name}_")]
+    if by_name:
+        return max(by_name, key=lambda model: len(model.report.name))
+    own = {f"{model.report.name}{suffix}": model for model in usage.models for suffix in _FILES}
+    return own.get(symbol.file.replace("\\", "/").rsplit("/", 1)[-1])
+
+
+_FILES = (".c", "_weights.c", "_kernels.S", "_selftest.c")
+
+
+def _flash_kind(symbol: Symbol, model: ModelUsage | None) -> str:
+    if model is None:
+        # Outlined copies of nnbuild's inline functions; -flto loses the file that they came from.
+        return "kernels" if symbol.function and symbol.name.startswith("nn_") else "rest"
+    prefix = f"{model.report.name}_"
+    if symbol.name.startswith(f"{prefix}selftest") or symbol.file == f"{prefix}selftest.c":
+        return "selftest"
+    if symbol.function:
+        return "code" if symbol.name.startswith(prefix) else "kernels"
+    return "weights" if symbol.name.startswith(prefix) else "code"
+
+
+def _ram_kind(symbol: Symbol, model: ModelUsage | None) -> str:
+    if model is not None:
+        for kind in ("arena", "scratch"):
+            if symbol.name.startswith(f"{model.report.name}_{kind}"):
+                return kind
+    return "other"
+
+
+def _add_section(usage: Usage, section: Section, whole: ModelUsage | None) -> None:
+    if section.writable:
+        _add_ram(usage, section, whole)
+        if section.load is not None:
+            usage.flash["rest"] += section.size
+        return
+    for symbol, size in _pieces(section):
+        model = whole if symbol is None else _owner(usage, symbol) or whole
+        if symbol is None:
+            usage.flash["unattributed"] += size
+            continue
+        kind = _flash_kind(symbol, model)
+        usage.flash[kind] += size
+        if model is not None and kind in model.flash:
+            model.flash[kind] += size
+            _add_layer(model, symbol, kind, size)
+
+
+def _add_ram(usage: Usage, section: Section, whole: ModelUsage | None) -> None:
+    if _is_reserve(section):
+        usage.ram["stack_reserve"] += section.size
+        return
+    for symbol, size in _pieces(section):
+        model = whole if symbol is None else _owner(usage, symbol) or whole
+        kind = "other" if symbol is None else _ram_kind(symbol, model)
+        usage.ram[kind] += size
+        if model is not None:
+            model.ram[kind] += size
+
+
+def _add_layer(model: ModelUsage, symbol: Symbol, kind: str, size: int) -> None:
+    match = re.match(rf"{re.escape(model.report.name)}_l(\d+)_", symbol.name)
+    if match and kind in ("weights", "code"):
+        layer = model.layers.setdefault(int(match[1]), {"weights": 0, "code": 0})
+        layer[kind] += size
+
+
+def largest_layers(models: Iterable[ModelUsage], count: int) -> list[tuple[str, int]]:
+    """The `count` layers with the most bytes of flash, as (name, bytes), largest first."""
+    rows = []
+    for model in models:
+        names = {layer["index"]: layer["name"] for layer in model.report.layers}
+        for index, kinds in model.layers.items():
+            rows.append((names.get(index, f"{model.report.name}_l{index:02d}"), sum(kinds.values())))
+    return sorted(rows, key=lambda row: (-row[1], row[0]))[:count]

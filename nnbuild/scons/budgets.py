@@ -1,0 +1,186 @@
+"""Budgets of models and images, and the size report, as last steps of what they judge.
+
+A check is one more action of the very target: of a model's main object, which depends on the model's other objects,
+and of the ELF. So whoever uses the object or the ELF, in whatever way, waits for the check; a target over budget was
+never made, and SCons tries again every time; and the limits are dependencies of the target, so that a changed limit
+makes it again. A stamp beside the target would have to be named by everybody who uses it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import SCons.Node
+import SCons.Util
+
+from nnbuild.config import parse_size
+from nnbuild.errors import ConfigError
+from nnbuild.report.budget import parse_limit
+from nnbuild.scons import run
+from nnbuild.scons.models import REGISTRY, Model
+
+OVER = ".overbudget"
+SIZE_ALIAS = "nn-size"
+
+
+@dataclass(slots=True)
+class Image:
+    """A linked ELF that is measured: what it is held against."""
+
+    limits: dict[str, str]
+    scripts: list[Any] = field(default_factory=list)
+
+
+_IMAGES: dict[Any, Image] = {}
+_LISTED: set[Any] = set()
+
+
+def _settle(target: Sequence[Any], status: int) -> None:
+    """After a failed check, leave nothing that a later build could take for good; after a good one, no old failure."""
+    for node in target:
+        path = node.get_abspath()
+        if status and os.path.lexists(path):
+            os.replace(path, path + OVER)
+        elif not status and os.path.lexists(path + OVER):
+            os.unlink(path + OVER)
+
+
+def _append_check(node: Any, check: Any) -> None:
+    """Make `check` the first action behind those that make `node`: before whatever else is done with it."""
+    node.get_executor().post_actions.insert(0, check)
+
+
+# --- a model -----------------------------------------------------------------------------------------------------
+
+
+def _model_arguments(target: Sequence[Any], source: Sequence[Any], env: Any) -> list[str]:
+    model = REGISTRY.by_object[target[0]]
+    objects = [str(node) for node in model.objects if not node.name.startswith(f"{model.name}_selftest.")]
+    words = [*objects, "--model-report", str(model.file(".report.json"))]
+    for option, region in (("flash", "FLASH"), ("ram", "RAM")):
+        if option in model.options:
+            words += ["--budget", f"{region}={model.options[option]}"]
+    return words
+
+
+_MODEL_CHECK = run.action("NNSIZECOM", _model_arguments, after=_settle)
+
+
+def check_model(env: Any, model: Model) -> None:
+    """Hold the model's objects against its `flash=` and `ram=`; its main object, the first, waits for the others."""
+    limits = {name: model.options[name] for name in ("flash", "ram") if name in model.options}
+    if not limits:
+        return
+    main, *others = model.objects
+    env.Depends(main, [*others, env.Value(f"budget {limits}")])
+    env.Clean(main, main.get_abspath() + OVER)
+    _append_check(main, _MODEL_CHECK)
+
+
+# --- an image ----------------------------------------------------------------------------------------------------
+
+
+def _models_in(node: Any, seen: set[Any]) -> Iterator[Model]:
+    """The models whose objects are below `node`, also through libraries."""
+    if node in seen:
+        return
+    seen.add(node)
+    if node in REGISTRY.by_object:
+        yield REGISTRY.by_object[node]
+        return
+    for child in [*(node.sources or []), *(node.depends or []), *(node.implicit or [])]:
+        yield from _models_in(child, seen)
+
+
+def _report_arguments(elf: Any) -> list[str]:
+    models = {str(model.file(".report.json")): model for model in _models_in(elf, set())}
+    return [str(elf), *(word for report in sorted(models) for word in ("--model-report", report))]
+
+
+def _image_arguments(target: Sequence[Any], source: Sequence[Any], env: Any) -> list[str]:
+    elf = target[0]
+    image, base = _IMAGES[elf], os.path.splitext(str(elf))[0]
+    words = [*_report_arguments(elf), "--summary", "--json", f"{base}.size.json", "--text", f"{base}.size.txt"]
+    return words + _limit_arguments(image)
+
+
+def _limit_arguments(image: Image) -> list[str]:
+    words = [word for script in image.scripts for word in ("--linker-script", str(script))]
+    return words + [word for region, limit in image.limits.items() for word in ("--budget", f"{region}={limit}")]
+
+
+_IMAGE_CHECK = run.action("NNSIZECOM", _image_arguments, after=_settle)
+
+
+def _linked(env: Any, elf: Any) -> Any:
+    """The node of the ELF, which something must build."""
+    node = elf
+    while SCons.Util.is_List(node):
+        if not node:
+            raise ConfigError("takes what env.Program returned", "NNBudget")
+        node = node[0]
+    node = node if isinstance(node, SCons.Node.Node) else env.File(env.subst(str(node)))
+    if not node.has_builder():
+        hint = "call env.Program before env.NNBudget and pass its result"
+        raise ConfigError("nothing builds this file", str(node), hint)
+    return node
+
+
+def _limits(given: Mapping[str, Any], where: str) -> dict[str, str]:
+    limits = {}
+    for region, limit in given.items():
+        try:
+            parse_limit(limit)
+        except ConfigError as error:
+            raise ConfigError(f"budget {region} {error.findings[0].message}, not {limit!r}", where) from None
+        # Bytes, so that "1K" and 1024 are the same limit; a share of the region stays one.
+        limits[region] = limit if str(limit).strip().endswith("%") else str(parse_size(limit))
+    return limits
+
+
+def image_budget(env: Any, elf: Any, linker_script: Any = None, **given: Any) -> list[Any]:
+    """`env.NNBudget(elf, FLASH=..., RAM=..., linker_script=...)`; returns the ELF's node in a list."""
+    node = _linked(env, elf)
+    if isinstance(given.get("linker_script"), str):
+        raise ConfigError("takes one linker_script", "NNBudget")
+    limits = _limits(given, str(node))
+    scripts = env.arg2nodes(linker_script, env.fs.File) if linker_script else []
+    known = _IMAGES.get(node)
+    if known is not None:
+        if (known.limits, known.scripts) != (limits, scripts):
+            raise ConfigError("has two different budgets", str(node), "put all limits into one env.NNBudget")
+        return [node]
+    _IMAGES[node] = Image(limits, scripts)
+    env.Depends(node, [env.Value(f"budget {limits}"), *scripts])
+    base = os.path.splitext(node.get_abspath())[0]
+    env.Clean(node, [node.get_abspath() + OVER, f"{base}.size.json", f"{base}.size.txt"])
+    _append_check(node, _IMAGE_CHECK)
+    list_size(env, node)
+    return [node]
+
+
+# --- scons nn-size -----------------------------------------------------------------------------------------------
+
+
+def list_size(env: Any, elf: Any) -> None:
+    """Let `scons nn-size` print the table of `elf`."""
+    if elf in _LISTED:
+        return
+    _LISTED.add(elf)
+
+    def table(target: Sequence[Any], source: Sequence[Any], env: Any) -> list[str]:
+        return [*_report_arguments(elf), *_limit_arguments(_IMAGES.get(elf, Image({})))]
+
+    mine = env.Alias(f"{SIZE_ALIAS}-{elf.name}", [elf], run.action("NNSIZECOM", table))
+    env.AlwaysBuild(mine)
+    env.Alias(SIZE_ALIAS, mine)
+
+
+def program_emitter(target: list[Any], source: list[Any], env: Any) -> tuple[list[Any], list[Any]]:
+    """Notes every program that lists a model's objects."""
+    if any(node in REGISTRY.by_object for node in source):
+        list_size(env, target[0])
+    return target, source

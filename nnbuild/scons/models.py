@@ -1,0 +1,280 @@
+"""What a SConstruct has declared about models: the two commands and the objects of each, shared by all who name it.
+
+The registry is an object of this module, because `Clone` copies construction variables and would copy it too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import SCons.Builder
+import SCons.Errors
+import SCons.Node
+import SCons.Scanner
+import SCons.Util
+
+from nnbuild import config
+from nnbuild.errors import ConfigError, NNBuildError
+from nnbuild.scons import run
+from nnbuild.scons.external_data import external_data
+
+SAMPLES = (".npz", ".npy")
+
+
+@dataclass(slots=True)
+class Quantized:
+    """One `<NN_DIR>/m.int8.onnx`, shared by all cores."""
+
+    model: Any
+    options: dict[str, Any]
+    node: Any
+
+
+@dataclass(slots=True)
+class Model:
+    """One model for one core: what `emit` writes, and the objects of it."""
+
+    name: str
+    shown: str
+    options: dict[str, Any]
+    compiler: list[str]
+    folder: Any
+    files: list[Any]
+    objects: list[Any] = field(default_factory=list)
+
+    def file(self, suffix: str) -> Any:
+        """The generated file `<name><suffix>`."""
+        return next(node for node in self.files if node.name == self.name + suffix)
+
+    @property
+    def sources(self) -> list[Any]:
+        """What is to be compiled: the `.c` and `.S` files."""
+        return [node for node in self.files if node.name.endswith((".c", ".S"))]
+
+
+@dataclass(slots=True)
+class Registry:
+    """All that has been declared in this run of scons."""
+
+    quantized: dict[str, Quantized] = field(default_factory=dict)
+    models: dict[tuple[str, str], Model] = field(default_factory=dict)
+    by_object: dict[Any, Model] = field(default_factory=dict)
+
+
+REGISTRY = Registry()
+
+
+def own_files(python_only: bool) -> str:
+    """A name for the contents of nnbuild's own files: generated files depend on it."""
+    key = "python" if python_only else "all"
+    if key not in _OWN_FILES:
+        digest = hashlib.sha256()
+        suffixes = (".py",) if python_only else (".py", ".j2", ".h", ".c", ".S")
+        for folder, folders, names in os.walk(run.PACKAGE):
+            folders[:] = sorted(name for name in folders if name != "__pycache__")
+            for name in sorted(names):
+                if name.endswith(suffixes):
+                    path = os.path.join(folder, name)
+                    data = Path(path).read_bytes()
+                    digest.update(f"{os.path.relpath(path, run.PACKAGE)}\0{len(data)}\0".encode() + data)
+        _OWN_FILES[key] = f"nnbuild's own files {digest.hexdigest()[:16]}"
+    return _OWN_FILES[key]
+
+
+_OWN_FILES: dict[str, str] = {}
+
+
+def _data_files(node: Any, env: Any, path: Any) -> list[Any]:
+    return [node.dir.File(name) for name in external_data(node.rfile().get_abspath())]
+
+
+_QUANTIZE = SCons.Builder.Builder(
+    action=run.action("NNQUANTCOM"),
+    source_scanner=SCons.Scanner.Scanner(function=_data_files, name="NNExternalData", skeys=[".onnx"]),
+    name="NNQuantize",
+)
+_EMIT = SCons.Builder.Builder(action=run.action("NNEMITCOM"), name="NNEmit")
+
+
+def _single(env: Any, model: Any) -> Any:
+    """The node of `model`: a name, a node, or a list of one of them."""
+    while SCons.Util.is_List(model):
+        if len(model) != 1:
+            raise ConfigError(f"takes one model, not {len(model)}", "NNModel")
+        model = model[0]
+    if not model or not (SCons.Util.is_String(model) or isinstance(model, SCons.Node.Node)):
+        raise ConfigError("takes the name of an .onnx file", "NNModel")
+    return env.File(env.subst(model)) if SCons.Util.is_String(model) else model
+
+
+def _node(value: Any, base: Any, env: Any) -> Any:
+    """The node of a path: relative to the SConscript, or to folder `base` where the path is from a sidecar."""
+    while SCons.Util.is_List(value) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, SCons.Node.Node):
+        return value
+    if not SCons.Util.is_String(value) and not isinstance(value, os.PathLike):
+        raise ConfigError("must be one path")
+    text, factory = env.subst(os.fspath(value)), env if base is None else base
+    folder = os.path.isdir(factory.Entry(text).srcnode().get_abspath())
+    return factory.Dir(text) if folder else factory.File(text)
+
+
+def _resolve(option: str, value: Any, base: Any, env: Any) -> tuple[str, list[Any]]:
+    """A path option as the command's argument, and the nodes that it depends on."""
+    match = re.fullmatch(r"(.+\.py):(\w+)", value) if option == "calibration" and SCons.Util.is_String(value) else None
+    if match:
+        node = _node(match[1], base, env)
+        return f"{node}:{match[2]}", [node]
+    node = _node(value, base, env)
+    folder = node.srcnode()
+    if option == "calibration" and os.path.isdir(folder.get_abspath()):
+        names = sorted(name for name in os.listdir(folder.get_abspath()) if name.endswith(SAMPLES))
+        # A variant folder may still hold copies of samples that are gone, so the command reads the original.
+        return str(folder), [node.File(name) for name in names]
+    if option == "frozen":
+        return str(node), [node, node.dir.File(re.sub(r"\.onnx$", "", node.name) + ".lock")]
+    return str(node), [node]
+
+
+def _paths(given: dict[str, Any], base: Any, env: Any, where: str) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """`given` with the path options replaced by arguments, and what each depends on."""
+    options, nodes = dict(given), {}
+    for name, option in config.OPTIONS.items():
+        if option.path and options.get(name) is not None:
+            try:
+                options[name], nodes[name] = _resolve(name, option.parse(options[name]), base, env)
+            except ConfigError as error:
+                raise ConfigError(f"option '{name}' {error.findings[0].message}, not {given[name]!r}", where) from None
+    return options, nodes
+
+
+def _options(env: Any, node: Any, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """The options of a model, from the sidecar and the call (which wins), and the files that they name."""
+    where = str(node)
+    side = re.sub(r"(\.int8)?\.onnx$", "", node.name) + ".toml"
+    sidecar = node.dir.File(side).srcnode()
+    from_sidecar, nodes = _paths(
+        config.read_sidecar(Path(sidecar.get_abspath()), str(sidecar)), node.dir, env, str(sidecar)
+    )
+    config.parse_options(from_sidecar, str(sidecar))
+    from_call, called = _paths({name: value for name, value in given.items() if value is not None}, None, env, where)
+    return config.parse_options({**from_sidecar, **from_call}, where), {**nodes, **called}
+
+
+def _different(one: Mapping[str, Any], two: Mapping[str, Any], ignore: Sequence[str] = ()) -> str:
+    """The names of the options in which two declarations differ, "" where they agree."""
+    names = [name for name in config.OPTIONS if name not in ignore and one.get(name) != two.get(name)]
+    return ", ".join(names)
+
+
+def _quantize(env: Any, node: Any, folder: Any, options: dict[str, Any], nodes: Mapping[str, list[Any]]) -> Any:
+    """The node of `<NN_DIR>/<name>.int8.onnx`, declared once."""
+    target = folder.File(f"{options['name']}.int8.onnx")
+    key = target.get_abspath()
+    mine = {name: value for name, value in options.items() if config.OPTIONS[name].stage == "quantize"}
+    known = REGISTRY.quantized.get(key)
+    if known is not None:
+        if known.model is not node.srcnode():
+            raise ConfigError(
+                f"{known.model} has the same base name", str(node), "give one of the two another: name='...'"
+            )
+        differing = _different(known.options, mine)
+        if differing:
+            raise ConfigError(f"declared twice with different options: {differing}", str(node))
+        return known.node
+    overrides = {"NN_ARGUMENTS": [run.literal(word) for word in config.arguments(mine, "quantize")]}
+    (target,) = _QUANTIZE(env, [target], [node], **overrides)
+    env.Depends(target, env.Value(own_files(python_only=True)))
+    for files in nodes.values():
+        # With frozen=, what is missing is for the command to report or to do without: it knows the lock.
+        env.Depends(target, [file for file in files if "frozen" not in mine or _there(file)])
+    REGISTRY.quantized[key] = Quantized(node.srcnode(), mine, target)
+    return target
+
+
+def _there(node: Any) -> bool:
+    return node.is_derived() or os.path.exists(node.srcnode().get_abspath())
+
+
+def _compiler(env: Any) -> list[str]:
+    """What tells `emit` its core: the name, or the compiler to ask."""
+    cpu = env.subst("$NN_CPU")
+    if cpu:
+        return ["--cpu", cpu]
+    return ["--compiler", shlex.join(run.words(env, "$CC $CFLAGS $CCFLAGS"))]
+
+
+def _hash(parts: Any) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
+
+
+def _emitted(env: Any, quantized: Any, options: dict[str, Any], target: list[str], folder: Any) -> list[Any]:
+    """The nodes that `emit` writes: a fixed set, because nobody has opened the model yet."""
+    name = options["name"]
+    suffixes = [".c", ".h", "_weights.c", "_kernels.S", ".report.json"]
+    if options.get("selftest"):
+        suffixes.append("_selftest.c")
+    files = [folder.File(name + suffix) for suffix in suffixes]
+    mine = {key: value for key, value in options.items() if key != "name"}
+    words = ["--name", name, "--output-dir", str(folder), *target, *config.arguments(mine, "emit")]
+    nodes = list(_EMIT(env, files, [quantized], NN_ARGUMENTS=[run.literal(word) for word in words]))
+    env.Depends(nodes, env.Value(own_files(python_only=False)))
+    return nodes
+
+
+def _refuse_later_variables(env: Any, where: str) -> None:
+    for name, text in config.LATER_VARIABLES.items():
+        if name in env and env[name] not in (None, ""):
+            raise ConfigError(f"{name} ({text}) is not in this version of nnbuild", where, "leave it out")
+
+
+def declare(env: Any, model: Any, given: Mapping[str, Any]) -> Model:
+    """The model of `env.NNModel(model, **given)`; the same object for the same declaration. NNBuildError."""
+    node = _single(env, model)
+    where = str(node)
+    _refuse_later_variables(env, where)
+    if not node.name.endswith(".onnx"):
+        raise ConfigError("is no .onnx file", where)
+    options, nodes = _options(env, node, given)
+    options.setdefault("name", config.default_name(node.name))
+    folder = env.Dir(env.subst("$NN_DIR"))
+    quantized = _quantize(env, node, folder, options, nodes)
+    target = _compiler(env)
+    flags = [*target, *run.words(env, "$NN_KERNEL_CCFLAGS $NN_SECTION_CCFLAGS")]
+    variant = env.subst("$NN_VARIANT")
+    key = (quantized.get_abspath(), variant or _hash((target, flags)))
+    known = REGISTRY.models.get(key)
+    if known is not None:
+        differing = _different(known.options, options, ignore=("sources",))
+        if differing:
+            hint = "a Clone with its own NN_VARIANT may differ"
+            raise ConfigError(f"declared twice with different options: {differing}", where, hint)
+        if known.compiler != flags:
+            raise ConfigError(f"NN_VARIANT '{variant}' is used with different compilers or flags", where)
+        return known
+    shared = {name: value for name, value in options.items() if config.OPTIONS[name].stage == "emit"}
+    place = folder.Dir(variant or _hash((target, flags, shared)))
+    files = _emitted(env, quantized, options, target, place)
+    declared = Model(options["name"], where, options, flags, place, files)
+    REGISTRY.models[key] = declared
+    return declared
+
+
+def user_errors(function: Any) -> Any:
+    """`function` with our errors as SCons': one line each, no traceback."""
+
+    def guarded(*arguments: Any, **keywords: Any) -> Any:
+        try:
+            return function(*arguments, **keywords)
+        except NNBuildError as error:
+            raise SCons.Errors.UserError(str(error)) from None
+
+    return guarded
