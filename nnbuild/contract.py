@@ -88,13 +88,12 @@ class Source:
 
     `template` (in `nnbuild/ops`) is rendered with `values`, which hold numbers and strings only; `data` are the const
     arrays that it stores in flash, by name (int8, uint8, int16, uint16, int32 or uint32, one-dimensional when
-    written); `helpers` are the files of `nnbuild/csrc` that it calls.
+    written). A template may call any function of `nnbuild/csrc`; the emitter sees which.
     """
 
     template: str
     values: Mapping[str, Any]
     data: Mapping[str, Array] = field(default_factory=dict)
-    helpers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

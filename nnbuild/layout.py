@@ -63,6 +63,16 @@ def visit(dims: Sequence[Dim], position: int) -> Array:
     return result
 
 
+def expression(dims: Sequence[Dim], position: int, start: int = 0) -> str:
+    """The C expression of array `position`'s offset inside nested loops over i1, i2, ... (outermost first)."""
+    terms = [str(start)] if start else []
+    for number, dim in enumerate(dims, 1):
+        stride = dim[1 + position]
+        if stride and dim[0] > 1:
+            terms.append(f"i{number}" if stride == 1 else f"i{number} * {stride}")
+    return " + ".join(terms) or "0"
+
+
 def _run(array: Array, stride: int) -> int:
     """How many leading elements of `array` are 0, stride, 2 * stride, ..."""
     breaks = np.flatnonzero(np.diff(array) != stride)

@@ -75,7 +75,9 @@ def _operand(ctx: Lowering, node: onnx.NodeProto, position: int) -> Activation |
     if constant is None:
         return ctx.activation(node, position)
     if constant.scale is None or constant.zero_point is None or constant.scale.size != 1:
-        raise ctx.refuse(node, f"its constant (input {position}) is not quantized per tensor", "quantize the whole model")
+        raise ctx.refuse(
+            node, f"its constant (input {position}) is not quantized per tensor", "quantize the whole model"
+        )
     if np.abs(constant.values).max(initial=0) > 128:
         raise ctx.refuse(node, f"its constant (input {position}) is wider than 8 bits", "quantize it to int8")
     return constant
@@ -141,7 +143,8 @@ def render(view: LayerView, target: Target) -> Source:
     constants = {"operand": view.constants["operand"]} if "operand" in view.constants else {}
     second = "operand" if "operand" in view.constants else "input2"
     values = {"p": view.params, "left_shift": LEFT_SHIFT, "second_name": second}
-    return Source(template="add.c.j2", values=values, data=constants, helpers=("requantize",))
+    values |= {"first": layout.expression(view.params.loops, 0), "second": layout.expression(view.params.loops, 1)}
+    return Source(template="add.c.j2", values=values, data=constants)
 
 
 def cases() -> Iterable[Case]:

@@ -131,14 +131,20 @@ def render(view: LayerView, target: Target) -> Source:
     counts = params.window.inside(params.pads_count)
     count = int(counts.max())
     constant = bool(counts.min() == count)
-    values = {"p": params, "w": params.window, "constant": constant, "count": count, "taps": int(np.prod(params.window.kernel))}
+    values = {
+        "p": params,
+        "w": params.window,
+        "constant": constant,
+        "count": count,
+        "taps": int(np.prod(params.window.kernel)),
+    }
     if params.rescales:
         values |= {"multiplier": int(view.constants["multiplier"][count]), "shift": int(view.constants["shift"][count])}
         data = {} if constant else dict(view.constants)
-        return Source(template="average_pool_rescaled.c.j2", values=values, data=data, helpers=("requantize",))
+        return Source(template="average_pool_rescaled.c.j2", values=values, data=data)
     factor, shift = reciprocal(count) if constant else (0, 0)
     values |= {"factor": factor, "shift": shift}
-    return Source(template="average_pool.c.j2", values=values, helpers=("requantize",))
+    return Source(template="average_pool.c.j2", values=values)
 
 
 def cases() -> Iterable[Case]:

@@ -19,7 +19,9 @@ def weights(ctx: Lowering, node: onnx.NodeProto, position: int, channels_axis: i
     """Input `position` as (int8 weights, float64 scale of each channel along `channels_axis`)."""
     constant = ctx.constant(node, position)
     if constant is None or constant.scale is None or constant.zero_point is None:
-        raise ctx.refuse(node, f"its weights (input {position}) are not quantized constants", "quantize the whole model")
+        raise ctx.refuse(
+            node, f"its weights (input {position}) are not quantized constants", "quantize the whole model"
+        )
     values = constant.values.astype(np.int64) - constant.zero_point
     if np.abs(values).max(initial=0) > 128 or values.max(initial=0) > 127:
         raise ctx.refuse(node, "weights with a zero point do not fit int8", "quantize weights symmetrically")

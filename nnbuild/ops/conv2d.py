@@ -110,7 +110,6 @@ def render(view: LayerView, target: Target) -> Source:
             "group_outputs": params.channels // params.groups,
         },
         data={"weights": constants["weights"], "bias": folded, **{k: constants[k] for k in ("multiplier", "shift")}},
-        helpers=("requantize",),
     )
 
 
@@ -139,7 +138,13 @@ def cases() -> Iterable[Case]:
         ("hardtanh", (1, 3, 4, 4), (5, 3, 1, 1), {}, {"output": QuantParams(1 / 128, 0), "clamp": ("Clip", -1.0, 1.0)}),
         ("no_bias", (1, 3, 4, 4), (5, 3, 1, 1), {}, {"bias": False}),
         ("upscaling", (1, 3, 2, 2), (5, 3, 1, 1), {}, {"quant": QuantParams(30.0, 3), "output": QuantParams(0.001, 0)}),
-        ("downscaling", (1, 3, 2, 2), (5, 3, 1, 1), {}, {"quant": QuantParams(1e-9, 3), "output": QuantParams(90.0, 1)}),
+        (
+            "downscaling",
+            (1, 3, 2, 2),
+            (5, 3, 1, 1),
+            {},
+            {"quant": QuantParams(1e-9, 3), "output": QuantParams(90.0, 1)},
+        ),
     ]
     for name, shape, weights, attributes, rest in table:
         options = {"quant": quant, "output": out, **rest}

@@ -68,7 +68,6 @@ def render(view: LayerView, target: Target) -> Source:
         template="depthwise_conv2d.c.j2",
         values={"p": params, "w": params.window, "gathers": params.window.padded},
         data={"weights": by_channel, "bias": folded, **{k: constants[k] for k in ("multiplier", "shift")}},
-        helpers=("requantize",),
     )
 
 

@@ -99,7 +99,6 @@ def render(view: LayerView, target: Target) -> Source:
         template="fully_connected.c.j2",
         values={"p": params},
         data={"weights": constants["weights"], "bias": folded, **{k: constants[k] for k in ("multiplier", "shift")}},
-        helpers=("requantize",),
     )
 
 

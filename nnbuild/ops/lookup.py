@@ -140,7 +140,9 @@ def cases() -> Iterable[Case]:
 
     for name in sorted(FUNCTIONS):
         attributes = {"approximate": "tanh"} if name == "Gelu" else {}
-        yield singles.unary(f"lookup_{name.lower()}", name, (1, 256), QuantParams(0.04, 5), QuantParams(0.03, -9), attributes)
+        yield singles.unary(
+            f"lookup_{name.lower()}", name, (1, 256), QuantParams(0.04, 5), QuantParams(0.03, -9), attributes
+        )
     yield singles.unary("lookup_saturates", "Exp", (1, 256), QuantParams(0.3, 0), QuantParams(0.01, -128))
     yield singles.requantization("lookup_requantize", (1, 3, 5, 7), QuantParams(0.1, 12), QuantParams(0.03, -100))
 

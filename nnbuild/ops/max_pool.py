@@ -37,9 +37,7 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
         raise ctx.refuse(node, "some windows hold nothing but padding", "use smaller pads")
     quant, same = ctx.quant(activation), ctx.quant(activation) == output.quant
     limits = (output.activation_min, output.activation_max) if same else (-128, 127)
-    name = ctx.layer(
-        "max_pool", (tensor,), (*place.output, shape[2]), quant, MaxPoolParams(place, *limits), {}, node
-    )
+    name = ctx.layer("max_pool", (tensor,), (*place.output, shape[2]), quant, MaxPoolParams(place, *limits), {}, node)
     ctx.define_spatial(output.value, name, activation.index.ndim)
     if not same:
         values = lookup.table(lambda x: x, quant, output.quant, output.activation_min, output.activation_max)

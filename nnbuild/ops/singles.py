@@ -140,7 +140,11 @@ def requantization(name: str, shape: Sequence[int], quant: QuantParams, output: 
 def pad(name: str, shape: Sequence[int], pads: Sequence[int], value: float, quant: QuantParams) -> Case:
     """Pad with a constant."""
     model = _Model(name)
-    inputs = [model.input(shape, quant), model.constant(np.array(pads, np.int64)), model.constant(np.array(value, np.float32))]
+    inputs = [
+        model.input(shape, quant),
+        model.constant(np.array(pads, np.int64)),
+        model.constant(np.array(value, np.float32)),
+    ]
     return model.case(model.pair(model.node("Pad", inputs), quant))
 
 

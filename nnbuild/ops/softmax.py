@@ -126,10 +126,7 @@ def render(view: LayerView, target: Target) -> Source:
     """Three passes over a row; no division, no exponential."""
     table = view.constants["exponential"]
     return Source(
-        template="softmax.c.j2",
-        values={"p": view.params, "entries": int(table.size)},
-        data={"exponential": table},
-        helpers=("requantize",),
+        template="softmax.c.j2", values={"p": view.params, "entries": int(table.size)}, data={"exponential": table}
     )
 
 

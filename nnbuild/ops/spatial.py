@@ -61,7 +61,9 @@ class Window:
         counts = []
         for axis in (0, 1):
             positions = self._positions(axis)
-            low, high = (-self.pad[axis], self.input[axis] + self.pad_end[axis]) if pads_count else (0, self.input[axis])
+            low, high = (
+                (-self.pad[axis], self.input[axis] + self.pad_end[axis]) if pads_count else (0, self.input[axis])
+            )
             counts.append(((positions >= low) & (positions < high)).sum(axis=1))
         return np.asarray(counts[0][:, None] * counts[1][None, :])
 

@@ -67,7 +67,8 @@ def reference(params: TransposeParams, constants: Mapping[str, Array], inputs: S
 
 def render(view: LayerView, target: Target) -> Source:
     """Nested loops with constant strides."""
-    return Source(template="transpose.c.j2", values={"p": view.params})
+    values = {"p": view.params, "offset": layout.expression(view.params.loops, 0, view.params.start)}
+    return Source(template="transpose.c.j2", values=values)
 
 
 def render_gather(view: LayerView, target: Target) -> Source:

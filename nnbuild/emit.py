@@ -1,0 +1,343 @@
+"""The last stage: a network, its kernels and its memory plan become C source, a header and a report.
+
+Everything that is written is a function of the integer network and the options: no date, no path, no order of a hash.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from nnbuild import __version__, cnames, interpret
+from nnbuild.contract import Source
+from nnbuild.errors import ConfigError
+from nnbuild.memory import Plan, plan
+from nnbuild.network import Array, Network, Port, Tensor
+from nnbuild.ops import BY_NAME
+from nnbuild.raw_input import RawInput, raw_input
+from nnbuild.selection import Choice, select
+from nnbuild.target import TARGETS, Target
+
+ARENAS = ("static", "caller")
+SPDX = "SPDX-License-Identifier: 0BSD"
+
+
+@dataclass(frozen=True, slots=True)
+class EmitOptions:
+    """What the C is generated for. `raw` is (kind, scale, offset); `pins` maps a layer or node to a kernel."""
+
+    name: str
+    target: Target = TARGETS["generic"]
+    selftest: int = 0
+    raw: tuple[str, float, float] | None = None
+    arena: str = "static"
+    pins: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Instance:
+    """One C function: a kernel specialised for a shape, shared by every layer that differs in its constants only."""
+
+    function: str
+    source: Source
+    signature: str
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One layer as the generated code sees it."""
+
+    choice: Choice
+    source: Source
+    function: str
+    arguments: tuple[str, ...]
+    symbols: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _NamedPort:
+    """A model input or output with its names in C: macro prefix, function suffix, argument."""
+
+    port: Port
+    tensor: Tensor
+    macro: str
+    suffix: str
+    argument: str
+
+
+def emit(network: Network, options: EmitOptions) -> dict[str, str]:
+    """File name -> text: `<name>.c .h _weights.c _kernels.S .report.json`, and `_selftest.c` where it is asked for."""
+    name = cnames.model_name(options.name)
+    if options.arena not in ARENAS:
+        raise ConfigError(f"arena '{options.arena}' is unknown", hint=f"one of {', '.join(ARENAS)}")
+    if options.selftest < 0:
+        raise ConfigError(f"selftest {options.selftest} is not a number of samples", hint="0 for none")
+    choices = select(network, options.target, options.pins)
+    planned = plan(network, choices, options.target)
+    inputs = _named(network, network.inputs, name, "input")
+    outputs = _named(network, network.outputs, name, "output")
+    steps = _steps(name, network, choices, planned, options.target, (*inputs, *outputs))
+    raw = _raw(options, inputs)
+    context: dict[str, Any] = {
+        "name": name,
+        "macro": name.upper(),
+        "version": __version__,
+        "model_id": f"0x{network.model_id():08x}",
+        "target": options.target,
+        "inputs": inputs,
+        "outputs": outputs,
+        "parameters": ", ".join(
+            [f"const int8_t *{p.argument}" for p in inputs] + [f"int8_t *{p.argument}" for p in outputs]
+        ),
+        "arena": planned.arena,
+        "caller_arena": options.arena == "caller",
+        "steps": steps,
+        "raw": raw,
+        "spdx": SPDX,
+    }
+    instances = _instances(steps)
+    environment = _environment()
+    functions = [_function(environment, instance) for instance in instances]
+    rendered = {
+        f"{name}.h": environment.get_template("model.h.j2").render(context),
+        f"{name}.c": environment.get_template("model.c.j2").render(
+            context, functions=functions, helpers=_helpers([function["text"] for function in functions], options.target)
+        ),
+        f"{name}_weights.c": environment.get_template("weights.c.j2").render(context, arrays=_arrays(steps, name, raw)),
+        f"{name}_kernels.S": environment.get_template("kernels.S.j2").render(context),
+        f"{name}.report.json": _report(name, network, options, steps, planned),
+    }
+    if options.selftest:
+        samples = selftest_samples(network, options.selftest)
+        rendered[f"{name}_selftest.c"] = environment.get_template("selftest.c.j2").render(context, samples=samples)
+    return rendered
+
+
+def selftest_samples(network: Network, count: int) -> list[list[Array]]:
+    """The expected outputs, flat int8, of the self-test's samples: samples[k][output]."""
+    state = 1
+    samples = []
+    for index in range(count):
+        inputs = []
+        for port in network.inputs:
+            values, state = _pseudorandom(network.tensors[port.tensor].size, state, index % 4)
+            inputs.append(values)
+        samples.append([output.ravel() for output in interpret.run(network, inputs)])
+    return samples
+
+
+def _pseudorandom(size: int, state: int, damping: int) -> tuple[Array, int]:
+    """The self-test's input: a linear congruential generator (Numerical Recipes), its top bits around zero."""
+    values = np.empty(size, np.int64)
+    for index in range(size):
+        state = (state * 1664525 + 1013904223) & 0xFFFFFFFF
+        values[index] = (state >> (24 + damping)) - (128 >> damping)
+    return values.astype(np.int8), state
+
+
+def _named(network: Network, ports: Sequence[Port], name: str, kind: str) -> list[_NamedPort]:
+    """One port is `input`; of several each carries its own name."""
+    if len(ports) == 1:
+        tensor = network.tensors[ports[0].tensor]
+        return [_NamedPort(ports[0], tensor, f"{name.upper()}_{kind.upper()}", "", kind)]
+    return [
+        _NamedPort(port, network.tensors[port.tensor], f"{name}_{kind}_{own}".upper(), f"_{own}", f"{kind}_{own}")
+        for port, own in zip(ports, cnames.distinct([port.name for port in ports]), strict=True)
+    ]
+
+
+def _raw(options: EmitOptions, inputs: Sequence[_NamedPort]) -> RawInput | None:
+    if options.raw is None:
+        return None
+    if len(inputs) != 1:
+        raise ConfigError(f"raw_input needs a model with one input; this one has {len(inputs)}")
+    return raw_input(*options.raw, inputs[0].tensor.quant)
+
+
+def _steps(
+    name: str,
+    network: Network,
+    choices: Sequence[Choice],
+    planned: Plan,
+    target: Target,
+    ports: Sequence[_NamedPort],
+) -> list[_Step]:
+    places = {named.port.tensor: named.argument for named in ports}
+    places |= {tensor: f"arena + {offset}" for tensor, offset in planned.offsets.items()}
+    functions: dict[str, str] = {}
+    steps = []
+    for choice in choices:
+        layer = choice.layer
+        source = choice.kernel.render(choice.view, target)
+        symbols = {key: f"{name}_{layer.name}_{key}" for key in source.data}
+        scratch = [f"arena + {planned.scratch[layer.name]}"] if layer.name in planned.scratch else []
+        arguments = (*(places[tensor] for tensor in (*layer.inputs, layer.output)), *scratch, *symbols.values())
+        shape = repr((source.template, source.values, [(k, v.dtype) for k, v in source.data.items()], len(scratch)))
+        function = functions.setdefault(f"{shape}{len(layer.inputs)}", f"{name}_{layer.name}")
+        steps.append(_Step(choice, source, function, arguments, symbols))
+    return steps
+
+
+def _instances(steps: Sequence[_Step]) -> list[_Instance]:
+    instances: dict[str, _Instance] = {}
+    for step in steps:
+        layers = tuple(_title(other) for other in steps if other.function == step.function)
+        if step.function not in instances:
+            instances[step.function] = _Instance(step.function, step.source, _signature(step), layers)
+    return list(instances.values())
+
+
+def _title(step: _Step) -> str:
+    view, layer = step.choice.view, step.choice.layer
+    shapes = ", ".join("x".join(str(n) for n in tensor.shape) for tensor in view.inputs)
+    output = "x".join(str(n) for n in view.output.shape)
+    return f"{layer.name}: {shapes} -> {output}, from '{cnames.comment(layer.node)}'"
+
+
+def _signature(step: _Step) -> str:
+    count = len(step.choice.layer.inputs)
+    parameters = ["const int8_t *input", *(f"const int8_t *input{n}" for n in range(2, count + 1)), "int8_t *output"]
+    if len(step.arguments) > count + 1 + len(step.symbols):
+        parameters.append("int8_t *scratch")
+    parameters += [f"const {array.dtype}_t *{key}" for key, array in step.source.data.items()]
+    lines, line = [], f"static void {step.function}("
+    indent = " " * len(line)
+    for position, parameter in enumerate(parameters):
+        piece = parameter + (")" if position == len(parameters) - 1 else ", ")
+        if len(line) + len(piece.rstrip()) > 110:
+            lines.append(line.rstrip())
+            line = indent
+        line += piece
+    return "\n".join([*lines, line])
+
+
+def _function(environment: jinja2.Environment, instance: _Instance) -> dict[str, Any]:
+    text = environment.get_template(instance.source.template).render(
+        instance.source.values, signature=instance.signature
+    )
+    return {"text": text.strip("\n"), "layers": instance.layers}
+
+
+def _helpers(texts: Sequence[str], target: Target) -> list[str]:
+    """The functions of `csrc` that `texts` call and those that they call, callees first, each for this core."""
+    found: dict[str, str] = {}
+
+    def visit(text: str) -> None:
+        for helper in sorted(set(re.findall(r"\bnn_\w+(?=\()", text)) - set(found)):
+            own = _helper(helper, target)
+            visit(own.partition("static inline")[2].partition("(")[2])
+            found.setdefault(helper, own)
+
+    for text in texts:
+        visit(text)
+    return list(found.values())
+
+
+def _helper(name: str, target: Target) -> str:
+    """One file of `csrc`, without its licence line; the form for ARMv6-M where there is one."""
+    folder = resources.files("nnbuild") / "csrc"
+    special = folder / f"{name}_armv6m.h"
+    path = special if target.armv6m and special.is_file() else folder / f"{name}.h"
+    return path.read_text(encoding="utf-8").partition("*/\n")[2].strip("\n")
+
+
+def _arrays(steps: Sequence[_Step], name: str, raw: RawInput | None) -> list[dict[str, str]]:
+    """Every constant that lives in flash, once: layers with equal contents still keep their own, so sizes add up."""
+    arrays = [
+        _array(step.symbols[key], array, _title(step)) for step in steps for key, array in step.source.data.items()
+    ]
+    if raw is not None and raw.table is not None:
+        arrays.append(_array(f"{name}_raw_input", raw.table, "raw input 0 to 255 -> model input"))
+    return arrays
+
+
+def _array(symbol: str, array: Array, title: str) -> dict[str, str]:
+    flat = np.ascontiguousarray(array).ravel()
+    words = ["(-2147483647 - 1)" if value == -(2**31) else str(value) for value in flat.tolist()]
+    suffix = "u" if flat.dtype.kind == "u" and flat.dtype.itemsize == 4 else ""
+    width = {1: 20, 2: 16, 4: 8}[flat.dtype.itemsize]
+    rows = [", ".join(word + suffix for word in words[start : start + width]) for start in range(0, len(words), width)]
+    declaration = f"const {flat.dtype}_t {symbol}[{flat.size}]"
+    return {"declaration": declaration, "rows": ",\n    ".join(rows), "title": title}
+
+
+def _report(name: str, network: Network, options: EmitOptions, steps: Sequence[_Step], planned: Plan) -> str:
+    def port(item: Port) -> dict[str, Any]:
+        quant = network.tensors[item.tensor].quant
+        return {
+            "name": item.name,
+            "shape": list(item.shape),
+            "layout": item.layout,
+            "scale": quant.scale,
+            "zero_point": quant.zero_point,
+        }
+
+    layers = [_layer_report(name, index, step, planned, options.target) for index, step in enumerate(steps)]
+    document = {
+        "schema": 1,
+        "name": name,
+        "model_id": f"0x{network.model_id():08x}",
+        "nnbuild": __version__,
+        "cpu": options.target.cpu,
+        "arena": options.arena,
+        "arena_bytes": planned.arena,
+        "arena_bound_bytes": planned.bound,
+        "scratch_bytes": max((layer["scratch_bytes"] for layer in layers), default=0),
+        "peak_layer": planned.peak,
+        "macs": sum(layer["macs"] for layer in layers),
+        "inputs": [port(item) for item in network.inputs],
+        "outputs": [port(item) for item in network.outputs],
+        "layers": layers,
+    }
+    return json.dumps(document, indent=1, ensure_ascii=True) + "\n"
+
+
+def _layer_report(name: str, index: int, step: _Step, planned: Plan, target: Target) -> dict[str, Any]:
+    choice, view = step.choice, step.choice.view
+    return {
+        "index": index,
+        "name": f"{name}_{choice.layer.name}",
+        "function": step.function,
+        "op": choice.layer.op,
+        "node": choice.layer.node,
+        "kernel": choice.kernel.name,
+        "reasons": dict(sorted(choice.reasons.items())),
+        "inputs": [list(tensor.shape) for tensor in view.inputs],
+        "output": list(view.output.shape),
+        "macs": BY_NAME[choice.layer.op].macs(view),
+        "weights_bytes": sum(array.nbytes for array in step.source.data.values()),
+        "scratch_bytes": choice.kernel.scratch(view, target),
+        "live_bytes": planned.live[index],
+    }
+
+
+def _environment() -> jinja2.Environment:
+    folder = resources.files("nnbuild")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([str(folder / "ops"), str(folder / "templates")]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - C, not HTML
+    )
+    environment.filters |= {"comment": cnames.comment, "plus": _plus, "times": _times}
+    return environment
+
+
+def _plus(value: int) -> str:
+    """` + 5`, ` - 5`, or nothing for 0."""
+    return "" if value == 0 else f" {'+' if value > 0 else '-'} {abs(value)}"
+
+
+def _times(value: int) -> str:
+    """` * 2`, or nothing for 1."""
+    return "" if value == 1 else f" * {value}"

@@ -1,0 +1,51 @@
+"""Every operator case: the generated C equals the integer reference, bit for bit, on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnbuild import interpret
+from nnbuild.contract import Case
+from nnbuild.emit import EmitOptions, emit
+from nnbuild.ops import ALL
+from nnbuild.target import TARGETS, Target
+
+from . import host
+
+CASES = [case for operator in ALL for case in operator.cases()]
+TARGETS_HERE = {"portable": TARGETS["generic"], "armv6m": replace(TARGETS["cortex-m0"], guard="")}
+
+
+def mismatches(case: Case, target: Target, folder: Path) -> int:
+    """Output bytes of all samples that differ between C and reference."""
+    files = emit(case.network, EmitOptions("m", target))
+    library = host.shared_library(folder, files)
+    sizes = [case.network.tensors[port.tensor].size for port in case.network.outputs]
+    wrong = 0
+    for sample in range(len(case.inputs[0])):
+        inputs = [values[sample] for values in case.inputs]
+        expected = interpret.run(case.network, inputs)
+        outputs = host.call(library, "m_run", inputs, sizes)
+        wrong += sum(int((a.ravel() != b).sum()) for a, b in zip(expected, outputs, strict=True))
+    return wrong
+
+
+@pytest.mark.parametrize("target", TARGETS_HERE)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_c_equals_reference(case: Case, target: str, tmp_path: Path) -> None:
+    assert mismatches(case, TARGETS_HERE[target], tmp_path) == 0
+
+
+def test_every_operator_with_kernels_has_cases() -> None:
+    bare = [operator.name for operator in ALL if operator.kernels and not list(operator.cases())]
+    assert bare == []
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+def test_cases_reach_both_ends_of_int8() -> None:
+    for case in CASES:
+        assert {np.int8(-128), np.int8(127)} <= set(case.inputs[0].ravel())
