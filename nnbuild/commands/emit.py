@@ -1,0 +1,45 @@
+"""Generate C from a QDQ model: <name>.c .h _weights.c _kernels.S .report.json, and _selftest.c with --selftest.
+
+The set of files depends on the options only, never on the model, so a build system knows it before the model is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nnbuild.commands import network_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `nnbuild emit`."""
+    network_arguments.add_model(parser)
+    network_arguments.add_target(parser)
+    parser.add_argument("--name", required=True, help="the model's name in C")
+    parser.add_argument("--output-dir", required=True, metavar="DIR")
+    parser.add_argument("--selftest", type=int, default=0, metavar="N", help="samples in <name>_selftest.c")
+    parser.add_argument("--arena", choices=["static", "caller"], default="static", help="who owns the working memory")
+    parser.add_argument("--raw-input", choices=["u8", "i16"], help="generate <name>_set_input_u8 / _i16")
+    parser.add_argument("--raw-input-scale", type=float, default=1.0, help="real = raw * scale + offset")
+    parser.add_argument("--raw-input-offset", type=float, default=0.0)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the files."""
+    from nnbuild.emit import EmitOptions, emit
+    from nnbuild.files import write_text
+
+    raw = None
+    if arguments.raw_input:
+        raw = (arguments.raw_input, arguments.raw_input_scale, arguments.raw_input_offset)
+    options = EmitOptions(
+        name=arguments.name,
+        target=network_arguments.target(arguments),
+        selftest=arguments.selftest,
+        raw=raw,
+        arena=arguments.arena,
+        pins=network_arguments.pins(arguments),
+    )
+    for name, text in emit(network_arguments.network(arguments), options).items():
+        write_text(Path(arguments.output_dir) / name, text)
+    return 0

@@ -1,0 +1,50 @@
+"""What the back-end commands share: reading an int8 model, and naming the core."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+
+from nnbuild.errors import ConfigError
+from nnbuild.network import Network
+from nnbuild.target import TARGETS, Target, named, of_compiler
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The model and how its input lies in memory."""
+    parser.add_argument("model", metavar="MODEL.int8.onnx", help="a QDQ model, as `nnbuild quantize` writes it")
+    parser.add_argument("--input-layout", choices=["NHWC"], default="", help="take NCHW inputs channels last")
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """The core and pinned kernels."""
+    core = parser.add_mutually_exclusive_group()
+    core.add_argument("--cpu", help=f"core to generate for (default generic): {', '.join(TARGETS)}")
+    core.add_argument("--compiler", metavar="'CC FLAGS'", help="ask this compiler for its core")
+    parser.add_argument(
+        "--pin", action="append", default=[], metavar="LAYER=KERNEL", help="kernel of one layer, by layer or node name"
+    )
+
+
+def network(arguments: argparse.Namespace) -> Network:
+    """The lowered network of `arguments.model`."""
+    from nnbuild.importer import import_model
+    from nnbuild.lower import lower
+
+    return lower(import_model(arguments.model, {}), arguments.model, arguments.input_layout)
+
+
+def target(arguments: argparse.Namespace) -> Target:
+    """The core that `--cpu` names or `--compiler` has."""
+    if arguments.compiler:
+        return of_compiler(shlex.split(arguments.compiler))
+    return named(arguments.cpu or "generic")
+
+
+def pins(arguments: argparse.Namespace) -> dict[str, str]:
+    """`--pin` as layer -> kernel."""
+    pairs = [pin.rpartition("=") for pin in arguments.pin]
+    wrong = [f"{kernel}" for layer, _, kernel in pairs if not layer]
+    if wrong:
+        raise ConfigError(f"pin '{wrong[0]}' is not LAYER=KERNEL")
+    return {layer: kernel for layer, _, kernel in pairs}

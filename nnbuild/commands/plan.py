@@ -1,0 +1,34 @@
+"""Show where each tensor lives in the arena, what is live at each layer, and which layer is the peak."""
+
+from __future__ import annotations
+
+import argparse
+
+from nnbuild.commands import network_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `nnbuild plan`."""
+    network_arguments.add_model(parser)
+    network_arguments.add_target(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the plan."""
+    from nnbuild.memory import plan
+    from nnbuild.selection import select
+
+    network, target = network_arguments.network(arguments), network_arguments.target(arguments)
+    choices = select(network, target, network_arguments.pins(arguments))
+    planned = plan(network, choices, target)
+    print(f"arena {planned.arena:,} bytes; no plan for these lifetimes needs less than {planned.bound:,}")
+    print(f"{'layer':28} {'offset':>8} {'bytes':>8} {'scratch':>8} {'live':>8}")
+    for index, layer in enumerate(network.layers):
+        offset = planned.offsets.get(layer.output)
+        place = "caller" if offset is None else str(offset)
+        scratch = planned.scratch.get(layer.name)
+        peak = "  <- peak" if index == planned.peak else ""
+        size = network.tensors[layer.output].size
+        scratch_text = "-" if scratch is None else str(scratch)
+        print(f"{layer.name:28} {place:>8} {size:>8,} {scratch_text:>8} {planned.live[index]:>8,}{peak}")
+    return 0

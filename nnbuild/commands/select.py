@@ -1,0 +1,29 @@
+"""Show which kernel computes each layer on a core, and why the others do not."""
+
+from __future__ import annotations
+
+import argparse
+
+from nnbuild.commands import network_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `nnbuild select`."""
+    network_arguments.add_model(parser)
+    network_arguments.add_target(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print one line a layer."""
+    from nnbuild.ops import BY_NAME
+    from nnbuild.selection import select
+
+    network = network_arguments.network(arguments)
+    choices = select(network, network_arguments.target(arguments), network_arguments.pins(arguments))
+    print(f"{'layer':28} {'output':>14} {'MACs':>10}  kernel")
+    for choice in choices:
+        shape = "x".join(str(n) for n in choice.view.output.shape)
+        reasons = "; ".join(f"not {name}: {reason}" for name, reason in choice.reasons.items())
+        macs = BY_NAME[choice.layer.op].macs(choice.view)
+        print(f"{choice.layer.name:28} {shape:>14} {macs:>10,}  {choice.kernel.name:10} {reasons}".rstrip())
+    return 0
