@@ -4,8 +4,9 @@ One pass of the float model over the samples in onnxruntime, on one thread, with
 tensor it keeps the extremes and a histogram whose bins are powers of two wide and merge in pairs as the range grows, so
 that memory is bounded and the result does not depend on the order of the samples' extremes.
 
-Methods: `minmax` takes the extremes; `percentile` the smallest range that leaves out at most 1 in 100,000 values at each
-end; `mse` the range inside the extremes whose 8-bit quantization has the least squared error over the histogram.
+Methods: `minmax` takes the extremes; `percentile` the smallest range that leaves out at most 1 in 100,000 values at
+each end; `mse` the range inside the extremes whose 8-bit quantization has the least squared error over the histogram.
+On the reference networks `percentile` gives the best SQNR, and with few samples it is `minmax`.
 """
 
 from __future__ import annotations
@@ -138,9 +139,20 @@ def ranges(model: onnx.ModelProto, samples: Samples, method: str = DEFAULT_METHO
         count += 1
         _progress(count)
     _progress(0)
-    choose = _CHOICES[method]
-    tensors = {name: _outward(*choose(found)) for name, found in statistics.items()}
+    # Of an input every value counts: what a sensor delivers is not ours to clip.
+    tensors = {
+        name: _outward(*(_minmax if name in inputs else _CHOICES[method])(found)) for name, found in statistics.items()
+    }
     return Ranges(tensors, method, count, digest.hexdigest())
+
+
+def digest_of(samples: Samples) -> str:
+    """SHA-256 of the samples as a model with these inputs sees them; equal to that of `ranges` over them."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        for name in samples.inputs:
+            digest.update(sample[name].astype("<f4").tobytes())
+    return digest.hexdigest()
 
 
 def _session(model: onnx.ModelProto) -> tuple[Any, list[str]]:

@@ -57,13 +57,7 @@ def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
     """
     file = Path(path)
     where = str(path)
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(_read_bytes(file))
-    except (DecodeError, EncodeError, RuntimeError, UnicodeDecodeError):
-        raise ModelError("not an ONNX file, or truncated", where, "export or copy it again") from None
-    if not model.ir_version or not model.opset_import or not model.graph.output:
-        raise ModelError("not an ONNX model: it has no version, opset or output", where)
+    model = parse(file)
     _check_opset(model, where)
     if sum(len(graph.node) for graph in graphs(model)) > MAX_NODES:
         raise ModelError(f"more than {MAX_NODES} nodes", where)
@@ -73,9 +67,39 @@ def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
     return model
 
 
+def parse(file: Path) -> onnx.ModelProto:
+    """The file as a protobuf, without its external data; ModelError where it is none."""
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(_read_bytes(file))
+    except (DecodeError, EncodeError, RuntimeError, UnicodeDecodeError):
+        raise ModelError("not an ONNX file, or truncated", str(file), "export or copy it again") from None
+    if not model.ir_version or not model.opset_import or not model.graph.output:
+        raise ModelError("not an ONNX model: it has no version, opset or output", str(file))
+    return model
+
+
 def opset(model: onnx.ModelProto) -> int:
     """The version of the default domain that the model imports; 0 where there is none."""
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+def external_files(model: onnx.ModelProto) -> list[str]:
+    """The files, relative to the model's folder, that its tensors keep their data in; sorted."""
+    entries = (entry for tensor in _tensors(model) for entry in tensor.external_data)
+    return sorted({entry.value for entry in entries if entry.key == "location"})
+
+
+def inside(folder: Path, location: str) -> Path | None:
+    """The file that external data at `location` means; None where that leaves the resolved `folder`, by a link too."""
+    parts = Path(location.replace("\\", "/")).parts
+    if not parts or os.path.isabs(location) or ".." in parts or "\0" in location or location[1:2] == ":":
+        return None
+    data = folder / location
+    try:
+        return data if data.resolve().is_relative_to(folder) else None
+    except (OSError, RuntimeError):  # a circle of links
+        return None
 
 
 def graphs(model: onnx.ModelProto) -> Iterator[GraphProto | onnx.FunctionProto]:
@@ -177,17 +201,13 @@ def _load_external(tensor: TensorProto, size: int, file: Path) -> Finding | None
         where,
         "only files in the model's folder are read",
     )
-    parts = Path(location.replace("\\", "/")).parts
-    if not parts or os.path.isabs(location) or ".." in parts or "\0" in location or location[1:2] == ":":
+    data = inside(file.resolve().parent, location)
+    if data is None:
         return outside
-    folder = file.resolve().parent
-    data = folder / location
     if not data.is_file():
         return Finding(
             f"external data file '{location}' of tensor '{name}' is missing", where, "copy it beside the model"
         )
-    if not data.resolve().is_relative_to(folder):
-        return outside
     try:
         offset, length = int(entries.get("offset") or 0), int(entries.get("length") or size)
     except ValueError:

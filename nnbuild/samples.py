@@ -153,7 +153,9 @@ def _member(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> Array:
     try:
         entry = archive.zip.getinfo(key if key.endswith(".npy") else f"{key}.npy") if archive.zip else None
         if entry is not None and entry.file_size > _MAX_MEMBER:
-            raise CalibrationError(f"array '{key}' is larger than 4 GB", str(path), "save a .npy, which is not unpacked")
+            raise CalibrationError(
+                f"array '{key}' is larger than 4 GB", str(path), "save a .npy, which is not unpacked"
+            )
         return np.asarray(archive[key])
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
         raise CalibrationError(f"array '{key}' cannot be read: {_reason(error)}", str(path)) from None

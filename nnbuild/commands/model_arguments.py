@@ -1,0 +1,55 @@
+"""Arguments that several commands take: the model, its open shapes, the samples."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from nnbuild.calibrate import DEFAULT_METHOD, METHODS
+from nnbuild.errors import ConfigError
+from nnbuild.pipeline import Request
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """MODEL and --input-shape."""
+    parser.add_argument("model", metavar="MODEL.onnx")
+    parser.add_argument(
+        "--input-shape",
+        action="append",
+        default=[],
+        metavar="NAME=1,3,32,32",
+        help="shape of an input that the model leaves open, batch (1) included; repeatable",
+    )
+
+
+def add_calibration(parser: argparse.ArgumentParser) -> None:
+    """--calibration and --method."""
+    parser.add_argument(
+        "--calibration",
+        metavar="SAMPLES",
+        help=".npz, .npy, a folder of those, or 'calib.py:function'; numbers as the model takes them",
+    )
+    parser.add_argument(
+        "--method",
+        metavar="|".join(METHODS),
+        help=f"how a tensor's range follows from the samples (default: {DEFAULT_METHOD})",
+    )
+
+
+def shapes(words: list[str]) -> dict[str, tuple[int, ...]]:
+    """`NAME=1,3,32,32` words as a mapping; a name may hold '='."""
+    found: dict[str, tuple[int, ...]] = {}
+    for word in words:
+        name, equals, text = word.rpartition("=")
+        if not equals or not name or not re.fullmatch(r"[1-9]\d{0,8}(,[1-9]\d{0,8})*", text, re.ASCII):
+            raise ConfigError(f"--input-shape takes NAME=1,3,32,32, not '{word}'")
+        found[name] = tuple(int(dim) for dim in text.split(","))
+    return found
+
+
+def request(arguments: argparse.Namespace) -> Request:
+    """What the arguments of `add_model` and `add_calibration` ask for."""
+    method = arguments.method
+    if method is not None and method not in METHODS:
+        raise ConfigError(f"unknown method '{method}'", hint=f"one of {', '.join(METHODS)}")
+    return Request(arguments.model, arguments.calibration, shapes(arguments.input_shape), method)

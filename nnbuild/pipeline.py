@@ -1,0 +1,65 @@
+"""The front half of the way, in order: import, calibrate, quantize. What follows starts from the .int8.onnx file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import onnx
+
+from nnbuild import calibrate, samples
+from nnbuild.calibrate import DEFAULT_METHOD, Ranges
+from nnbuild.errors import CalibrationError, ConfigError
+from nnbuild.folding import is_qdq
+from nnbuild.importer import import_model
+from nnbuild.quantize import quantize
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A model and how it is to be quantized; `calibration` and `method` are None where they were not given."""
+
+    model: str
+    calibration: str | None = None
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    method: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """The bytes of the .int8.onnx, and the ranges that led to it; None where the model came quantized."""
+
+    content: bytes
+    ranges: Ranges | None
+
+
+def input_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Name and shape, batch included, of the inputs of an imported or quantized model."""
+    return {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in model.graph.input}
+
+
+def calibrated(request: Request, model: onnx.ModelProto) -> Ranges:
+    """Ranges of the imported float `model` over the samples that the request names."""
+    if request.calibration is None:
+        hint = "give --calibration samples.npz"
+        raise CalibrationError("a float model needs calibration samples", request.model, hint)
+    found = samples.load(request.calibration, input_shapes(model))
+    return calibrate.ranges(model, found, request.method or DEFAULT_METHOD)
+
+
+def quantized(request: Request, ranges: Ranges | None = None) -> Quantized:
+    """Import, calibrate unless `ranges` are given, quantize. A model that holds Q/DQ nodes is taken as it is."""
+    model = import_model(request.model, request.input_shapes)
+    if is_qdq(model):
+        if request.calibration is not None or ranges is not None or request.method is not None:
+            message = "the model is already quantized: calibration, ranges and method have no meaning"
+            raise ConfigError(message, request.model, "leave them out")
+        return Quantized(serialized(model), None)
+    if ranges is None:
+        ranges = calibrated(request, model)
+    return Quantized(serialized(quantize(model, ranges)), ranges)
+
+
+def serialized(model: onnx.ModelProto) -> bytes:
+    """Equal models give equal bytes."""
+    return bytes(model.SerializeToString(deterministic=True))
