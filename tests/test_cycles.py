@@ -41,7 +41,7 @@ def test_a_loop_counted_by_hand(cycles: ModuleType) -> None:
     mark = 0x100
     log += ["IN: timer_ticks", f"0x{mark:08x}:  4770", "IN: main", "0x00000200:  0000"]
     code[mark], code[0x200] = cycles.Instruction("bx", "lr"), cycles.Instruction("nop", "")
-    path = [mark, 0x200, 0x10, 0x14, 0x14, 0x1C, 0x200, mark]
+    path = [0x10, 0x14, mark, 0x200, 0x10, 0x14, 0x14, 0x1C, 0x200, mark]
     log += [f"Trace 0: 0x7f00 [00000000/{address:08x}/00/00]" for address in path]
     reader = cycles.Trace("cortex-m0", code, mark, {"f": 0x10})
     reader.read(log)

@@ -47,8 +47,8 @@ def first_column(text: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def header(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The README's SConstruct and main.c, built with the example's network as models/kws.onnx: the generated header."""
+def generated(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The README's SConstruct and main.c, built with the example's network as models/kws.onnx: the generated C."""
     if shutil.which("arm-none-eabi-gcc") is None:
         pytest.skip("needs arm-none-eabi-gcc")
     folder = tmp_path_factory.mktemp("readme")
@@ -60,19 +60,18 @@ def header(tmp_path_factory: pytest.TempPathFactory) -> str:
     done = run([sys.executable, "-m", "SCons", "-Q"], folder, WITH_NNBUILD)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (folder / "fw.elf").exists()
-    (generated,) = folder.rglob("kws.h")
-    return generated.read_text(encoding="utf-8")
+    return "".join(path.read_text(encoding="utf-8") for name in ("kws.h", "kws.c") for path in folder.rglob(name))
 
 
 def test_the_sconstruct_has_five_statements() -> None:
     assert len(ast.parse(block("file: SConstruct")).body) <= 5
 
 
-def test_the_header_has_what_the_readme_names(header: str) -> None:
+def test_the_c_has_what_the_readme_names(generated: str) -> None:
     names = [re.findall(r"\b(?:kws|KWS)_\w+", word)[0] for word in first_column(section("In C"))]
     assert len(names) > 10
     # kws_selftest is asked for by an option that the five lines do not use.
-    assert [name for name in names if name != "kws_selftest" and name not in header] == []
+    assert [name for name in names if name != "kws_selftest" and name not in generated] == []
 
 
 def test_the_options_are_those_that_exist() -> None:

@@ -127,6 +127,7 @@ class Trace:
         """Consume the log until every entry has been seen once between two marks."""
         steps: Counter[tuple[int, int]] = Counter()
         inside: str | None = None
+        marked = False  # what runs before the first mark, such as a self-test, is no stretch
         block: list[int] = []
         previous = -1
         for line in log:
@@ -140,8 +141,8 @@ class Trace:
                     if len(self.stretches) == len(self._entries):
                         return
                     steps.clear()
-                    inside = None
-                elif address in self._entries:
+                    inside, marked = None, True
+                elif marked and address in self._entries:
                     inside = self._entries[address]
                 previous = address
             elif line.startswith("IN:"):

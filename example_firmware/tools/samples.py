@@ -21,6 +21,7 @@ from nnbuild.files import write_text
 from nnbuild.interpret import run
 from nnbuild.lower import lower
 from nnbuild.network import Array, Network
+from nnbuild.raw_input import raw_input
 
 C_TYPES = {"uint8": "uint8_t", "int8": "int8_t"}
 
@@ -38,9 +39,11 @@ def array(name: str, values: Array) -> tuple[str, str]:
 
 
 def quantized(network: Network, samples: Array, raw_scale: float) -> Array:
-    """Samples (N, ...) -> int8 (N, ...) inputs of the network; raw integers count `raw_scale` each."""
+    """Samples (N, ...) -> int8 (N, ...) inputs of the network; raw integers as `<model>_set_input_u8` converts them."""
     quant = network.tensors[network.inputs[0].tensor].quant
-    return quant.quantize(samples.astype(np.float64) * raw_scale)
+    if samples.dtype == np.uint8:
+        return raw_input("u8", raw_scale, 0, quant).quantize(samples)
+    return quant.quantize(samples)
 
 
 def outputs(network: Network, inputs: Array) -> Array:

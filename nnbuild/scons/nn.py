@@ -76,7 +76,8 @@ _MESSAGES = {
 def _objects(env: Any, model: models.Model) -> list[Any]:
     """The model's objects, compiled once."""
     if not model.objects:
-        flags = ["$CCFLAGS", "$NN_KERNEL_CCFLAGS", "$NN_SECTION_CCFLAGS"]
+        # CCFLAGS may be one string of several words, which must not become one word.
+        flags = [*SCons.Util.CLVar(env.get("CCFLAGS", "")), "$NN_KERNEL_CCFLAGS", "$NN_SECTION_CCFLAGS"]
         # The preprocessor for assembly needs the core's flags, which are with the C compiler's.
         assembly = ["$ASPPFLAGS", "$CFLAGS", "$CCFLAGS"]
         for source in model.sources:
