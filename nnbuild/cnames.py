@@ -7,10 +7,14 @@ import re
 from nnbuild.errors import ConfigError
 
 KEYWORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long register "
-    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while asm bool class "
-    "delete new private protected public template this throw try catch namespace using virtual operator friend".split()
+    """
+    auto break case char const continue default do double else enum extern float for goto if inline int long register
+    restrict return short signed sizeof static struct switch typedef union unsigned void volatile while
+    asm bool catch class delete friend namespace new operator private protected public template this throw try using
+    virtual
+    """.split()
 )
+"""Of C99, and those of C++ that a header must not use."""
 
 
 def identifier(text: str) -> str:

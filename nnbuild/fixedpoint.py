@@ -11,7 +11,9 @@ import math
 
 import numpy as np
 
-from nnbuild.network import Array
+from nnbuild.network import INT8_MAX, INT8_MIN, Array
+
+Integers = Array | int
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
@@ -42,27 +44,32 @@ def quantize_multiplier(real: float) -> tuple[int, int]:
     return multiplier, shift
 
 
-def wrap32(values: Array) -> Array:
+def wrap32(values: Integers) -> Array:
     """int64 -> the int64 that 32-bit two's complement arithmetic would hold."""
-    return (np.asarray(values, np.int64) + 2**31) % 2**32 - 2**31
+    return np.asarray((np.asarray(values, np.int64) + 2**31) % 2**32 - 2**31)
 
 
-def multiply_high(a: Array, b: Array) -> Array:
+def multiply_high(a: Integers, b: Integers) -> Array:
     """floor((a * b + 2^30) / 2^31): gemmlowp's SaturatingRoundingDoublingHighMul except for both at INT32_MIN."""
-    return (np.asarray(a, np.int64) * np.asarray(b, np.int64) + 2**30) >> 31
+    return np.asarray((np.asarray(a, np.int64) * np.asarray(b, np.int64) + 2**30) >> 31)
 
 
-def divide_by_power_of_two(values: Array, exponent: Array) -> Array:
+def divide_by_power_of_two(values: Integers, exponent: Integers) -> Array:
     """values / 2^exponent rounded to nearest, halves away from zero: gemmlowp's RoundingDivideByPOT."""
     values = np.asarray(values, np.int64)
     mask = (np.int64(1) << np.asarray(exponent, np.int64)) - 1
     remainder = values & mask
     threshold = (mask >> 1) + (values < 0)
-    return (values >> np.asarray(exponent, np.int64)) + (remainder > threshold)
+    return np.asarray((values >> np.asarray(exponent, np.int64)) + (remainder > threshold))
 
 
-def requantize(accumulators: Array, multiplier: Array, shift: Array) -> Array:
+def requantize(accumulators: Integers, multiplier: Integers, shift: Integers) -> Array:
     """accumulators * multiplier * 2^(shift - 31), rounded twice: `MultiplyByQuantizedMultiplier`. Broadcasts."""
     shift = np.asarray(shift, np.int64)
     shifted = wrap32(np.asarray(accumulators, np.int64) << np.maximum(shift, 0))
     return divide_by_power_of_two(multiply_high(shifted, multiplier), np.maximum(-shift, 0))
+
+
+def saturate(values: Array, low: int = INT8_MIN, high: int = INT8_MAX) -> Array:
+    """Integers clamped to [low, high] (within int8) as int8."""
+    return np.asarray(np.clip(values, low, high).astype(np.int8))

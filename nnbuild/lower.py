@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from nnbuild import layout, qdq
 from nnbuild.errors import Finding, ModelError
-from nnbuild.network import INT8_MAX, INT8_MIN, Array, Layer, Network, Port, QuantParams, Tensor
+from nnbuild.network import Array, Layer, Network, Port, QuantParams, Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class Lowering:
         flat = wanted.ravel()
         if flat.size == tensor.size and layout.is_contiguous(flat):
             return activation.tensor
-        from nnbuild.ops.transpose import copy  # noqa: PLC0415 - the one operator that a layout change needs
+        from nnbuild.ops.transpose import copy
 
         params, constants = copy(flat)
         return self.layer("transpose", (activation.tensor,), tuple(shape), tensor.quant, params, constants, node)
@@ -204,7 +204,7 @@ class Lowering:
 
     def run(self) -> Network:
         """Lower the whole graph; ModelError lists every node that cannot be."""
-        from nnbuild.ops import BY_ONNX  # noqa: PLC0415 - operators import this module
+        from nnbuild.ops import BY_ONNX
 
         for graph_input in self.graph.input:
             if graph_input.name not in self.values:
@@ -257,7 +257,7 @@ class Lowering:
             index = np.moveaxis(layout.contiguous(last), -1, 1)
             words = "x".join(str(n) for n in last)
             shape = last
-        self.tensors[tensor] = Tensor(tensor, tuple(shape[1:]) or (1,), quant)
+        self.tensors[tensor] = Tensor(tensor, tuple(shape[1:] if len(shape) > 1 else shape), quant)
         self.inputs.append(Port(name, tensor, tuple(shape), words))
         self.values[name] = Activation(tensor, index)
 
@@ -290,7 +290,7 @@ class Lowering:
         if quant == self.quant(value):
             self.values[node.output[0]] = value
             return
-        from nnbuild.ops.lookup import requantize  # noqa: PLC0415 - a change of scale is a table
+        from nnbuild.ops.lookup import requantize
 
         requantize(self, node, value, quant)
 
@@ -336,7 +336,7 @@ class Lowering:
         tensor = self.arrange(produced, produced.index, node, produced.shape)
         taken = {port.tensor for port in (*self.inputs, *self.outputs)}
         if tensor in taken:
-            from nnbuild.ops.transpose import copy  # noqa: PLC0415 - an output that is an input, or another output
+            from nnbuild.ops.transpose import copy
 
             source = self.tensors[tensor]
             params, constants = copy(layout.contiguous((source.size,)))

@@ -36,7 +36,7 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`offsets` of tensors that live in the arena, `scratch` offset of each layer that has some, bytes live at each layer.
+    """`offsets` of tensors that live in the arena, `scratch` offset of each layer that has some, `live` bytes by layer.
 
     `arena` is what the plan needs, `bound` what no plan for these lifetimes can go below.
     """

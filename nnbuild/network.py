@@ -59,7 +59,7 @@ class Layer:
     """One operator application.
 
     `op` names the record in `nnbuild.ops`; `params` is that record's dataclass of plain integers; `constants` are its
-    weights, biases, multipliers and tables in the layout that the record documents; `node` is the ONNX node it came from.
+    weights, biases, multipliers and tables in the layout that the record documents; `node` is the ONNX node behind it.
     """
 
     name: str

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnbuild.errors import ConfigError
+from nnbuild.fixedpoint import saturate
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 
 RANGES = {"u8": (0, 255), "i16": (-32768, 32767)}
@@ -34,7 +35,7 @@ class RawInput:
         if self.table is not None:
             return np.asarray(self.table[values], np.int8)
         line = (values * self.factor + self.add) >> self.shift
-        return np.clip(line, INT8_MIN, INT8_MAX).astype(np.int8)
+        return saturate(line)
 
 
 def raw_input(kind: str, scale: float, offset: float, quant: QuantParams) -> RawInput:

@@ -71,7 +71,7 @@ def multipliers(scales: Array, output: QuantParams) -> dict[str, Array]:
 
 
 def check_accumulators(ctx: Lowering, node: onnx.NodeProto, flat: Array, offsets: Array, zero_point: int) -> None:
-    """Refuse weights (channels, taps) and biases whose sums could leave int32 for some input, in any order of adding."""
+    """Refuse weights (channels, taps) and biases whose sums could leave int32 for some input, in any order."""
     total = np.abs(flat.astype(np.int64)).sum(axis=1)
     folded = offsets.astype(np.int64) - zero_point * flat.astype(np.int64).sum(axis=1)
     reach = 128 * total + np.maximum(np.abs(folded), np.abs(offsets.astype(np.int64)))

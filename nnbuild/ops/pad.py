@@ -99,7 +99,7 @@ def render(view: LayerView, target: Target) -> Source:
 
 def cases() -> Iterable[Case]:
     """Space, channels, one axis, a value other than zero."""
-    from nnbuild.ops import singles  # noqa: PLC0415 - lowers, so needs the registry of operators
+    from nnbuild.ops import singles
 
     quant = QuantParams(0.05, -20)
     yield singles.pad("pad_space", (1, 3, 4, 5), [0, 0, 1, 2, 0, 0, 3, 0], 0.0, quant)

@@ -47,7 +47,10 @@ class Window:
         return (self.kernel[axis] - 1) * self.dilation[axis] + 1
 
     def taps(self, feature_map: Array, fill: int) -> Array:
-        """(height, width, channels) -> (out height, out width, kernel height, kernel width, channels); pads are `fill`."""
+        """(height, width, channels) -> (out height, out width, kernel height, kernel width, channels).
+
+        Padding is `fill`.
+        """
         rows, columns = (self._positions(axis) for axis in (0, 1))
         inside_y = (rows >= 0) & (rows < self.input[0])
         inside_x = (columns >= 0) & (columns < self.input[1])

@@ -80,7 +80,7 @@ def render_gather(view: LayerView, target: Target) -> Source:
 
 def cases() -> Iterable[Case]:
     """Channels first to last and back, odd sizes, several axes, an order that needs a table."""
-    from nnbuild.ops import singles  # noqa: PLC0415 - lowers, so needs the registry of operators
+    from nnbuild.ops import singles
 
     yield singles.transpose("transpose_channels_last", (1, 3, 5, 7), [((0, 2, 3, 1), None)])
     yield singles.transpose("transpose_channels_first", (1, 5, 7, 3), [((0, 3, 1, 2), None)])
