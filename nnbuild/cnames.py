@@ -6,14 +6,15 @@ import re
 
 from nnbuild.errors import ConfigError
 
-KEYWORDS = frozenset(
-    """
-    auto break case char const continue default do double else enum extern float for goto if inline int long register
-    restrict return short signed sizeof static struct switch typedef union unsigned void volatile while
-    asm bool catch class delete friend namespace new operator private protected public template this throw try using
-    virtual
-    """.split()
-)
+# fmt: off
+KEYWORDS = frozenset((
+    "auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern",
+    "float", "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed",
+    "sizeof", "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while", "asm",
+    "bool", "catch", "class", "delete", "friend", "namespace", "new", "operator", "private", "protected", "public",
+    "template", "this", "throw", "try", "using", "virtual",
+))
+# fmt: on
 """Of C99, and those of C++ that a header must not use."""
 
 

@@ -42,12 +42,6 @@ def _identifier(value: Any) -> str:
     return value
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ConfigError("must be text that is not empty")
-    return value
-
-
 def _path(value: Any) -> Any:
     # A node of SCons is a path too; the SCons side turns either into a dependency.
     if isinstance(value, str) and not value:
@@ -150,7 +144,14 @@ OPTIONS: dict[str, Option] = {
             '{"input": [1, 49, 10, 1]}',
             "the shape of an input whose dimensions are not fixed in the model",
         ),
-        Option("method", "quantize", _text, "--method", '"minmax"', "how a tensor's range follows from the samples"),
+        Option(
+            "method",
+            "quantize",
+            _choice("minmax", "percentile", "mse"),
+            "--method",
+            '"minmax"',
+            "how a tensor's range follows from the samples; percentile where not given",
+        ),
         Option(
             "frozen",
             "quantize",

@@ -21,13 +21,16 @@ def rows() -> list[tuple[str, str, str, str]]:
     from nnbuild.ops import ALL
 
     return [
-        (op.name, op.summary, ", ".join(op.onnx) or "-", ", ".join(k.name for k in op.kernels) or "(no code)") for op in ALL
+        (op.name, op.summary, ", ".join(op.onnx) or "-", ", ".join(k.name for k in op.kernels) or "(no code)")
+        for op in ALL
     ]
 
 
 def plain() -> str:
     """For a terminal."""
-    return "".join(f"{name:18} {kernels:16} {summary}\n{'':18} ONNX: {onnx}\n" for name, summary, onnx, kernels in rows())
+    return "".join(
+        f"{name:18} {kernels:16} {summary}\n{'':18} ONNX: {onnx}\n" for name, summary, onnx, kernels in rows()
+    )
 
 
 def markdown() -> str:

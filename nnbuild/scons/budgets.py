@@ -59,7 +59,7 @@ def _append_check(node: Any, check: Any) -> None:
 def _model_arguments(target: Sequence[Any], source: Sequence[Any], env: Any) -> list[str]:
     model = REGISTRY.by_object[target[0]]
     objects = [str(node) for node in model.objects if not node.name.startswith(f"{model.name}_selftest.")]
-    words = [*objects, "--model-report", str(model.file(".report.json"))]
+    words = [*objects, "--summary", "--model-report", str(model.file(".report.json"))]
     for option, region in (("flash", "FLASH"), ("ram", "RAM")):
         if option in model.options:
             words += ["--budget", f"{region}={model.options[option]}"]

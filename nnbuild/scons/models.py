@@ -26,6 +26,7 @@ from nnbuild.scons import run
 from nnbuild.scons.external_data import external_data
 
 SAMPLES = (".npz", ".npy")
+FREEZE_ALIAS = "nn-freeze"
 
 
 @dataclass(slots=True)
@@ -196,8 +197,20 @@ def _quantize(env: Any, node: Any, folder: Any, options: dict[str, Any], nodes: 
     for files in nodes.values():
         # With frozen=, what is missing is for the command to report or to do without: it knows the lock.
         env.Depends(target, [file for file in files if "frozen" not in mine or _there(file)])
+    if "frozen" in mine:
+        _freeze(env, node, mine, nodes)
     REGISTRY.quantized[key] = Quantized(node.srcnode(), mine, target)
     return target
+
+
+def _freeze(env: Any, node: Any, options: dict[str, Any], nodes: Mapping[str, list[Any]]) -> None:
+    """Let `scons nn-freeze` write the committed file: a source of the build, so no target."""
+    recipe = {name: value for name, value in options.items() if name != "frozen"}
+    words = [*config.arguments(recipe, "quantize"), "-o", options["frozen"]]
+    action = run.action("NNFREEZECOM", lambda target, source, env: words)
+    mine = env.Alias(f"{FREEZE_ALIAS}-{options['frozen']}", [node, *nodes.get("calibration", [])], action)
+    env.AlwaysBuild(mine)
+    env.Alias(FREEZE_ALIAS, mine)
 
 
 def _there(node: Any) -> bool:
