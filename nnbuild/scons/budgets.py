@@ -125,33 +125,37 @@ def _linked(env: Any, elf: Any) -> Any:
     node = node if isinstance(node, SCons.Node.Node) else env.File(env.subst(str(node)))
     if not node.has_builder():
         hint = "call env.Program before env.NNBudget and pass its result"
-        raise ConfigError("nothing builds this file", str(node), hint)
+        raise ConfigError("nothing builds this file", run.path(node), hint)
     return node
 
 
-def _limits(given: Mapping[str, Any], where: str) -> dict[str, str]:
+def _limits(given: Mapping[str, Any], where: str, script: bool) -> dict[str, str]:
     limits = {}
-    for region, limit in given.items():
+    for region, limit in sorted(given.items()):
+        if not script and region not in ("FLASH", "RAM"):
+            hint = "without one the regions are FLASH and RAM"
+            raise ConfigError(f"budget for region '{region}', which needs linker_script", where, hint)
         try:
             parse_limit(limit)
         except ConfigError as error:
             raise ConfigError(f"budget {region} {error.findings[0].message}, not {limit!r}", where) from None
         # Bytes, so that "1K" and 1024 are the same limit; a share of the region stays one.
-        limits[region] = limit if str(limit).strip().endswith("%") else str(parse_size(limit))
+        share = str(limit).strip().endswith("%")
+        if share and not script:
+            raise ConfigError(f"budget {region} is a share of a length that nobody knows", where, "add linker_script=")
+        limits[region] = str(limit).strip() if share else str(parse_size(limit))
     return limits
 
 
 def image_budget(env: Any, elf: Any, linker_script: Any = None, **given: Any) -> list[Any]:
     """`env.NNBudget(elf, FLASH=..., RAM=..., linker_script=...)`; returns the ELF's node in a list."""
     node = _linked(env, elf)
-    if isinstance(given.get("linker_script"), str):
-        raise ConfigError("takes one linker_script", "NNBudget")
-    limits = _limits(given, str(node))
+    limits = _limits(given, run.path(node), script=bool(linker_script))
     scripts = env.arg2nodes(linker_script, env.fs.File) if linker_script else []
     known = _IMAGES.get(node)
     if known is not None:
         if (known.limits, known.scripts) != (limits, scripts):
-            raise ConfigError("has two different budgets", str(node), "put all limits into one env.NNBudget")
+            raise ConfigError("has two different budgets", run.path(node), "put all limits into one env.NNBudget")
         return [node]
     _IMAGES[node] = Image(limits, scripts)
     env.Depends(node, [env.Value(f"budget {limits}"), *scripts])

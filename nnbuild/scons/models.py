@@ -133,16 +133,15 @@ def _resolve(option: str, value: Any, base: Any, env: Any) -> tuple[str, list[An
     match = re.fullmatch(r"(.+\.py):(\w+)", value) if option == "calibration" and SCons.Util.is_String(value) else None
     if match:
         node = _node(match[1], base, env)
-        return f"{node}:{match[2]}", [node]
+        return f"{run.path(node)}:{match[2]}", [node]
     node = _node(value, base, env)
     folder = node.srcnode()
     if option == "calibration" and os.path.isdir(folder.get_abspath()):
         names = sorted(name for name in os.listdir(folder.get_abspath()) if name.endswith(SAMPLES))
-        # A variant folder may still hold copies of samples that are gone, so the command reads the original.
-        return str(folder), [node.File(name) for name in names]
+        return run.path(folder), [node.File(name) for name in names]
     if option == "frozen":
-        return str(node), [node, node.dir.File(re.sub(r"\.onnx$", "", node.name) + ".lock")]
-    return str(node), [node]
+        return run.path(node), [node, node.dir.File(re.sub(r"\.onnx$", "", node.name) + ".lock")]
+    return run.path(node), [node]
 
 
 def _paths(given: dict[str, Any], base: Any, env: Any, where: str) -> tuple[dict[str, Any], dict[str, list[Any]]]:
@@ -159,13 +158,13 @@ def _paths(given: dict[str, Any], base: Any, env: Any, where: str) -> tuple[dict
 
 def _options(env: Any, node: Any, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """The options of a model, from the sidecar and the call (which wins), and the files that they name."""
-    where = str(node)
+    where = run.path(node)
     side = re.sub(r"(\.int8)?\.onnx$", "", node.name) + ".toml"
     sidecar = node.dir.File(side).srcnode()
-    from_sidecar, nodes = _paths(
-        config.read_sidecar(Path(sidecar.get_abspath()), str(sidecar)), node.dir, env, str(sidecar)
-    )
-    config.parse_options(from_sidecar, str(sidecar))
+    there = run.path(sidecar)
+    read = config.read_sidecar(Path(sidecar.get_abspath()), there)
+    from_sidecar, nodes = _paths(read, node.dir, env, there)
+    config.parse_options(from_sidecar, there)
     from_call, called = _paths({name: value for name, value in given.items() if value is not None}, None, env, where)
     return config.parse_options({**from_sidecar, **from_call}, where), {**nodes, **called}
 
@@ -185,11 +184,13 @@ def _quantize(env: Any, node: Any, folder: Any, options: dict[str, Any], nodes: 
     if known is not None:
         if known.model is not node.srcnode():
             raise ConfigError(
-                f"{known.model} has the same base name", str(node), "give one of the two another: name='...'"
+                f"{run.path(known.model)} has the same base name",
+                run.path(node),
+                "give one of the two another: name='...'",
             )
         differing = _different(known.options, mine)
         if differing:
-            raise ConfigError(f"declared twice with different options: {differing}", str(node))
+            raise ConfigError(f"declared twice with different options: {differing}", run.path(node))
         return known.node
     overrides = {"NN_ARGUMENTS": [run.literal(word) for word in config.arguments(mine, "quantize")]}
     (target,) = _QUANTIZE(env, [target], [node], **overrides)
@@ -237,7 +238,7 @@ def _emitted(env: Any, quantized: Any, options: dict[str, Any], target: list[str
         suffixes.append("_selftest.c")
     files = [folder.File(name + suffix) for suffix in suffixes]
     mine = {key: value for key, value in options.items() if key != "name"}
-    words = ["--name", name, "--output-dir", str(folder), *target, *config.arguments(mine, "emit")]
+    words = ["--name", name, "--output-dir", run.path(folder), *target, *config.arguments(mine, "emit")]
     nodes = list(_EMIT(env, files, [quantized], NN_ARGUMENTS=[run.literal(word) for word in words]))
     env.Depends(nodes, env.Value(own_files(python_only=False)))
     return nodes
@@ -252,7 +253,7 @@ def _refuse_later_variables(env: Any, where: str) -> None:
 def declare(env: Any, model: Any, given: Mapping[str, Any]) -> Model:
     """The model of `env.NNModel(model, **given)`; the same object for the same declaration. NNBuildError."""
     node = _single(env, model)
-    where = str(node)
+    where = run.path(node)
     _refuse_later_variables(env, where)
     if not node.name.endswith(".onnx"):
         raise ConfigError("is no .onnx file", where)

@@ -11,6 +11,7 @@ from typing import Any
 
 import SCons.Action
 import SCons.Errors
+import SCons.Node.FS
 import SCons.Subst
 import SCons.Util
 
@@ -30,6 +31,15 @@ def words(env: Any, text: str, target: Sequence[Any] = (), source: Sequence[Any]
 def literal(word: Any) -> str:
     """`word` as an argument that substitution leaves alone."""
     return str(word).replace("$", "$$")
+
+
+def path(node: Any) -> str:
+    """The path of `node` as a command sees it, which runs in the top folder; of the original of a copy in a variant.
+
+    `str(node)` is relative to the SConscript while that is being read.
+    """
+    real = node if node.is_derived() else node.srcnode()
+    return str(real.get_path(SCons.Node.FS.get_default_fs().Top))
 
 
 def environment(env: Any) -> dict[str, str]:

@@ -1,0 +1,71 @@
+"""A stand-in for nnbuild's commands in tests of build mechanics: it starts in milliseconds and logs its calls.
+
+It "quantizes" text such as `weights=200 arena=100` with calibration data that are a number, and writes C with the
+symbols that the real command writes. `size` is the real one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def value(arguments: list[str], flag: str) -> str:
+    return arguments[arguments.index(flag) + 1] if flag in arguments else ""
+
+
+def calibration(argument: str) -> int:
+    path = Path(argument.rpartition(":")[0] if ".py:" in argument else argument)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return sum(int(file.read_text()) for file in files)
+
+
+def quantize(arguments: list[str]) -> None:
+    model = Path(arguments[0]).read_text(encoding="latin-1")
+    if "broken" in model:
+        sys.exit(f"{arguments[0]}: node 'conv1' (Conv): broken")
+    samples = value(arguments, "--calibration")
+    text = f"{model.strip()} calibration={calibration(samples) if samples else 0}\n"
+    Path(value(arguments, "-o")).write_text(text)
+
+
+def emit(arguments: list[str]) -> None:
+    text = Path(arguments[0]).read_text(encoding="latin-1")
+    settings = dict(word.split("=") for word in text.split() if "=" in word)
+    name, folder = value(arguments, "--name"), Path(value(arguments, "--output-dir"))
+    weights, arena, fill = (
+        int(settings.get(key, low)) for key, low in (("weights", 16), ("arena", 16), ("calibration", 0))
+    )
+    files = {
+        f"{name}.h": f"int {name}_run(int at);\nint {name}_selftest(void);\n",
+        f"{name}.c": f'#include "{name}.h"\nextern const signed char {name}_l00_conv2d_weights[{weights}];\n'
+        f"static volatile signed char {name}_arena[{arena}];\n"
+        f"int {name}_run(int at)\n{{\n    {name}_arena[at & 1] = {name}_l00_conv2d_weights[at];\n"
+        f"    return {name}_arena[0];\n}}\n",
+        f"{name}_weights.c": f"extern const signed char {name}_l00_conv2d_weights[{weights}];\n"
+        f"const signed char {name}_l00_conv2d_weights[{weights}] = {{{fill % 100}}};\n",
+        f"{name}_kernels.S": '#if defined(__linux__)\n.section .note.GNU-stack,"",%progbits\n#endif\n',
+        f"{name}.report.json": f'{{"schema": 1, "name": "{name}", "model_id": "0x12345678", "arena_bytes": {arena}, '
+        f'"scratch_bytes": 0, "layers": [{{"index": 0, "name": "{name}_l00_conv2d", "op": "conv2d", '
+        f'"function": "{name}_l00_conv2d", "kernel": "direct"}}]}}\n',
+    }
+    if value(arguments, "--selftest") not in ("", "0"):
+        files[f"{name}_selftest.c"] = (
+            f'#include "{name}.h"\nint {name}_selftest(void)\n{{\n    return {name}_run(0) * 0;\n}}\n'
+        )
+    for file, content in files.items():
+        (folder / file).write_text(content)
+
+
+def main() -> None:
+    arguments = sys.argv[sys.argv.index("nnbuild") + 1 :]
+    with open("calls.log", "a") as log:
+        log.write("\t".join(arguments) + "\n")
+    if arguments[0] in ("quantize", "emit"):
+        {"quantize": quantize, "emit": emit}[arguments[0]](arguments[1:])
+    else:
+        os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+
+
+main()
