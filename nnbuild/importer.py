@@ -18,10 +18,11 @@ from onnx import TensorProto, helper, inliner, shape_inference
 
 from nnbuild.errors import ConfigError, Finding, InternalError, ModelError
 from nnbuild.folding import element_type_name, fold, is_qdq
-from nnbuild.onnxfile import MAX_ELEMENTS, MAX_NODES, read_model
-from nnbuild.passes import FLOAT_RULES, QDQ_RULES, REWRITTEN, name_nodes, simplify
+from nnbuild.onnxfile import MAX_ELEMENTS, MAX_NODES, opset, read_model
+from nnbuild.passes import EARLY_RULES, FLOAT_RULES, QDQ_RULES, REWRITTEN, name_nodes, simplify
 from nnbuild.passes.graph import Graph, static_shape
-from nnbuild.passes.modern_opset import raise_opset
+from nnbuild.passes.modern_opset import declare, raise_opset
+from nnbuild.passes.unary_forms import SWISH_OPSET
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -55,6 +56,7 @@ def import_model(
     _check_types(model, file, quantized)
     graph = Graph(model)
     raise_opset(graph)
+    simplify(graph, EARLY_RULES)
     graph.commit()
     if not quantized:
         model = _runtime_optimized(model, file)
@@ -208,10 +210,7 @@ def _runtime_optimized(model: onnx.ModelProto, file: str) -> onnx.ModelProto:
     foreign = [node for node in optimized.graph.node if node.domain not in ("", "ai.onnx")]
     if foreign or len(default) != 1:
         raise InternalError(f"onnxruntime wrote nodes that are not ONNX: {foreign[:1]}")
-    version = default[0].version
-    del optimized.opset_import[:]
-    optimized.opset_import.append(helper.make_opsetid("", version))
-    optimized.ir_version = model.ir_version
+    declare(optimized, default[0].version)
     return optimized
 
 
@@ -220,6 +219,8 @@ def _simplified(model: onnx.ModelProto, file: str, quantized: bool) -> onnx.Mode
     simplify(graph, QDQ_RULES if quantized else FLOAT_RULES)
     name_nodes(graph)
     graph.commit()
+    if any(node.op_type == "Swish" for node in graph.nodes):
+        declare(graph.model, max(opset(graph.model), SWISH_OPSET))
     return graph.model
 
 
@@ -261,6 +262,8 @@ def _check_operators(model: onnx.ModelProto, file: str, operators: Collection[st
 
 _HINTS = {
     "BatchNormalization": "its statistics must be constants; export in evaluation mode",
+    "Concat": "only a concatenation of constants is",
+    "PRelu": "only with one slope for all channels is",
     "Cast": "only a cast that changes nothing is",
     "Div": "only division by a constant, one number or one for each channel, is",
     "Max": "only the maximum with one constant number is",

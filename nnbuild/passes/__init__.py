@@ -15,9 +15,11 @@ from nnbuild.errors import InternalError
 from nnbuild.passes import (
     batchnorm,
     clamp_form,
+    clamps_early,
     explicit_pads,
     fold_affine,
     gemm_form,
+    global_max_pool,
     matmul_to_gemm,
     merge_clamps,
     merge_views,
@@ -26,6 +28,7 @@ from nnbuild.passes import (
     scale_into_weights,
     scale_to_conv,
     sum_to_add,
+    unary_forms,
 )
 from nnbuild.passes.graph import Graph
 
@@ -37,7 +40,10 @@ FLOAT_RULES: tuple[Rule, ...] = (
     sum_to_add.rewrite,
     clamp_form.rewrite,
     merge_clamps.rewrite,
+    unary_forms.rewrite,
+    global_max_pool.rewrite,
     merge_views.rewrite,
+    clamps_early.rewrite,
     pad_into_window.rewrite,
     gemm_form.rewrite,
     matmul_to_gemm.rewrite,
@@ -46,6 +52,9 @@ FLOAT_RULES: tuple[Rule, ...] = (
     scale_into_weights.rewrite,
     scale_to_conv.rewrite,
 )
+
+# What onnxruntime would refuse or misread, put right before it sees the graph.
+EARLY_RULES: tuple[Rule, ...] = (explicit_pads.rewrite,)
 
 QDQ_RULES: tuple[Rule, ...] = (
     remove_noops.rewrite,
@@ -56,7 +65,26 @@ QDQ_RULES: tuple[Rule, ...] = (
 
 # Operators that no stage after import knows, because a rule turns them into others or removes them.
 REWRITTEN = frozenset(
-    ("BatchNormalization", "Cast", "Div", "Dropout", "Identity", "Max", "Min", "Mul", "Pad", "Sub", "Sum")
+    (
+        "BatchNormalization",
+        "Cast",
+        "Concat",
+        "Div",
+        "Dropout",
+        "Expand",
+        "GlobalMaxPool",
+        "Identity",
+        "Max",
+        "Mean",
+        "Min",
+        "Mul",
+        "Pad",
+        "PRelu",
+        "Slice",
+        "Sub",
+        "Sum",
+        "Tile",
+    )
 )
 
 _MAX_ROUNDS = 1000

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from nnbuild.network import Array
@@ -26,10 +27,14 @@ def raise_opset(graph: Graph) -> None:
         change = _CHANGES.get(node.op_type)
         if change is not None and version < change[0]:
             change[1](graph, node)
-    target = max(version, TARGET)
-    del graph.model.opset_import[:]
-    graph.model.opset_import.append(helper.make_opsetid("", target))
-    graph.model.ir_version = max(IR_VERSION, helper.find_min_ir_version_for(graph.model.opset_import))
+    declare(graph.model, max(version, TARGET))
+
+
+def declare(model: onnx.ModelProto, version: int) -> None:
+    """Let `model` import the default domain in this version, and nothing else."""
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", version))
+    model.ir_version = max(IR_VERSION, helper.find_min_ir_version_for(model.opset_import))
 
 
 def _axes_to_input(graph: Graph, node: NodeProto) -> None:

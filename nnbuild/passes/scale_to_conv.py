@@ -13,8 +13,8 @@ from nnbuild.passes.graph import Graph
 def rewrite(graph: Graph, node: NodeProto) -> bool:
     """Mul, Div, Sub by a constant (an Add stays: it is an operator of its own)."""
     form = affine.of_node(graph, node) if node.op_type != "Add" else None
-    if form is None:
-        return False
+    if form is None or graph.feeding(node, list(node.input).index(form.value), *affine.LINEAR) is not None:
+        return False  # what stands behind a linear operator is for its weights
     shape = graph.shape(form.value)
     if len(shape) < 2 or shape[0] != 1:
         return False

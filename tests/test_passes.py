@@ -1,0 +1,542 @@
+"""Each rule of `nnbuild.passes`: what it makes of a graph, and that the graph still computes the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from nnbuild.errors import ModelError
+from nnbuild.importer import import_model
+from nnbuild.passes import FLOAT_RULES, QDQ_RULES, simplify
+from nnbuild.passes.graph import Graph, attribute
+from tests.graphs import constant, feeds_for, imported, kinds, model, node, run, save, weights
+
+
+def simplified(proto: onnx.ModelProto, rules: tuple = FLOAT_RULES) -> onnx.ModelProto:  # type: ignore[type-arg]
+    """Our rules alone, without onnxruntime's; the result must compute the same."""
+    inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    graph = Graph(inferred)
+    simplify(graph, rules)
+    graph.commit()
+    onnx.checker.check_model(graph.model)
+    feeds = feeds_for(proto)
+    for before, after in zip(run(proto, feeds), run(graph.model, feeds), strict=True):
+        np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4)
+    return graph.model
+
+
+def batchnorm(channels: int) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    rng = np.random.default_rng(5)
+    gamma, beta, mean, variance = rng.normal(1, 0.5, (4, channels)).astype(np.float32)
+    return {"g": gamma, "b": beta, "m": mean, "v": np.abs(variance) + 0.1}
+
+
+# Clamps.
+
+HARDTANH = {
+    "attributes": (6, [node("Clip", "x", "y", min=-1.0, max=1.0)], {}),
+    "initializers": (13, [node("Clip", "x lo hi", "y")], {"lo": np.float32(-1), "hi": np.float32(1)}),
+    "min_max": (13, [node("Max", "x lo", "t"), node("Min", "t hi", "y")], {"lo": np.float32(-1), "hi": np.float32(1)}),
+    "max_min": (
+        13,
+        [node("Min", "hi x", "t"), node("Max", "lo t", "y")],
+        {"lo": np.float32([-1]), "hi": np.float32(1)},
+    ),
+    "two_clips": (
+        13,
+        [node("Clip", "x lo", "t"), node("Clip", "t - hi", "y")],
+        {"lo": np.float32(-1), "hi": np.float32(1)},
+    ),
+    "constants": (
+        13,
+        [
+            node("Constant", "", "lo", value_float=-1.0),
+            node("Constant", "", "hi", value=onnx.numpy_helper.from_array(np.float32(1))),
+            node("Clip", "x lo hi", "y"),
+        ],
+        {},
+    ),
+    "folded": (
+        13,
+        [
+            node("Constant", "", "two", value_float=2.0),
+            node("Div", "two two", "hi"),
+            node("Neg", "hi", "lo0"),
+            node("Identity", "lo0", "lo"),
+            node("Clip", "x lo hi", "y"),
+        ],
+        {},
+    ),
+    "integers_cast": (
+        13,
+        [
+            node("Cast", "lo_i", "lo", to=onnx.TensorProto.FLOAT),
+            node("Cast", "hi_i", "hi", to=onnx.TensorProto.FLOAT),
+            node("Clip", "x lo hi", "y"),
+        ],
+        {"lo_i": np.int64(-1), "hi_i": np.int64(1)},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", HARDTANH)
+def test_hardtanh_in_every_form_is_one_clip(form: str, tmp_path: Path) -> None:
+    opset, nodes, constants = HARDTANH[form]
+    opset = max(opset, 7)
+    if form == "attributes":
+        opset = 10
+    result = imported(tmp_path, model(nodes, {"x": ["N", 9]}, ["y"], constants, opset))
+    assert kinds(result) == ["Clip"]
+    clip = result.graph.node[0]
+    assert constant(result, clip.input[1]).shape == ()
+    assert [float(constant(result, name)) for name in clip.input[1:]] == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [
+        ((0.0, None), ["Relu"]),
+        ((None, 6.0), ["Clip"]),
+        ((-3.4028234663852886e38, 3.4028234663852886e38), []),
+        ((2.0, -2.0), ["Clip"]),
+    ],
+)
+def test_clip_bounds(bounds: tuple[float | None, float | None], expected: list[str], tmp_path: Path) -> None:
+    names = ["x", "lo" if bounds[0] is not None else "-", "hi" if bounds[1] is not None else "-"]
+    constants = {name: np.float32(value) for name, value in zip(("lo", "hi"), bounds, strict=True) if value is not None}
+    nodes = [node("Sigmoid", "x", "s"), node("Clip", " ".join(names).replace("x", "s"), "y")]
+    assert kinds(imported(tmp_path, model(nodes, {"x": [1, 9]}, ["y"], constants))) == ["Sigmoid", *expected]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "low", "high"),
+    [((-1.0, 1.0), (0.0, 6.0), 0.0, 1.0), ((2.0, 5.0), (-1.0, 1.0), 1.0, 1.0), ((-8.0, -4.0), (-2.0, 3.0), -2.0, -2.0)],
+)
+def test_consecutive_clamps_merge(
+    first: tuple[float, float], second: tuple[float, float], low: float, high: float
+) -> None:
+    constants = {name: np.float32(value) for name, value in zip("abcd", (*first, *second), strict=True)}
+    nodes = [node("Clip", "x a b", "t"), node("Clip", "t c d", "y")]
+    result = simplified(model(nodes, {"x": [1, 99]}, ["y"], constants))
+    assert kinds(result) == ["Clip"]
+    assert [float(constant(result, name)) for name in result.graph.node[0].input[1:]] == [low, high]
+
+
+def test_relu_then_clip_is_one_clip() -> None:
+    nodes = [node("Relu", "x", "t"), node("Clip", "t - hi", "y")]
+    result = simplified(model(nodes, {"x": [1, 9]}, ["y"], {"hi": np.float32(6)}))
+    assert kinds(result) == ["Clip"]
+    assert [float(constant(result, name)) for name in result.graph.node[0].input[1:]] == [0.0, 6.0]
+
+
+def test_a_clamp_that_others_read_stays() -> None:
+    nodes = [node("Relu", "x", "t"), node("Clip", "t - hi", "u"), node("Add", "t u", "y")]
+    assert kinds(simplified(model(nodes, {"x": [1, 9]}, ["y"], {"hi": np.float32(6)}))) == ["Relu", "Clip", "Add"]
+
+
+def test_a_clamp_moves_in_front_of_the_pool_behind_a_convolution() -> None:
+    nodes = [
+        node("Conv", "x w", "c"),
+        node("MaxPool", "c", "p", kernel_shape=[2, 2], strides=[2, 2], pads=[1, 1, 0, 0]),
+        node("Flatten", "p", "f"),
+        node("Relu", "f", "y"),
+    ]
+    result = simplified(model(nodes, {"x": [1, 2, 7, 7]}, ["y"], {"w": weights(3, 2, 1, 1)}))
+    assert kinds(result) == ["Conv", "Relu", "MaxPool", "Flatten"]
+
+
+# BatchNormalization.
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_batchnorm_behind_gemm(bias: bool) -> None:
+    nodes = [node("Gemm", "x w c" if bias else "x w", "t", transB=1), node("BatchNormalization", "t g b m v", "y")]
+    constants = {"w": weights(5, 7), **batchnorm(5), **({"c": weights(5)} if bias else {})}
+    assert kinds(simplified(model(nodes, {"x": [1, 7]}, ["y"], constants))) == ["Gemm"]
+
+
+def test_batchnorm_with_shared_statistics_through_identity(tmp_path: Path) -> None:
+    nodes = [
+        node("Identity", "g", "g1"),
+        node("Gemm", "x w c", "t"),
+        node("BatchNormalization", "t g1 b m v", "u"),
+        node("Relu", "u", "r"),
+        node("Gemm", "r w2 c", "s"),
+        node("BatchNormalization", "s g b m v", "y"),
+    ]
+    constants = {"w": weights(7, 5), "w2": weights(5, 5), "c": weights(5), **batchnorm(5)}
+    assert kinds(imported(tmp_path, model(nodes, {"x": [1, 7]}, ["y"], constants))) == ["Gemm", "Relu", "Gemm"]
+
+
+def test_batchnorm_behind_matmul() -> None:
+    nodes = [node("MatMul", "x w", "t"), node("BatchNormalization", "t g b m v", "y")]
+    result = simplified(model(nodes, {"x": [1, 7]}, ["y"], {"w": weights(7, 5), **batchnorm(5)}))
+    assert kinds(result) == ["Gemm"]
+
+
+@pytest.mark.parametrize("spatial", [1, 2])
+def test_batchnorm_behind_conv(spatial: int) -> None:
+    nodes = [node("Conv", "x w", "t"), node("BatchNormalization", "t g b m v", "y", epsilon=1e-3)]
+    constants = {"w": weights(4, 3, *[3] * spatial), **batchnorm(4)}
+    assert kinds(simplified(model(nodes, {"x": [1, 3, *[8] * spatial]}, ["y"], constants))) == ["Conv"]
+
+
+@pytest.mark.parametrize(("shape", "expected"), [((1, 3, 5, 5), 1), ((1, 3, 5), 1), ((1, 3), 3)])
+def test_batchnorm_alone_is_a_depthwise_convolution(shape: tuple[int, ...], expected: int) -> None:
+    proto = model([node("BatchNormalization", "x g b m v", "y")], {"x": shape}, ["y"], batchnorm(3))
+    result = simplified(proto)
+    assert len(result.graph.node) == expected
+    conv = next(entry for entry in result.graph.node if entry.op_type == "Conv")
+    assert attribute(conv, "group", 1) == 3
+
+
+def test_batchnorm_in_front_of_gemm() -> None:
+    nodes = [node("BatchNormalization", "x g b m v", "t"), node("Gemm", "t w c", "y", transB=1)]
+    constants = {**batchnorm(3), "w": weights(4, 3), "c": weights(4)}
+    assert kinds(simplified(model(nodes, {"x": [1, 3]}, ["y"], constants))) == ["Gemm"]
+
+
+def test_batchnorm_whose_input_others_read_is_not_folded() -> None:
+    nodes = [node("Conv", "x w", "t"), node("BatchNormalization", "t g b m v", "u"), node("Add", "t u", "y")]
+    result = simplified(model(nodes, {"x": [1, 3, 4, 4]}, ["y"], {"w": weights(3, 3, 1, 1), **batchnorm(3)}))
+    assert kinds(result) == ["Conv", "Conv", "Add"]
+
+
+# Affine constants.
+
+
+@pytest.mark.parametrize("kind", ["Add", "Sub", "Mul", "Div"])
+@pytest.mark.parametrize("shape", [(4, 1, 1), (1, 4, 1, 1), (), (1,)])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_affine_constant_behind_conv(kind: str, shape: tuple[int, ...], swapped: bool) -> None:
+    if kind == "Div" and swapped:
+        pytest.skip("a constant divided by a value is not affine")
+    nodes = [node("Conv", "x w b", "t"), node(kind, "k t" if swapped else "t k", "y")]
+    constants = {"w": weights(4, 3, 3, 3), "b": weights(4), "k": np.abs(weights(*shape, seed=2)) + 0.5}
+    assert kinds(simplified(model(nodes, {"x": [1, 3, 6, 6]}, ["y"], constants))) == ["Conv"]
+
+
+def test_affine_constant_over_space_is_not_folded() -> None:
+    nodes = [node("Conv", "x w", "t"), node("Add", "t k", "y")]
+    constants = {"w": weights(4, 3, 1, 1), "k": weights(1, 1, 6, 6)}
+    assert kinds(simplified(model(nodes, {"x": [1, 3, 6, 6]}, ["y"], constants))) == ["Conv", "Add"]
+
+
+def test_a_constant_along_the_last_axis_of_equal_size_is_not_taken_for_channels() -> None:
+    nodes = [node("Conv", "x w", "t"), node("Add", "t k", "y")]
+    constants = {"w": weights(6, 6, 1, 1), "k": weights(6)}
+    assert kinds(simplified(model(nodes, {"x": [1, 6, 6, 6]}, ["y"], constants))) == ["Conv", "Add"]
+
+
+def test_scaled_pixels_go_into_the_weights_through_views() -> None:
+    nodes = [
+        node("Div", "x k", "t"),
+        node("Transpose", "t", "u", perm=[0, 3, 1, 2]),
+        node("Conv", "u w", "y", pads=[1, 1, 1, 1]),
+    ]
+    constants = {"k": np.float32(255), "w": weights(4, 3, 3, 3)}
+    assert kinds(simplified(model(nodes, {"x": [1, 6, 6, 3]}, ["y"], constants))) == ["Transpose", "Conv"]
+
+
+def test_scale_and_shift_alone_is_a_depthwise_convolution() -> None:
+    nodes = [node("Sub", "x k", "t"), node("Div", "t s", "y")]
+    constants = {"k": weights(3, 1, 1), "s": np.abs(weights(3, 1, 1)) + 1}
+    assert kinds(simplified(model(nodes, {"x": [1, 3, 4, 4]}, ["y"], constants))) == ["Conv"]
+
+
+# Padding.
+
+
+@pytest.mark.parametrize("opset", [10, 13, 18])
+@pytest.mark.parametrize("amounts", [[0, 0, 1, 2, 0, 0, 3, 0], [0, 0, 0, 0, 0, 0, 1, 1]])
+def test_pad_goes_into_conv(opset: int, amounts: list[int], tmp_path: Path) -> None:
+    attributes = {"pads": amounts} if opset < 11 else {}
+    pad = node("Pad", "x" if opset < 11 else "x p", "t", **attributes)
+    nodes = [pad, node("Conv", "t w", "y", pads=[1, 0, 0, 1], strides=[2, 1])]
+    constants = {"w": weights(4, 3, 3, 3), **({} if opset < 11 else {"p": np.int64(amounts)})}
+    result = imported(tmp_path, model(nodes, {"x": [1, 3, 6, 6]}, ["y"], constants, opset))
+    assert kinds(result) == ["Conv"]
+
+
+def test_pad_with_axes_goes_into_conv() -> None:
+    nodes = [node("Pad", "x p - a", "t"), node("Conv", "t w", "y")]
+    constants = {"w": weights(4, 3, 3, 3), "p": np.int64([1, 2]), "a": np.int64([-1])}
+    result = simplified(model(nodes, {"x": [1, 3, 6, 6]}, ["y"], constants, 18))
+    assert attribute(result.graph.node[0], "pads", []) == [0, 1, 0, 2]
+
+
+@pytest.mark.parametrize(("value", "mode", "amounts"), [
+    (1.0, "constant", [0, 0, 1, 1, 0, 0, 1, 1]),
+    (0.0, "reflect", [0, 0, 1, 1, 0, 0, 1, 1]),
+    (0.0, "constant", [0, 1, 0, 0, 0, 0, 0, 0]),
+    (0.0, "constant", [0, 0, -1, 0, 0, 0, 0, 0]),
+])  # fmt: skip
+def test_other_pads_stay(value: float, mode: str, amounts: list[int]) -> None:
+    channels = 3 + amounts[1]
+    nodes = [node("Pad", "x p v", "t", mode=mode), node("Conv", "t w", "y")]
+    constants = {"w": weights(4, channels, 3, 3), "p": np.int64(amounts), "v": np.float32(value)}
+    assert kinds(simplified(model(nodes, {"x": [1, 3, 6, 6]}, ["y"], constants))) == ["Pad", "Conv"]
+
+
+def test_pad_goes_into_average_pool() -> None:
+    nodes = [node("Pad", "x p", "t"), node("AveragePool", "t", "y", kernel_shape=[3, 3], strides=[2, 2])]
+    result = simplified(model(nodes, {"x": [1, 3, 6, 6]}, ["y"], {"p": np.int64([0, 0, 1, 0, 0, 0, 0, 1])}))
+    assert kinds(result) == ["AveragePool"]
+    assert attribute(result.graph.node[0], "count_include_pad", 0) == 1
+
+
+def test_pad_in_front_of_an_average_that_excludes_its_own_padding_stays() -> None:
+    pool = node("AveragePool", "t", "y", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    nodes = [node("Pad", "x p", "t"), pool]
+    result = simplified(model(nodes, {"x": [1, 3, 6, 6]}, ["y"], {"p": np.int64([0, 0, 1, 0, 0, 0, 0, 1])}))
+    assert kinds(result) == ["Pad", "AveragePool"]
+
+
+@pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+@pytest.mark.parametrize("kind", ["Conv", "MaxPool", "AveragePool"])
+@pytest.mark.parametrize("size", [5, 6, 7])
+def test_auto_pad(mode: str, kind: str, size: int) -> None:
+    attributes = {} if kind == "Conv" else {"kernel_shape": [3, 2]}
+    inputs = "x w" if kind == "Conv" else "x"
+    proto = model(
+        [node(kind, inputs, "y", auto_pad=mode, strides=[2, 1], **attributes)],
+        {"x": [1, 3, size, size]},
+        ["y"],
+        {"w": weights(4, 3, 3, 2)} if kind == "Conv" else {},
+    )
+    result = simplified(proto, QDQ_RULES)
+    assert all(entry.name != "auto_pad" for entry in result.graph.node[0].attribute)
+
+
+def test_auto_pad_with_dilation(tmp_path: Path) -> None:
+    # onnxruntime refuses this, so the file must not reach it as it is.
+    conv = node("Conv", "x w", "y", auto_pad="SAME_UPPER", dilations=[2])
+    result = import_model(save(tmp_path, model([conv], {"x": [1, 3, 9]}, ["y"], {"w": weights(4, 3, 4)})))
+    assert attribute(result.graph.node[0], "pads", []) == [3, 3]
+
+
+# Gemm and MatMul.
+
+
+@pytest.mark.parametrize("bias_shape", [(5,), (1, 5)])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_matmul_and_add_is_gemm(bias_shape: tuple[int, ...], swapped: bool) -> None:
+    nodes = [node("MatMul", "x w", "t"), node("Add", "b t" if swapped else "t b", "y")]
+    result = simplified(model(nodes, {"x": [1, 7]}, ["y"], {"w": weights(7, 5), "b": weights(*bias_shape)}))
+    assert kinds(result) == ["Gemm"]
+
+
+def test_matmul_and_add_over_rows_is_gemm_between_reshapes() -> None:
+    nodes = [node("MatMul", "x w", "t"), node("Add", "t b", "y")]
+    result = simplified(model(nodes, {"x": [1, 4, 7]}, ["y"], {"w": weights(7, 5), "b": weights(5)}))
+    assert kinds(result) == ["Reshape", "Gemm", "Reshape"]
+
+
+def test_matmul_of_two_values_and_add_stays() -> None:
+    nodes = [node("MatMul", "x x", "t"), node("Add", "t b", "y")]
+    assert kinds(simplified(model(nodes, {"x": [1, 1]}, ["y"], {"b": weights(1)}))) == ["MatMul", "Add"]
+
+
+@pytest.mark.parametrize("bias", [weights(1), weights(5), weights(1, 5), weights(1, 1)])
+def test_gemm_form(bias: np.ndarray) -> None:  # type: ignore[type-arg]
+    gemm = node("Gemm", "x w b", "y", alpha=0.5, beta=2.0, transB=1)
+    result = simplified(model([gemm], {"x": [1, 7]}, ["y"], {"w": weights(5, 7), "b": bias}))
+    assert {entry.name for entry in result.graph.node[0].attribute} == {"transB"}
+    assert constant(result, result.graph.node[0].input[2]).shape == (5,)
+
+
+# Views and things that do nothing.
+
+
+def test_views_merge() -> None:
+    nodes = [
+        node("Transpose", "x", "a", perm=[0, 2, 3, 1]),
+        node("Transpose", "a", "b", perm=[0, 2, 1, 3]),
+        node("Flatten", "b", "c"),
+        node("Reshape", "c s", "d"),
+        node("Unsqueeze", "d u", "y"),
+    ]
+    constants = {"s": np.int64([0, 6, -1]), "u": np.int64([1])}
+    result = simplified(model(nodes, {"x": [1, 3, 4, 5]}, ["y"], constants))
+    assert kinds(result) == ["Transpose", "Reshape"]
+    assert constant(result, result.graph.node[1].input[1]).tolist() == [1, 1, 6, 10]
+
+
+def test_transposes_that_cancel_disappear() -> None:
+    nodes = [
+        node("Relu", "x", "r"),
+        node("Transpose", "r", "a", perm=[0, 2, 3, 1]),
+        node("Transpose", "a", "b", perm=[0, 3, 1, 2]),
+        node("Sigmoid", "b", "y"),
+    ]
+    assert kinds(simplified(model(nodes, {"x": [1, 3, 4, 5]}, ["y"]))) == ["Relu", "Sigmoid"]
+
+
+NOTHING = {
+    "Identity": (node("Identity", "r", "t"), {}),
+    "Dropout": (node("Dropout", "r", "t"), {}),
+    "Dropout_ratio": (node("Dropout", "r k f", "t"), {"k": np.float32(0.5), "f": np.bool_(False)}),
+    "Cast": (node("Cast", "r", "t", to=1), {}),
+    "Reshape": (node("Reshape", "r k", "t"), {"k": np.int64([1, 3, -1, 4])}),
+    "Transpose": (node("Transpose", "r", "t", perm=[0, 1, 2, 3]), {}),
+    "Pad": (node("Pad", "r k", "t"), {"k": np.zeros(8, np.int64)}),
+    "Concat": (node("Concat", "r", "t", axis=1), {}),
+    "Sum": (node("Sum", "r", "t"), {}),
+    "Slice": (node("Slice", "r k l", "t"), {"k": np.int64([0]), "l": np.int64([99])}),
+    "MaxPool": (node("MaxPool", "r", "t", kernel_shape=[1, 1]), {}),
+    "Expand": (node("Expand", "r k", "t"), {"k": np.int64([1])}),
+}
+
+
+@pytest.mark.parametrize("form", NOTHING)
+@pytest.mark.parametrize("last", [False, True])
+def test_what_does_nothing_disappears(form: str, last: bool) -> None:
+    nothing, constants = NOTHING[form]
+    nodes = [node("Relu", "x", "r"), nothing]
+    if not last:
+        nodes.append(node("Sigmoid", "t", "y"))
+    output = "t" if last else "y"
+    result = simplified(model(nodes, {"x": [1, 3, 4, 4]}, [output], constants))
+    assert kinds(result) == ["Relu"] if last else ["Relu", "Sigmoid"]
+    assert [value.name for value in result.graph.output] == [output]
+
+
+def test_two_outputs_of_one_value_keep_their_names() -> None:
+    nodes = [node("Relu", "x", "y"), node("Identity", "y", "z")]
+    result = simplified(model(nodes, {"x": [1, 3]}, ["y", "z"]))
+    assert [value.name for value in result.graph.output] == ["y", "z"]
+
+
+def test_an_output_that_is_the_input_stays() -> None:
+    assert kinds(simplified(model([node("Identity", "x", "y")], {"x": [1, 3]}, ["y"]))) == ["Identity"]
+
+
+def test_sum_of_several_is_a_chain_of_add() -> None:
+    nodes = [node("Relu", "x", "a"), node("Sigmoid", "x", "b"), node("Sum", "x a b", "y")]
+    assert kinds(simplified(model(nodes, {"x": [1, 3]}, ["y"]))) == ["Relu", "Sigmoid", "Add", "Add"]
+
+
+def test_x_times_sigmoid_is_one_operator(tmp_path: Path) -> None:
+    nodes = [node("Conv", "x w", "c"), node("Sigmoid", "c", "s"), node("Mul", "s c", "y")]
+    proto = model(nodes, {"x": [1, 3, 4, 4]}, ["y"], {"w": weights(4, 3, 1, 1)})
+    assert kinds(imported(tmp_path, proto)) == ["Conv", "Swish"]
+
+
+def test_x_times_hard_sigmoid_is_hard_swish(tmp_path: Path) -> None:
+    nodes = [node("HardSigmoid", "x", "s", alpha=1 / 6, beta=0.5), node("Mul", "x s", "y")]
+    assert kinds(imported(tmp_path, model(nodes, {"x": [1, 9]}, ["y"]))) == ["HardSwish"]
+
+
+def test_hard_swish_by_relu6(tmp_path: Path) -> None:
+    nodes = [
+        node("Add", "x three", "a"),
+        node("Clip", "a zero six", "c"),
+        node("Mul", "x c", "m"),
+        node("Div", "m six", "y"),
+    ]
+    constants = {"three": np.float32(3), "zero": np.float32(0), "six": np.float32(6)}
+    assert kinds(imported(tmp_path, model(nodes, {"x": [1, 9]}, ["y"], constants))) == ["HardSwish"]
+
+
+def test_gelu_by_erf(tmp_path: Path) -> None:
+    nodes = [
+        node("Div", "x root", "a"),
+        node("Erf", "a", "b"),
+        node("Add", "b one", "c"),
+        node("Mul", "x c", "d"),
+        node("Mul", "d half", "y"),
+    ]
+    constants = {"root": np.float32(np.sqrt(2)), "one": np.float32(1), "half": np.float32(0.5)}
+    assert kinds(imported(tmp_path, model(nodes, {"x": [1, 9]}, ["y"], constants))) == ["Gelu"]
+
+
+# Older opsets.
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, 3])
+def test_softmax_before_opset_13_flattens(axis: int, tmp_path: Path) -> None:
+    proto = model([node("Softmax", "x", "y", axis=axis)], {"x": [1, 3, 4, 2]}, ["y"], opset=11)
+    assert "Softmax" in kinds(imported(tmp_path, proto))
+
+
+OLDER = {
+    "squeeze": (7, [node("Squeeze", "x", "y", axes=[2])], [1, 3, 1, 5], {}),
+    "unsqueeze": (7, [node("Unsqueeze", "x", "y", axes=[1])], [1, 3], {}),
+    "reducemean": (11, [node("ReduceMean", "x", "y", axes=[2, 3], keepdims=0)], [1, 3, 4, 5], {}),
+    "reducemean_17": (17, [node("ReduceMean", "x", "y", axes=[-1, -2])], [1, 3, 4, 5], {}),
+    "dropout": (9, [node("Relu", "x", "t"), node("Dropout", "t", "y", ratio=0.3)], [1, 3], {}),
+    "batchnorm": (7, [node("BatchNormalization", "x g b m v", "y")], [1, 3, 4, 4], batchnorm(3)),
+    "clip": (9, [node("Clip", "x", "y", min=-0.5)], [1, 9], {}),
+    "pool": (8, [node("AveragePool", "x", "y", kernel_shape=[2, 2], auto_pad="SAME_UPPER")], [1, 2, 5, 5], {}),
+    "gemm": (7, [node("Gemm", "x w b", "y")], [1, 3], {"w": weights(3, 4), "b": weights(4)}),
+}
+
+
+@pytest.mark.parametrize("form", OLDER)
+def test_older_opsets_are_brought_to_one(form: str, tmp_path: Path) -> None:
+    opset, nodes, shape, constants = OLDER[form]
+    result = imported(tmp_path, model(nodes, {"x": shape}, ["y"], constants, opset))
+    assert [(entry.domain, entry.version) for entry in result.opset_import] == [("", 20)]
+
+
+# QDQ models keep every number.
+
+
+def qdq_matmul() -> onnx.ModelProto:
+    rng = np.random.default_rng(3)
+    nodes = [
+        node("QuantizeLinear", "x xs xz", "xq"),
+        node("DequantizeLinear", "xq xs xz", "xd"),
+        node("DequantizeLinear", "wq ws wz", "wd"),
+        node("MatMul", "xd wd", "t"),
+        node("DequantizeLinear", "bq bs bz", "bd"),
+        node("Identity", "bd", "bi"),
+        node("Add", "t bi", "u"),
+        node("QuantizeLinear", "u ys yz", "uq"),
+        node("DequantizeLinear", "uq ys yz", "ud"),
+        node("QuantizeLinear", "ud zs yz", "vq"),
+        node("DequantizeLinear", "vq zs yz", "y"),
+    ]
+    constants = {
+        "xs": np.float32(0.05), "xz": np.int8(3), "ws": np.float32(0.01), "wz": np.int8(0),
+        "wq": rng.integers(-127, 128, (7, 5)).astype(np.int8), "bs": np.float32(0.0005), "bz": np.int32(0),
+        "bq": rng.integers(-1000, 1000, 5).astype(np.int32), "ys": np.float32(0.2), "yz": np.int8(-4),
+        "zs": np.float32(0.3),
+    }  # fmt: skip
+    return model(nodes, {"x": ["N", 7]}, ["y"], constants, 13)
+
+
+def test_qdq_keeps_neighbouring_pairs_and_every_bit(tmp_path: Path) -> None:
+    proto = qdq_matmul()
+    result = imported(tmp_path, proto)
+    assert kinds(result).count("QuantizeLinear") == 3
+    assert "Gemm" in kinds(result)
+    assert "MatMul" not in kinds(result)
+    for seed in range(5):
+        feeds = feeds_for(result, seed)
+        np.testing.assert_array_equal(run(proto, feeds)[0], run(result, feeds)[0])
+
+
+def test_quantize_of_a_constant_is_folded(tmp_path: Path) -> None:
+    nodes = [
+        node("QuantizeLinear", "x s z", "xq"),
+        node("DequantizeLinear", "xq s z", "xd"),
+        node("QuantizeLinear", "w s z", "wq"),
+        node("DequantizeLinear", "wq s z", "wd"),
+        node("Gemm", "xd wd", "t"),
+        node("QuantizeLinear", "t s z", "tq"),
+        node("DequantizeLinear", "tq s z", "y"),
+    ]
+    constants = {"w": weights(4, 4), "s": np.float32(0.04), "z": np.int8(0)}
+    result = imported(tmp_path, model(nodes, {"x": [1, 4]}, ["y"], constants, 13))
+    assert kinds(result).count("QuantizeLinear") == 2
+
+
+def test_an_unsupported_form_is_told_with_a_hint(tmp_path: Path) -> None:
+    nodes = [node("Sigmoid", "x", "s"), node("Relu", "x", "r"), node("Mul", "s r", "y")]
+    nodes[2].name = "product"
+    with pytest.raises(ModelError, match=r"m.onnx: node 'product' \(Mul\): .*; hint: only multiplication by a const"):
+        import_model(save(tmp_path, model(nodes, {"x": [1, 4]}, ["y"])))
