@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import onnx
+from onnx import NodeProto
 
 from nnbuild.network import Array, Layer, Network, QuantParams, Tensor
 from nnbuild.target import Target
@@ -53,7 +53,7 @@ class Quantization:
 
     output: OutputRule = Calibrated()
     weights: int | None = None
-    weight_axis: Callable[[onnx.NodeProto, int], int] = lambda node, rank: 0
+    weight_axis: Callable[[NodeProto, int], int] = lambda node, rank: 0
     bias: int | None = None
     fuses_clamp: bool = False
 
@@ -128,8 +128,8 @@ class Operator:
     name: str
     summary: str
     onnx: tuple[str, ...]
-    lower: Callable[[Lowering, onnx.NodeProto], None]
-    quantization: Callable[[onnx.NodeProto], Quantization]
+    lower: Callable[[Lowering, NodeProto], None]
+    quantization: Callable[[NodeProto], Quantization]
     params: type | None = None
     reference: Callable[[Any, Mapping[str, Array], Sequence[Array]], Array] | None = None
     macs: Callable[[LayerView], int] = lambda view: 0

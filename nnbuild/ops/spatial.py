@@ -42,6 +42,11 @@ class Window:
             for axis in (0, 1)
         )
 
+    @property
+    def fits(self) -> bool:
+        """Whether the input is as large as a window, so that some windows can lie in it wholly."""
+        return all(self.input[axis] >= self.extent(axis) for axis in (0, 1))
+
     def extent(self, axis: int) -> int:
         """Elements from the first to the last one that a window covers."""
         return (self.kernel[axis] - 1) * self.dilation[axis] + 1
