@@ -440,7 +440,7 @@ def test_user_errors_are_one_line(project: Project, name: str) -> None:
 
 @pytest.mark.parametrize("duplicate", [0, 1])
 def test_variant_dirs(project: Project, duplicate: int) -> None:
-    """Generated files go below the variant's folder; a model that is unchanged in the source folder is not built again."""
+    """Generated files go below the variant's folder, none into the source folder."""
     project.write(
         {
             "SConstruct": HOST

@@ -42,12 +42,7 @@ class _Expression:
             match = _TOKEN.match(text, at)
             if match is None:
                 raise ConfigError(f"cannot be read: '{self._text.strip()}'")
-            number, scale, name, operator = match.groups()
-            if number:
-                octal = len(number) > 1 and number[0] == "0" and number[1] not in "xX"
-                yield int(number, 8 if octal else 0) * _SCALE[scale.lower()]
-            else:
-                yield name or operator
+            yield _integer(match[1]) * _SCALE[match[2].lower()] if match[1] else match[3] or match[4]
             at = match.end()
 
     def _next(self) -> str | int:
@@ -97,6 +92,15 @@ class _Expression:
         if self._at != len(self._tokens):
             raise ConfigError(f"cannot be read: '{self._text.strip()}'")
         return result
+
+
+def _integer(text: str) -> int:
+    """Decimal, 0x..., or octal with a leading zero, as in C."""
+    octal = len(text) > 1 and text[0] == "0" and text[1] not in "xX"
+    try:
+        return int(text, 8 if octal else 0)
+    except ValueError:
+        raise ConfigError(f"cannot be read: '{text[:40]}'") from None
 
 
 def _apply(operator: str, left: int, right: int) -> int:

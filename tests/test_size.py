@@ -1,0 +1,248 @@
+"""The size report: every byte counted once, to the right model, layer and kind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnbuild.cli import main
+from nnbuild.errors import ConfigError
+from nnbuild.report import elf, usage
+from nnbuild.report.elf import Elf, Section, Symbol
+
+COMPILER = "arm-none-eabi-gcc"
+FLAGS = ["-mcpu=cortex-m0", "-mthumb", "-O1", "-ffunction-sections", "-fdata-sections"]
+
+SCRIPT = """MEMORY { FLASH (rx) : ORIGIN = 0x0, LENGTH = 64K  RAM (rwx) : ORIGIN = 0x20000000, LENGTH = 8K }
+SECTIONS {
+  .text : { *(.text*) *(.rodata*) } > FLASH
+  .data : { *(.data*) } > RAM AT > FLASH
+  .bss : { *(.bss* COMMON) } > RAM
+  STACK
+}
+"""
+KWS = """
+extern const signed char kws_l00_conv2d_weights[300], kws_l01_softmax_table[256];
+static volatile signed char kws_arena[400];
+static volatile int state;
+static __attribute__((noinline)) int nn_requantize(int x) { return x * 3 + state; }
+static __attribute__((noinline)) int kws_l00_conv2d(int x) { return kws_l00_conv2d_weights[x] + nn_requantize(x); }
+int kws_run(int x) { kws_arena[x] = kws_l00_conv2d(x) + kws_l01_softmax_table[x]; return kws_arena[0]; }
+"""
+KWS_WEIGHTS = """
+extern const signed char kws_l00_conv2d_weights[300], kws_l01_softmax_table[256];
+const signed char kws_l00_conv2d_weights[300] = {1};
+const signed char kws_l01_softmax_table[256] = {2};
+"""
+KWS_BIG = """
+const int kws_big_l00_add_weights[50] = {3};
+int kws_big_scratch[10];
+int kws_big_run(int x) { kws_big_scratch[x] = x; return kws_big_l00_add_weights[x] + kws_big_scratch[0]; }
+int kws_selftest(void) { return 1; }
+"""
+MAIN = """
+extern int kws_run(int), kws_big_run(int), kws_selftest(void);
+volatile int counter = 7;
+static volatile char buffer[123];
+const char banner[20] = "hello";
+int main(void) { return kws_run(counter) + kws_big_run(2) + kws_selftest() + buffer[3] + banner[counter]; }
+"""
+
+
+def report(name: str, layers: list[str], arena: int = 400) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "name": name,
+        "model_id": "0xdeadbeef",
+        "arena": "static",
+        "arena_bytes": arena,
+        "scratch_bytes": 0,
+        "layers": [
+            {"index": i, "name": f"{name}_{layer}", "op": layer[4:], "function": f"{name}_{layer}", "kernel": "direct"}
+            for i, layer in enumerate(layers)
+        ],
+    }
+
+
+def compile_all(folder: Path, stack: str = "", symbols: str = "", flags: list[str] = FLAGS) -> Path:
+    """The image `fw.elf` of the sources above."""
+    if shutil.which(COMPILER) is None:
+        pytest.skip(f"{COMPILER} is not installed")
+    sources = {"kws.c": KWS, "kws_weights.c": KWS_WEIGHTS, "kws_big.c": KWS_BIG, "main.c": MAIN}
+    for name, text in sources.items():
+        (folder / name).write_text(text)
+    (folder / "chip.ld").write_text(symbols + SCRIPT.replace("STACK", stack))
+    for name in ("kws", "kws_big"):
+        layers = {"kws": ["l00_conv2d", "l01_softmax"], "kws_big": ["l00_add"]}[name]
+        (folder / f"{name}.report.json").write_text(json.dumps(report(name, layers, 400 if name == "kws" else 0)))
+    for name in sources:
+        subprocess.run([COMPILER, *flags, "-c", name], cwd=folder, check=True)
+    objects = [name.replace(".c", ".o") for name in sources]
+    link = ["-nostdlib", "-Wl,-Tchip.ld,-emain,--no-warn-rwx-segments", "-o", "fw.elf"]
+    subprocess.run([COMPILER, *flags, *objects, *link, "-lgcc"], cwd=folder, check=True)
+    return folder / "fw.elf"
+
+
+def measured(folder: Path, *arguments: str, files: tuple[str, ...] = ("fw.elf",)) -> Any:
+    """The JSON of `nnbuild size` with both models."""
+    words = [str(folder / file) for file in files]
+    for name in ("kws", "kws_big"):
+        words += ["--model-report", str(folder / f"{name}.report.json")]
+    words += ["--json", str(folder / "size.json"), "--text", str(folder / "size.txt"), *arguments]
+    assert main(["size", *words]) == 0
+    return json.loads((folder / "size.json").read_text())
+
+
+def sections(path: Path) -> dict[str, int]:
+    """Section sizes as binutils see them."""
+    text = subprocess.run(["arm-none-eabi-size", "-A", path], capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in text.splitlines() if line.startswith(".")]
+    return {row[0]: int(row[1]) for row in rows}
+
+
+def test_every_byte_is_counted_once(tmp_path: Path) -> None:
+    path = compile_all(tmp_path)
+    found = measured(tmp_path, "--linker-script", str(tmp_path / "chip.ld"))
+    sizes = sections(path)
+    assert found["schema"] == 1
+    assert found["flash"]["total"] == sizes[".text"] + sizes[".data"]
+    assert sum(v for k, v in found["flash"].items() if k != "total") == found["flash"]["total"]
+    assert found["ram"]["total"] == sizes[".data"] + sizes[".bss"]
+    assert [(r["name"], r["used"], r["length"]) for r in found["regions"]] == [
+        ("FLASH", found["flash"]["total"], 65536),
+        ("RAM", found["ram"]["total"], 8192),
+    ]
+
+
+def test_bytes_go_to_their_model_layer_and_kind(tmp_path: Path) -> None:
+    compile_all(tmp_path)
+    found = measured(tmp_path)
+    kws, big = found["models"]
+    assert (kws["name"], kws["model_id"]) == ("kws", "0xdeadbeef")
+    assert kws["flash"]["weights"] == 556
+    assert kws["flash"]["kernels"] > 0  # nn_requantize, a local function of kws.c
+    assert kws["flash"]["selftest"] > 0
+    assert kws["ram"] == {"arena": 400, "scratch": 0, "other": 4, "total": 404}
+    assert [(layer["name"], layer["weights"]) for layer in kws["layers"]] == [
+        ("kws_l00_conv2d", 300),
+        ("kws_l01_softmax", 256),
+    ]
+    assert 0 < kws["layers"][0]["code"] < kws["flash"]["code"]
+    # kws_big_... also starts with kws_, and is another model's
+    assert big["flash"]["weights"] == 200
+    assert big["ram"]["scratch"] == 40
+    assert big["layers"][0]["weights"] == 200
+    assert found["flash"]["weights"] == 756
+    assert found["flash"]["rest"] >= 20 + 4  # the banner, and the initial value of counter
+    assert 0 <= found["ram"]["other"] - (4 + 4 + 123) < 8  # state, counter, buffer; the rest is alignment
+
+
+@pytest.mark.parametrize(
+    ("stack", "symbols", "reserve"),
+    [
+        ("", "", None),
+        (".stack (NOLOAD) : { . += 1K; } > RAM", "", 1024),
+        ("._user_heap_stack : { . += 0x300; } > RAM", "_Min_Stack_Size = 0x400;", 768),
+        ("", "__stack_size = 2K; __heap_size = 512;", 2560),
+        ("", "__StackTop = 0x20002000; __StackLimit = __StackTop - 1K;", 1024),
+    ],
+)
+def test_stack_reserve(tmp_path: Path, stack: str, symbols: str, reserve: int | None) -> None:
+    """Sections or symbols say it, never both; where nothing does, it is unknown, not zero."""
+    compile_all(tmp_path, stack, symbols)
+    found = measured(tmp_path, "--linker-script", str(tmp_path / "chip.ld"))
+    assert found["ram"]["stack_reserve"] == reserve
+    assert found["regions"][1]["used"] == found["ram"]["total"]
+    text = (tmp_path / "size.txt").read_text()
+    assert ("unattributed" in next(line for line in text.splitlines() if "stack reserve" in line)) == (reserve is None)
+
+
+def test_link_time_optimization_keeps_the_models(tmp_path: Path) -> None:
+    compile_all(tmp_path, flags=[*FLAGS, "-flto"])
+    found = measured(tmp_path)
+    assert found["models"][0]["flash"]["weights"] == 556
+    assert found["models"][0]["ram"]["arena"] == 400
+
+
+def test_objects_of_one_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before linking, all bytes of the objects are the model's, and so is an arena that its caller owns."""
+    compile_all(tmp_path)
+    words = ["size", *(str(tmp_path / name) for name in ("kws.o", "kws_weights.o")), "--budget", "RAM=404"]
+    words += ["--model-report", str(tmp_path / "kws.report.json"), "--json", str(tmp_path / "size.json")]
+    assert main(words) == 0
+    found = json.loads((tmp_path / "size.json").read_text())
+    assert found["ram"]["total"] == 404
+    assert found["flash"]["total"] == sum(
+        sum(sections(tmp_path / f).get(s, 0) for s in sections(tmp_path / f) if s.startswith((".text", ".rodata")))
+        for f in ("kws.o", "kws_weights.o")
+    )
+    assert main([*words, "--budget", "RAM=403"]) == 1
+    assert "kws.o: RAM is 1 bytes over its limit: 404 of 403 bytes" in capsys.readouterr().err
+    (tmp_path / "kws_big.o").rename(tmp_path / "caller.o")
+    words[1:3] = [str(tmp_path / "caller.o")]
+    (tmp_path / "kws.report.json").write_text(json.dumps(report("caller", [], arena=1000)))
+    assert main(words) == 1
+    assert "RAM is 636 bytes over its limit: 1,040 of 404 bytes" in capsys.readouterr().err
+
+
+def test_output_is_deterministic_and_names_no_folder(tmp_path: Path) -> None:
+    texts = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        compile_all(tmp_path / name)
+        measured(tmp_path / name)
+        texts.append([(tmp_path / name / file).read_text() for file in ("size.json", "size.txt")])
+    assert texts[0] == texts[1]
+    assert str(tmp_path) not in "".join(texts[0])
+
+
+def test_bad_files_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = compile_all(tmp_path)
+    bad = tmp_path / "bad"
+    for content, message in ((b"", "is no ELF file"), (b"not an ELF file at all", "is no ELF file")):
+        bad.write_bytes(content)
+        assert main(["size", str(bad)]) == 1
+        assert message in capsys.readouterr().err
+    assert main(["size", str(tmp_path / "none")]) == 1
+    assert "none: cannot be read: No such file or directory" in capsys.readouterr().err
+    bad.write_text("{}")
+    assert main(["size", str(path), "--model-report", str(bad)]) == 1
+    assert "is no model report of this version" in capsys.readouterr().err
+    for limit in ("FLASH", "=1K", "FLASH=much"):
+        assert main(["size", str(path), "--budget", limit]) == 1
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_truncated_elf_never_crashes(tmp_path: Path) -> None:
+    data = compile_all(tmp_path).read_bytes()
+    bad = tmp_path / "bad"
+    refused = 0
+    for length in range(0, len(data), 97):
+        bad.write_bytes(data[:length])
+        try:
+            elf.read(bad)
+        except ConfigError:
+            refused += 1
+    assert refused > 10
+
+
+def test_overlapping_symbols_count_once() -> None:
+    """Aliases and sizes beyond the section must not add bytes."""
+    symbols = (
+        Symbol("kws_l00_a_w", 0, 10, False, ""),
+        Symbol("kws_l00_a_alias", 0, 10, False, ""),
+        Symbol("kws_l01_b_w", 8, 10, False, ""),
+        Symbol("kws_l02_c_w", 30, 100, False, ""),
+    )
+    image = Elf("x", True, (Section(".rodata", 0, 0, 40, False, symbols),), {})
+    read = usage.ModelReport("kws", "0x1", 0, 0, ())
+    found = usage.measure([image], [read])
+    assert found.flash["weights"] == 28
+    assert found.flash["unattributed"] == 12
+    assert {index: sum(kinds.values()) for index, kinds in found.models[0].layers.items()} == {0: 10, 1: 8, 2: 10}
+    assert usage.largest_layers(found.models, 2) == [("kws_l00", 10), ("kws_l02", 10)]
