@@ -77,7 +77,7 @@ install_python() {
 }
 
 example() {
-    .venv/bin/python -m SCons -C example_firmware -Q run
+    .venv/bin/python -m SCons -C example_firmware -Q nn-size run
 }
 
 tests() {

@@ -1,0 +1,43 @@
+"""Put the output of the example into the README, as it is now: `python docs/refresh.py` in a checkout.
+
+Builds from nothing, so that the output is what a new user sees; the lines of
+compiler and linker and most of the frames are left out.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MARKER = "<!-- output: ./do example -->\n```\n"
+LEFT_OUT = ("scons:", "CC ", "AS ", "LINK ", "SIZE ", "SAMPLE ")
+FRAMES_SHOWN = 4
+
+
+def shortened(output: str) -> str:
+    """The output without the compiler's lines, and with the first frames only."""
+    kept = [line.rstrip() for line in output.splitlines() if not line.startswith(LEFT_OUT)]
+    text = "\n".join(kept)
+    frames = re.findall(r"^frame .*\n", text, re.MULTILINE)
+    for frame in frames[FRAMES_SHOWN:-1]:
+        text = text.replace(frame, "")
+    return text.replace(frames[-1], f"...\n{frames[-1]}")
+
+
+def main() -> int:
+    """Run the example and rewrite the block."""
+    for command in (["-c"], []):
+        arguments = [sys.executable, "-m", "SCons", "-C", "example_firmware", "-Q", *command, "nn-size", "run"]
+        done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text(encoding="utf-8").split(MARKER)
+    after = rest.split("```\n", 1)[1]
+    readme.write_text(f"{before}{MARKER}{shortened(done.stdout)}\n```\n{after}", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
