@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, TypeProto, defs, helper, numpy_helper, shape_inference
+from onnx import NodeProto, TensorProto, TypeProto, checker, defs, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from nnbuild.errors import Finding, ModelError
@@ -101,7 +101,7 @@ class _Folder:
             self.report(node, reason)
         elif any(value in self.unknown for value in node.input):
             self.unknown.update(node.output)
-        elif (reason := _bad_attribute(node)) is not None:
+        elif (reason := self._malformed(node) or _bad_attribute(node)) is not None:
             self.report(node, reason)
         else:
             self._fold_or_keep(node)
@@ -117,6 +117,17 @@ class _Folder:
             return f"control flow ({node.op_type}) that depends on data is not supported"
         kind = "is not supported" if defs.has(node.op_type, "") else "is not an ONNX operator"
         return f"operator '{node.op_type}' {kind}"
+
+    def _malformed(self, node: NodeProto) -> str | None:
+        """What onnx's own checker says against the node: number of inputs, attributes and their types."""
+        context = checker.C.CheckerContext()
+        context.ir_version = self.model.ir_version
+        context.opset_imports = {"": self.version}
+        try:
+            checker.check_node(node, context)
+        except Exception as error:  # ValidationError, or what the C++ side raises for what it did not foresee
+            return f"is malformed: {_first_line(error)}"
+        return None
 
     def _fold_or_keep(self, node: NodeProto) -> None:
         if node.op_type == "Constant":

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, EncodeError, Message
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
 from nnbuild.errors import Finding, ModelError
@@ -74,6 +75,8 @@ def parse(file: Path) -> onnx.ModelProto:
         model.ParseFromString(_read_bytes(file))
     except (DecodeError, EncodeError, RuntimeError, UnicodeDecodeError):
         raise ModelError("not an ONNX file, or truncated", str(file), "export or copy it again") from None
+    if not _is_text(model):
+        raise ModelError("holds a name that is not text", str(file), "the file is damaged; export it again")
     if not model.ir_version or not model.opset_import or not model.graph.output:
         raise ModelError("not an ONNX model: it has no version, opset or output", str(file))
     return model
@@ -118,6 +121,17 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
         if attribute.type == AttributeProto.GRAPH or attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
+
+
+def _is_text(message: Message) -> bool:
+    """Whether every string is UTF-8; the parser hands others on as bytes."""
+    for field, value in message.ListFields():
+        values = [value] if isinstance(value, Message | str | bytes) else value
+        if field.type == FieldDescriptor.TYPE_MESSAGE and not all(_is_text(part) for part in values):
+            return False
+        if field.type == FieldDescriptor.TYPE_STRING and not all(isinstance(text, str) for text in values):
+            return False
+    return True
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
