@@ -116,6 +116,8 @@ def cases() -> Iterable[Case]:
     hard_tanh = ("Clip", -1.0, 1.0)
     sharp = QuantParams(1 / 127, 0)
     yield singles.weighted("fully_connected_hardtanh", "Gemm", (1, 64), (16, 64), 0, quant, sharp, by_row, hard_tanh)
+    halves, halved = QuantParams(2.0**-4, 3), QuantParams(2.0**-6, -1)
+    yield singles.weighted("fully_connected_halves", "Gemm", (1, 3), (250, 3), 0, halves, halved, by_row, exact=True)
     yield singles.weighted("fully_connected_relu", "Gemm", (1, 9), (4, 9), 0, quant, out, by_row, ("Relu",))
 
 

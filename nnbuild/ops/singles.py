@@ -173,10 +173,12 @@ def weighted(
     attributes: Mapping[str, Any] | None = None,
     clamp: Clamp = (),
     bias: bool = True,
+    exact: bool = False,
 ) -> Case:
     """Conv, Gemm or MatMul with random weights in which every channel has a scale of its own, and the corners.
 
-    The first channel's weights are all 127 and the second's all -127, so that sums saturate.
+    The first channel's weights are all 127 and the second's all -127, so that sums saturate. With `exact` every scale
+    is 2^-9: with powers of two around it, many sums lie halfway between two outputs.
     """
     model = _Model(name)
     rng = np.random.default_rng(zlib.crc32(name.encode()) + 1)
@@ -184,6 +186,8 @@ def weighted(
     weights = np.moveaxis(rng.integers(-127, 128, weight_shape).astype(np.int8), channels_axis, 0).copy()
     weights[:1], weights[1:2] = 127, -127
     scales = rng.uniform(0.2, 3.0, count).astype(np.float32) * np.float32(0.004)
+    if exact:
+        scales = np.full(count, 2.0**-9, np.float32)
     inputs = [
         model.input(shape, quant),
         model.quantized(np.ascontiguousarray(np.moveaxis(weights, 0, channels_axis)), scales, channels_axis),

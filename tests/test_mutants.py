@@ -1,0 +1,135 @@
+"""The operators' cases catch faults: each mutant of the C, and of the integers that lowering computes, is noticed."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nnbuild import interpret
+from nnbuild.contract import Case, Operator
+from nnbuild.network import Layer, Network
+from nnbuild.ops import ALL, BY_NAME
+from nnbuild.target import TARGETS
+
+from . import programs
+
+V6M = replace(TARGETS["cortex-m0"], guard="")
+
+# (operator whose cases must notice, text in the generated C, what it becomes)
+TEXT_MUTANTS = [
+    ("conv2d", "((int64_t)1 << 30)", "((int64_t)1 << 29)"),
+    ("conv2d", ">> 31)", ">> 30)"),
+    ("conv2d", "remainder > threshold", "remainder >= threshold"),
+    ("fully_connected", "(value < 0 ? 1 : 0)", "0"),
+    ("conv2d", "<< left", "<< right"),
+    ("conv2d", "value < low ? low", "value < low ? low + 1"),
+    ("conv2d", "value > high ? high", "value >= high ? high - 1"),
+    ("conv2d", "int32_t sum = bias[channel]", "int32_t sum = 0"),
+    ("conv2d", "u >= 0 &&", ""),
+    ("conv2d", "top >= 0 && ", ""),
+    ("depthwise_conv2d", "tap += column", "tap += 1"),
+    ("depthwise_conv2d", "line += row", "line += 1"),
+    ("add", "(a + b,", "(a - b,"),
+    ("average_pool", "(uint32_t)count / 2u", "0u"),
+    ("average_pool", "sum < 0 ? -(int32_t)mean : (int32_t)mean", "(int32_t)mean"),
+    ("average_pool", "sum -= count", "sum += count"),
+    ("max_pool", "value > best", "value < best"),
+    ("softmax", "step < 3", "step < 1"),
+    ("softmax", "largest = input[i] > largest", "largest = input[i] < largest"),
+    ("softmax", "bits + 23", "bits + 22"),
+    ("lookup", "+ 128]", "+ 127]"),
+    ("pad", "x + 2", "x + 1"),
+    ("transpose", "i2 *", "i1 *"),
+]
+V6M_MUTANTS = [
+    ("conv2d", "(low >> 14) & 1u", "0u"),
+    ("conv2d", "(low >> 15) & 1u", "(low >> 16) & 1u"),
+    ("conv2d", "+ (low >> 16)", ""),
+    ("conv2d", "((uint32_t)middle & 0xFFFFu)", "0u"),
+    ("conv2d", "(int32_t)((a_low * b_low) >> 16)", "0"),
+]
+
+
+def noticed(operator: str, old: str, new: str, portable: bool, folder: Path) -> tuple[bool, bool]:
+    """(whether the text occurs, whether the program of the operator's cases fails with it replaced)."""
+    cases = list(BY_NAME[operator].cases())
+    sources = programs.write(folder, cases, TARGETS["generic"] if portable else V6M)
+    found = False
+    for source in sources:
+        text = source.read_text()
+        if source.name != "main.c" and not source.name.endswith("_weights.c") and old in text:
+            found = True
+            source.write_text(text.replace(old, new))
+    program = folder / "program"
+    # A mutant may read anywhere: the address sanitizer ends it before it does harm.
+    command = ["gcc", "-O1", "-w", "-fsanitize=address", "-o", str(program), *map(str, sources)]
+    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run([str(program)], capture_output=True, check=False, timeout=120)
+    return found, done.returncode != 0
+
+
+@pytest.mark.parametrize(("operator", "old", "new"), TEXT_MUTANTS)
+def test_mutants_of_the_c_are_caught(operator: str, old: str, new: str, tmp_path: Path) -> None:
+    assert noticed(operator, old, new, portable=True, folder=tmp_path) == (True, True)
+
+
+@pytest.mark.parametrize(("operator", "old", "new"), V6M_MUTANTS)
+def test_mutants_of_the_form_for_armv6m_are_caught(operator: str, old: str, new: str, tmp_path: Path) -> None:
+    assert noticed(operator, old, new, portable=False, folder=tmp_path) == (True, True)
+
+
+def mutated(layer: Layer) -> Iterator[tuple[str, Layer]]:
+    """The layer with one of its integers changed by the least amount that must show."""
+    for field in dataclasses.fields(layer.params):
+        value = getattr(layer.params, field.name)
+        for label, changed in _neighbours(field.name, value):
+            yield label, replace(layer, params=replace(layer.params, **{field.name: changed}))
+    for name, array in layer.constants.items():
+        step = {"multiplier": 1 << 22, "exponential": 1 << 20}.get(name, 1)
+        changed_array = np.where(array > 0, array - array.dtype.type(step), array + array.dtype.type(step))
+        yield name, replace(layer, constants={**layer.constants, name: changed_array.astype(array.dtype)})
+
+
+def _neighbours(name: str, value: Any) -> list[tuple[str, Any]]:
+    if name == "activation_min":
+        return [(name, value + 1)]
+    if name == "activation_max":
+        return [(name, value - 1)]
+    if name in ("low", "high", "fill") or name.endswith(("zero_point", "shift")):
+        return [(f"{name}+1", value + 1), (f"{name}-1", value - 1)]
+    if name == "output_multiplier":
+        return [(name, value - (1 << 24))]
+    if name in ("zero_points", "shifts"):
+        return [(f"{name}[{k}]", tuple(v + (k == i) for i, v in enumerate(value))) for k in range(2)]
+    if name == "multipliers":
+        return [(f"{name}[{k}]", tuple(v - (k == i) * (1 << 24) for i, v in enumerate(value))) for k in range(2)]
+    return []
+
+
+def outputs(case: Case, network: Network) -> list[bytes]:
+    return [
+        interpret.run(network, [values[k] for values in case.inputs])[0].tobytes() for k in range(len(case.inputs[0]))
+    ]
+
+
+@pytest.mark.parametrize("operator", [op for op in ALL if op.kernels], ids=lambda op: op.name)
+def test_mutants_of_the_integers_are_caught(operator: Operator) -> None:
+    """Every parameter of an operator matters to at least one of its cases."""
+    seen: dict[str, bool] = {}
+    for case in operator.cases():
+        true = outputs(case, case.network)
+        for position, layer in enumerate(case.network.layers):
+            if layer.op != operator.name:
+                continue
+            for label, mutant in mutated(layer):
+                layers = (*case.network.layers[:position], mutant, *case.network.layers[position + 1 :])
+                changed = outputs(case, replace(case.network, layers=layers)) != true
+                seen[label] = seen.get(label, False) or changed
+    assert [label for label, caught in seen.items() if not caught] == []
