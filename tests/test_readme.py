@@ -11,7 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from nnbuild.config import OPTIONS
 
@@ -46,17 +49,22 @@ def first_column(text: str) -> list[str]:
     return [word for row in rows for word in re.findall(r"`([^`]+)`", row)]
 
 
-@pytest.fixture(scope="module")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The README's SConstruct and main.c, built with the example's network as models/kws.onnx: the generated C."""
-    if shutil.which("arm-none-eabi-gcc") is None:
-        pytest.skip("needs arm-none-eabi-gcc")
-    folder = tmp_path_factory.mktemp("readme")
+def lay_out(folder: Path) -> None:
+    """The README's SConstruct and main.c, with the example's network as models/kws.onnx."""
     (folder / "models").mkdir()
     shutil.copy(MODELS / "touch.onnx", folder / "models" / "kws.onnx")
     shutil.copy(MODELS / "touch_calib.npz", folder / "models" / "kws_calib.npz")
     (folder / "SConstruct").write_text(block("file: SConstruct"), encoding="utf-8")
     (folder / "main.c").write_text(block("file: main.c") + MAIN, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the README's SConstruct and main.c make: the generated C and its header, as text."""
+    if shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("needs arm-none-eabi-gcc")
+    folder = tmp_path_factory.mktemp("readme")
+    lay_out(folder)
     done = run([sys.executable, "-m", "SCons", "-Q"], folder, WITH_NNBUILD)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (folder / "fw.elf").exists()
@@ -129,3 +137,50 @@ def test_do_explains_itself(tmp_path: Path) -> None:
 
 def test_ci_runs_the_second_command() -> None:
     assert "./do tests" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+CALIBRATED = '"models/kws.onnx", calibration="models/kws_calib.npz"'
+# What the README's table says, and the NNModel(...) that leads to it.
+MISTAKES = {
+    "cannot run the compiler 'arm-none-eabi-gcc'": CALIBRATED,
+    "a float model needs calibration samples": '"models/kws.onnx"',
+    "do not fit input": '"models/kws.onnx", calibration="models/flat.npz"',
+    "has the dynamic shape": '"models/dynamic.onnx", name="kws", calibration="models/flat.npz"',
+    "operator 'TopK' is not supported": '"models/top.onnx", name="kws", calibration="models/flat.npz"',
+    "over its limit": f'{CALIBRATED}, flash="1K"',
+    "is not in this version of nnbuild": f'{CALIBRATED}, latency="2ms"',
+}
+
+
+def damaged_models(folder: Path) -> None:
+    """Samples of the wrong shape, a model with an unknown operator, one with an open dimension."""
+    np.savez(folder / "flat.npz", x=np.zeros((4, 63), np.float32))
+    fixed = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8])
+    opened = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, "time"])
+    result = helper.make_tensor_value_info("v", TensorProto.FLOAT, [1, 2])
+    top, relu = helper.make_node("TopK", ["x", "k"], ["v", "i"]), helper.make_node("Relu", ["x"], ["v"])
+    count = numpy_helper.from_array(np.array([2]), "k")
+    for name, graph in (
+        ("top", helper.make_graph([top], "g", [fixed], [result], [count])),
+        ("dynamic", helper.make_graph([relu], "g", [opened], [result])),
+    ):
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]), folder / f"{name}.onnx")
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_a_mistake_says_what_the_table_says(tmp_path: Path, message: str) -> None:
+    if shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("needs arm-none-eabi-gcc")
+    lay_out(tmp_path)
+    damaged_models(tmp_path / "models")
+    sconstruct = tmp_path / "SConstruct"
+    text = re.sub(r"env\.NNModel\(.*\)", f"env.NNModel({MISTAKES[message]})", sconstruct.read_text(encoding="utf-8"))
+    if "compiler" in message:
+        # The cpu is asked of the compiler; SCons finds nothing on an empty PATH.
+        text = text.replace("Environment(", 'Environment(ENV={"PATH": "/nowhere"}, ')
+    sconstruct.write_text(text, encoding="utf-8")
+    done = run([sys.executable, "-m", "SCons", "-Q"], tmp_path, WITH_NNBUILD)
+    assert done.returncode != 0
+    assert message in section("Troubleshooting")
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
