@@ -1,8 +1,9 @@
 """The size report as text and as JSON.
 
 JSON (schema 1): `files`, `regions` [{name, used, length, limit, over}], `flash` and `ram` {kind: bytes, total},
-`models` [{name, model_id, flash, ram, layers [{index, name, op, kernel, weights, code}]}]. All figures are bytes;
-`ram.stack_reserve` is null where the image does not say it.
+`models` [{name, model_id, flash, ram, scratch_in_arena, layers [{index, name, op, kernel, function, weights, code}]}].
+All figures are bytes. `ram.stack_reserve` is null where the image does not say it; `ram.scratch` is scratch memory
+beside the arena. Layers of one shape share a function, whose code is counted in the first of them.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def _model_data(model: ModelUsage) -> dict[str, Any]:
         "model_id": model.report.model_id,
         "flash": {**model.flash, "total": sum(model.flash.values())},
         "ram": {**model.ram, "total": sum(model.ram.values())},
+        "scratch_in_arena": model.report.scratch,
         "layers": [{**layer, **model.layers.get(layer["index"], nothing)} for layer in model.report.layers],
     }
 
@@ -104,14 +106,19 @@ def _model_table(model: ModelUsage) -> Iterator[str]:
     yield f"model {name}: {name.upper()}_MODEL_ID {model.report.model_id}"
     flash = {_FLASH_LABELS[kind]: size for kind, size in model.flash.items() if _shown(kind, size)}
     yield "  flash " + ", ".join(f"{label} {size:,}" for label, size in flash.items())
-    yield "  RAM   " + ", ".join(f"{_RAM_LABELS[kind]} {size:,}" for kind, size in model.ram.items())
+    shared = f" (of it up to {model.report.scratch:,} for scratch)" if model.report.scratch else ""
+    ram = {_RAM_LABELS[kind] + (shared if kind == "arena" else ""): size for kind, size in model.ram.items()}
+    yield "  RAM   " + ", ".join(f"{label} {size:,}" for label, size in ram.items())
     if not model.report.layers:
         return
     width = max(24, *(len(str(layer["name"])) for layer in model.report.layers))
     yield f"  {'layer':<{width}}{'kernel':>12}{'weights':>10}{'code':>8}"
     for layer in model.report.layers:
         sizes = model.layers.get(layer["index"], {"weights": 0, "code": 0})
-        yield f"  {layer['name']:<{width}}{layer['kernel']:>12}{sizes['weights']:>10,}{sizes['code']:>8,}"
+        shares = "" if layer["function"] == layer["name"] else f"  code of {layer['function']}"
+        yield f"  {layer['name']:<{width}}{layer['kernel']:>12}{sizes['weights']:>10,}{sizes['code']:>8,}{shares}"
+    whole = model.flash["code"] - sum(sizes["code"] for sizes in model.layers.values())
+    yield f"  {name + '_run and others':<{width}}{'':>22}{whole:>8,}"
 
 
 def summary(title: str, uses: Sequence[RegionUse]) -> str:

@@ -20,6 +20,8 @@ FLASH_KINDS = ("weights", "code", "kernels", "selftest", "rest", "unattributed")
 RAM_KINDS = ("arena", "scratch", "other", "stack_reserve")
 SCHEMA = 1
 
+_LAYER_KEYS = ("index", "name", "op", "kernel", "function")
+
 # How startup files and linker scripts call the stack's and heap's size; one of each line is taken.
 _RESERVES = (
     ("__stack_size", "__stack_size__", "__STACK_SIZE", "_Min_Stack_Size", "_stack_size", "Stack_Size", "__StackSize"),
@@ -30,7 +32,7 @@ _STACK_BOUNDS = (("__StackTop", "__StackLimit"), ("__stack_top", "__stack_limit"
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """What a size report needs of `<model>.report.json`."""
+    """What a size report needs of `<model>.report.json`; `scratch` is the most that a layer takes of the arena."""
 
     name: str
     model_id: str
@@ -43,7 +45,7 @@ def read_report(path: str | Path) -> ModelReport:
     """The report that `emit` wrote beside the C. ConfigError where it is not one."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-        layers = tuple({key: layer[key] for key in ("index", "name", "op", "kernel")} for layer in data["layers"])
+        layers = tuple({key: layer[key] for key in _LAYER_KEYS} for layer in data["layers"])
         return ModelReport(data["name"], data["model_id"], data["arena_bytes"], data["scratch_bytes"], layers)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", str(path)) from None
