@@ -1,0 +1,67 @@
+"""The memory plan: no two live buffers share a byte, in place only where it is allowed, and near the lower bound."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnbuild import memory
+from nnbuild.contract import Case
+from nnbuild.memory import Buffer
+from nnbuild.ops import ALL
+from nnbuild.selection import select
+from nnbuild.target import TARGETS
+
+BUFFERS = st.lists(
+    st.tuples(st.integers(1, 300), st.integers(0, 8), st.integers(0, 4)).map(
+        lambda t: Buffer(("t",), t[0], t[1], t[1] + t[2])
+    ),
+    min_size=1,
+    max_size=9,
+)
+
+
+@given(BUFFERS)
+def test_live_buffers_never_overlap(buffers: list[Buffer]) -> None:
+    best = None
+    for order in memory._orders(buffers):
+        places = memory._place(buffers, order)
+        memory._verify(buffers, places)
+        extent = memory._extent(buffers, places)
+        best = extent if best is None else min(best, extent)
+    bound = max(sum(-(-b.size // 4) * 4 for b in buffers if b.first <= t <= b.last) for t in range(13))
+    assert best is not None
+    assert bound <= best <= 2 * bound
+
+
+def test_the_check_finds_an_overlap() -> None:
+    buffers = [Buffer(("a",), 8, 0, 2), Buffer(("b",), 8, 2, 3)]
+    try:
+        memory._verify(buffers, (0, 4))
+    except Exception as error:
+        assert "share arena bytes" in str(error)
+    else:
+        raise AssertionError("overlap not found")
+
+
+def case(operator: str, name: str) -> Case:
+    return next(c for op in ALL if op.name == operator for c in op.cases() if c.name == name)
+
+
+def test_inputs_and_outputs_are_the_callers() -> None:
+    network = case("fully_connected", "fully_connected_16x10").network
+    plan = memory.plan(network, select(network, TARGETS["generic"]), TARGETS["generic"])
+    assert plan.arena == 0
+    assert plan.offsets == {}
+
+
+def test_scratch_is_planned_beside_what_is_live() -> None:
+    network = case("conv2d", "conv2d_3x3_padded").network
+    plan = memory.plan(network, select(network, TARGETS["generic"]), TARGETS["generic"])
+    (name,) = plan.scratch
+    layer = next(layer for layer in network.layers if layer.name == name)
+    start, end = plan.scratch[name], plan.scratch[name] + 27
+    for tensor in (*layer.inputs, layer.output):
+        if tensor in plan.offsets:
+            offset = plan.offsets[tensor]
+            assert offset + network.tensors[tensor].size <= start or end <= offset
