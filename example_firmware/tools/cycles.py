@@ -124,7 +124,10 @@ class Trace:
         self._blocks: dict[int, list[int]] = {}
 
     def read(self, log: Iterable[str]) -> None:
-        """Consume the log until every entry has been seen once between two marks."""
+        """Consume the log until every entry has been seen once between two marks.
+
+        A log without the instructions of its blocks (a QEMU built without a disassembler) leaves `stretches` empty.
+        """
         steps: Counter[tuple[int, int]] = Counter()
         inside: str | None = None
         marked = False  # what runs before the first mark, such as a self-test, is no stretch
@@ -136,7 +139,7 @@ class Trace:
                 if previous >= 0:
                     steps[previous, address] += 1
                 if address == self._mark:
-                    if inside is not None and inside not in self.stretches:
+                    if inside is not None and inside not in self.stretches and self._blocks:
                         self.stretches[inside] = self._weigh(steps)
                     if len(self.stretches) == len(self._entries):
                         return

@@ -80,17 +80,19 @@ def summary(board: Board, printed: str, counts: dict[str, cycles.Count]) -> list
     """The table: accuracy, instructions, estimated cycles, microseconds at each clock."""
     clocks = "".join(f"{f'us @ {clock} MHz':>14}" for clock in board.clocks_mhz)
     lines = [f"{'':12}{'right':>14}{'instructions':>14}{'cycles (est.)':>15}{clocks}"]
+    ratios = {name: count.cycles / count.instructions for name, count in counts.items()}
     pattern = r"^(\w+): frames (\d+) right (\d+) exact \d+ ticks (\d+) longest \d+"
     for name, *numbers in re.findall(pattern, printed, re.MULTILINE):
         frames, right, ticks = (int(number) for number in numbers)
         instructions = ticks * 1e9 / board.timer_hz / frames
-        estimate = instructions * counts[name].cycles / counts[name].instructions
-        microseconds = "".join(f"{estimate / clock:>14,.0f}" for clock in board.clocks_mhz)
-        share = f"{right}/{frames} {100 * right / frames:.1f} %"
-        lines.append(f"{name:12}{share:>14}{instructions:>14,.0f}{estimate:>15,.0f}{microseconds}")
-    ratios = ", ".join(f"{name} {count.cycles / count.instructions:.2f}" for name, count in counts.items())
+        line = f"{name:12}{f'{right}/{frames} {100 * right / frames:.1f} %':>14}{instructions:>14,.0f}"
+        if name in ratios:
+            estimate = instructions * ratios[name]
+            line += f"{estimate:>15,.0f}" + "".join(f"{estimate / clock:>14,.0f}" for clock in board.clocks_mhz)
+        lines.append(line)
+    each = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()) or "unknown, QEMU traces no instructions"
     lines.append(f"Mean of one frame. Instructions: counted by the board's timer. Cycles: estimated for {board.core},")
-    lines.append(f"no wait states, from the instructions that one frame executes (per instruction: {ratios}).")
+    lines.append(f"no wait states, from the instructions that one frame executes (per instruction: {each}).")
     return lines
 
 
