@@ -36,9 +36,14 @@ class Accuracy:
     top1_float: float | None
 
 
-def measure(model: onnx.ModelProto, int8: onnx.ModelProto, samples: Samples, limit: int | None = None) -> Accuracy:
-    """Compare an imported float `model` with the quantized `int8` over the first `limit` samples (default: all)."""
-    network = lower(int8)
+def measure(
+    model: onnx.ModelProto, int8: onnx.ModelProto, samples: Samples, limit: int | None = None, where: str = ""
+) -> Accuracy:
+    """Compare an imported float `model` with the quantized `int8` over the first `limit` samples (default: all).
+
+    `where` names the int8 file in messages.
+    """
+    network = lower(int8, where)
     _check_same(model, network)
     session = _session(model)
     labels = samples.labels()

@@ -38,6 +38,21 @@ FOLDABLE = frozenset(_FOLDABLE_NAMES.split())
 
 _CONTROL_FLOW = frozenset(("If", "Loop", "Scan"))
 _SEVERAL_OUTPUTS = frozenset(("Split",))
+_QOPERATORS = frozenset(
+    (
+        "ConvInteger",
+        "DynamicQuantizeLinear",
+        "MatMulInteger",
+        "QGemm",
+        "QLinearAdd",
+        "QLinearAveragePool",
+        "QLinearConv",
+        "QLinearGlobalAveragePool",
+        "QLinearMatMul",
+        "QLinearSoftmax",
+    )
+)
+_QOPERATOR_HINT = "quantize in the QDQ format (QuantFormat.QDQ), or give the float model"
 _QDQ = frozenset(("QuantizeLinear", "DequantizeLinear"))
 _MAX_SHAPE_DATA = 1024  # elements of a constant that shape inference may want to see
 
@@ -98,7 +113,7 @@ class _Folder:
         elif twice:
             self.report(node, f"writes '{twice[0]}' a second time", "the file is damaged")
         elif (reason := self._unsupported(node)) is not None:
-            self.report(node, reason)
+            self.report(node, reason, _QOPERATOR_HINT if node.op_type in _QOPERATORS else "")
         elif any(value in self.unknown for value in node.input):
             self.unknown.update(node.output)
         elif (reason := self._malformed(node) or _bad_attribute(node)) is not None:

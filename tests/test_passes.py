@@ -241,6 +241,23 @@ def test_scaled_pixels_go_into_the_weights_through_views() -> None:
     assert kinds(simplified(model(nodes, {"x": [1, 6, 6, 3]}, ["y"], constants))) == ["Transpose", "Conv"]
 
 
+def test_image_normalization_in_front_of_a_transpose() -> None:
+    nodes = [
+        node("Sub", "x mean", "a"),
+        node("Div", "a deviation", "b"),
+        node("Transpose", "b", "t", perm=[0, 3, 1, 2]),
+        node("Conv", "t w", "y", pads=[1, 1, 1, 1]),
+    ]
+    constants = {
+        "mean": np.array([0.4, 0.5, 0.6], np.float32),
+        "deviation": np.array([[[[0.2, 0.3, 0.4]]]], np.float32),
+        "w": weights(4, 3, 3, 3),
+    }
+    result = simplified(model(nodes, {"x": [1, 6, 5, 3]}, ["y"], constants))
+    assert kinds(result) == ["Transpose", "Conv", "Conv"]
+    assert attribute(result.graph.node[1], "group", 1) == 3
+
+
 def test_scale_and_shift_alone_is_a_depthwise_convolution() -> None:
     nodes = [node("Sub", "x k", "t"), node("Div", "t s", "y")]
     constants = {"k": weights(3, 1, 1), "s": np.abs(weights(3, 1, 1)) + 1}

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     int8 = import_model(arguments.int8)
     if not is_qdq(int8):
         raise ConfigError("this model is not quantized", arguments.int8)
-    result = measure(model, int8, samples.load(arguments.samples, input_shapes(model)), arguments.limit)
+    result = measure(model, int8, samples.load(arguments.samples, input_shapes(model)), arguments.limit, arguments.int8)
     print(_report(result))
     _check(result, arguments)
     return 0

@@ -1,8 +1,8 @@
 """Rewriting a model into the few forms that the later stages know: one rule a file, in the lists below.
 
 A rule is `rewrite(graph, node) -> bool`: it looks at one node, changes the graph and answers True, or leaves it alone
-and answers False. Rules run in this order, again and again, until none applies. Each keeps what the model computes
-(float rules up to rounding); those of QDQ keep every bit.
+and answers False. A rule has its turn when none before it applies; they run until none does. Each keeps what the model
+computes: float rules up to rounding, those of QDQ to the last bit.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from nnbuild.passes import (
     scale_into_weights,
     scale_to_conv,
     sum_to_add,
+    transpose_first,
     unary_forms,
 )
 from nnbuild.passes.graph import Graph
@@ -50,6 +51,7 @@ FLOAT_RULES: tuple[Rule, ...] = (
     fold_affine.rewrite,
     batchnorm.rewrite,
     scale_into_weights.rewrite,
+    transpose_first.rewrite,
     scale_to_conv.rewrite,
 )
 
@@ -92,15 +94,20 @@ _MAX_ROUNDS = 1000
 
 def simplify(graph: Graph, rules: Sequence[Rule]) -> None:
     """Apply `rules` until none does anything; nodes that nobody reads go."""
-    for _ in range(_MAX_ROUNDS):
-        changed = graph.remove_dead()
-        for rule in rules:
-            for node in list(graph.nodes):
-                if graph.alive(node):
-                    changed |= rule(graph, node)
-        if not changed:
+    for _ in range(_MAX_ROUNDS + 2 * sum(len(node.input) for node in graph.nodes)):
+        graph.remove_dead()
+        if not any(_sweep(graph, rule) for rule in rules):
             return
     raise InternalError("the rewriting rules do not come to an end")
+
+
+def _sweep(graph: Graph, rule: Rule) -> bool:
+    """Show every node to one rule; whether it did anything, after which the first rule has its turn again."""
+    changed = False
+    for node in list(graph.nodes):
+        if graph.alive(node):
+            changed |= rule(graph, node)
+    return changed
 
 
 def name_nodes(graph: Graph) -> None:
