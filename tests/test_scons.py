@@ -286,6 +286,14 @@ def test_calibration_that_is_built(project: Project) -> None:
     assert "calibration=9" in project.path("kws.int8.onnx").read_text()
 
 
+def test_dollars_in_paths_reach_the_command(project: Project) -> None:
+    project.write({"SConstruct": PROGRAM.replace("calib.npz", "a$$b.npz"), "models/a$b.npz": "3"})
+    project.scons()
+    assert "calibration=3" in project.path("kws.int8.onnx").read_text()
+    project.write({"SConstruct": PLAIN, "models/kws.toml": 'calibration = "a$b.npz"\n'})
+    assert not project.built(project.scons())
+
+
 def test_missing_calibration_is_one_line(project: Project) -> None:
     (project.folder / "models/calib.npz").unlink()
     assert "`models/calib.npz' not found, needed by target `build/nn/kws.int8.onnx'" in project.scons(status=2)

@@ -122,7 +122,7 @@ def _linked(env: Any, elf: Any) -> Any:
         if not node:
             raise ConfigError("takes what env.Program returned", "NNBudget")
         node = node[0]
-    node = node if isinstance(node, SCons.Node.Node) else env.File(env.subst(str(node)))
+    node = node if isinstance(node, SCons.Node.Node) else env.File(str(node))
     if not node.has_builder():
         hint = "call env.Program before env.NNBudget and pass its result"
         raise ConfigError("nothing builds this file", run.path(node), hint)

@@ -112,7 +112,7 @@ def _single(env: Any, model: Any) -> Any:
         model = model[0]
     if not model or not (SCons.Util.is_String(model) or isinstance(model, SCons.Node.Node)):
         raise ConfigError("takes the name of an .onnx file", "NNModel")
-    return env.File(env.subst(model)) if SCons.Util.is_String(model) else model
+    return env.File(model) if SCons.Util.is_String(model) else model
 
 
 def _node(value: Any, base: Any, env: Any) -> Any:
@@ -123,7 +123,8 @@ def _node(value: Any, base: Any, env: Any) -> Any:
         return value
     if not SCons.Util.is_String(value) and not isinstance(value, os.PathLike):
         raise ConfigError("must be one path")
-    text, factory = env.subst(os.fspath(value)), env if base is None else base
+    # A call's path may hold construction variables, as everywhere in a SConscript; a sidecar's is taken as it stands.
+    text, factory = os.fspath(value), env if base is None else base
     folder = os.path.isdir(factory.Entry(text).srcnode().get_abspath())
     return factory.Dir(text) if folder else factory.File(text)
 
@@ -259,7 +260,7 @@ def declare(env: Any, model: Any, given: Mapping[str, Any]) -> Model:
         raise ConfigError("is no .onnx file", where)
     options, nodes = _options(env, node, given)
     options.setdefault("name", config.default_name(node.name))
-    folder = env.Dir(env.subst("$NN_DIR"))
+    folder = env.Dir("$NN_DIR")
     quantized = _quantize(env, node, folder, options, nodes)
     target = _compiler(env)
     flags = [*target, *run.words(env, "$NN_KERNEL_CCFLAGS $NN_SECTION_CCFLAGS")]
