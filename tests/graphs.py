@@ -21,6 +21,14 @@ def weights(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).normal(0, 1, shape).astype(np.float32)
 
 
+def i64(*values: int) -> Array:
+    return np.array(values, np.int64)
+
+
+def f32(*values: float) -> Array:
+    return np.array(values, np.float32)
+
+
 def node(kind: str, inputs: str, outputs: str, **attributes: Any) -> NodeProto:
     """Values are words of `inputs` and `outputs`; `-` is an input that is left out."""
     names = ["" if word == "-" else word for word in inputs.split()]

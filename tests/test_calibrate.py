@@ -356,7 +356,7 @@ def test_inputs_are_never_clipped(tmp_path: Path) -> None:
 def test_values_that_overflow_are_told(tmp_path: Path) -> None:
     nodes = [node("Exp", "x", "y")]
     proto = import_model(save(tmp_path, model(nodes, {"x": ["N", 3]}, ["y"])))
-    spec = stored(tmp_path, "c.npz", x=np.float32([[1, 2, 3], [1000, 0, 0]]))
+    spec = stored(tmp_path, "c.npz", x=np.array([[1, 2, 3], [1000, 0, 0]], np.float32))
     with pytest.raises(CalibrationError, match="value 'y' is not finite for sample 1"):
         ranges(proto, samples.load(spec, {"x": (1, 3)}))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,12 +11,12 @@ import pytest
 
 from nnbuild.errors import ModelError
 from nnbuild.importer import import_model
-from nnbuild.passes import FLOAT_RULES, QDQ_RULES, simplify
+from nnbuild.passes import FLOAT_RULES, QDQ_RULES, Rule, simplify
 from nnbuild.passes.graph import Graph, attribute
-from tests.graphs import constant, feeds_for, imported, kinds, model, node, run, save, weights
+from tests.graphs import constant, f32, feeds_for, i64, imported, kinds, model, node, run, save, weights
 
 
-def simplified(proto: onnx.ModelProto, rules: tuple = FLOAT_RULES) -> onnx.ModelProto:  # type: ignore[type-arg]
+def simplified(proto: onnx.ModelProto, rules: tuple[Rule, ...] = FLOAT_RULES) -> onnx.ModelProto:
     """Our rules alone, without onnxruntime's; the result must compute the same."""
     inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
     graph = Graph(inferred)
@@ -28,7 +29,7 @@ def simplified(proto: onnx.ModelProto, rules: tuple = FLOAT_RULES) -> onnx.Model
     return graph.model
 
 
-def batchnorm(channels: int) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def batchnorm(channels: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(5)
     gamma, beta, mean, variance = rng.normal(1, 0.5, (4, channels)).astype(np.float32)
     return {"g": gamma, "b": beta, "m": mean, "v": np.abs(variance) + 0.1}
@@ -36,14 +37,14 @@ def batchnorm(channels: int) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
 
 # Clamps.
 
-HARDTANH = {
+HARDTANH: dict[str, tuple[int, list[onnx.NodeProto], dict[str, Any]]] = {
     "attributes": (6, [node("Clip", "x", "y", min=-1.0, max=1.0)], {}),
     "initializers": (13, [node("Clip", "x lo hi", "y")], {"lo": np.float32(-1), "hi": np.float32(1)}),
     "min_max": (13, [node("Max", "x lo", "t"), node("Min", "t hi", "y")], {"lo": np.float32(-1), "hi": np.float32(1)}),
     "max_min": (
         13,
         [node("Min", "hi x", "t"), node("Max", "lo t", "y")],
-        {"lo": np.float32([-1]), "hi": np.float32(1)},
+        {"lo": f32(-1), "hi": np.float32(1)},
     ),
     "two_clips": (
         13,
@@ -54,7 +55,7 @@ HARDTANH = {
         13,
         [
             node("Constant", "", "lo", value_float=-1.0),
-            node("Constant", "", "hi", value=onnx.numpy_helper.from_array(np.float32(1))),
+            node("Constant", "", "hi", value=onnx.numpy_helper.from_array(np.array(1, np.float32))),
             node("Clip", "x lo hi", "y"),
         ],
         {},
@@ -273,14 +274,14 @@ def test_pad_goes_into_conv(opset: int, amounts: list[int], tmp_path: Path) -> N
     attributes = {"pads": amounts} if opset < 11 else {}
     pad = node("Pad", "x" if opset < 11 else "x p", "t", **attributes)
     nodes = [pad, node("Conv", "t w", "y", pads=[1, 0, 0, 1], strides=[2, 1])]
-    constants = {"w": weights(4, 3, 3, 3), **({} if opset < 11 else {"p": np.int64(amounts)})}
+    constants = {"w": weights(4, 3, 3, 3), **({} if opset < 11 else {"p": i64(*amounts)})}
     result = imported(tmp_path, model(nodes, {"x": [1, 3, 6, 6]}, ["y"], constants, opset))
     assert kinds(result) == ["Conv"]
 
 
 def test_pad_with_axes_goes_into_conv() -> None:
     nodes = [node("Pad", "x p - a", "t"), node("Conv", "t w", "y")]
-    constants = {"w": weights(4, 3, 3, 3), "p": np.int64([1, 2]), "a": np.int64([-1])}
+    constants = {"w": weights(4, 3, 3, 3), "p": i64(1, 2), "a": i64(-1)}
     result = simplified(model(nodes, {"x": [1, 3, 6, 6]}, ["y"], constants, 18))
     assert attribute(result.graph.node[0], "pads", []) == [0, 1, 0, 2]
 
@@ -294,13 +295,13 @@ def test_pad_with_axes_goes_into_conv() -> None:
 def test_other_pads_stay(value: float, mode: str, amounts: list[int]) -> None:
     channels = 3 + amounts[1]
     nodes = [node("Pad", "x p v", "t", mode=mode), node("Conv", "t w", "y")]
-    constants = {"w": weights(4, channels, 3, 3), "p": np.int64(amounts), "v": np.float32(value)}
+    constants = {"w": weights(4, channels, 3, 3), "p": i64(*amounts), "v": np.float32(value)}
     assert kinds(simplified(model(nodes, {"x": [1, 3, 6, 6]}, ["y"], constants))) == ["Pad", "Conv"]
 
 
 def test_pad_goes_into_average_pool() -> None:
     nodes = [node("Pad", "x p", "t"), node("AveragePool", "t", "y", kernel_shape=[3, 3], strides=[2, 2])]
-    result = simplified(model(nodes, {"x": [1, 3, 6, 6]}, ["y"], {"p": np.int64([0, 0, 1, 0, 0, 0, 0, 1])}))
+    result = simplified(model(nodes, {"x": [1, 3, 6, 6]}, ["y"], {"p": i64(0, 0, 1, 0, 0, 0, 0, 1)}))
     assert kinds(result) == ["AveragePool"]
     assert attribute(result.graph.node[0], "count_include_pad", 0) == 1
 
@@ -308,7 +309,7 @@ def test_pad_goes_into_average_pool() -> None:
 def test_pad_in_front_of_an_average_that_excludes_its_own_padding_stays() -> None:
     pool = node("AveragePool", "t", "y", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
     nodes = [node("Pad", "x p", "t"), pool]
-    result = simplified(model(nodes, {"x": [1, 3, 6, 6]}, ["y"], {"p": np.int64([0, 0, 1, 0, 0, 0, 0, 1])}))
+    result = simplified(model(nodes, {"x": [1, 3, 6, 6]}, ["y"], {"p": i64(0, 0, 1, 0, 0, 0, 0, 1)}))
     assert kinds(result) == ["Pad", "AveragePool"]
 
 
@@ -358,7 +359,7 @@ def test_matmul_of_two_values_and_add_stays() -> None:
 
 
 @pytest.mark.parametrize("bias", [weights(1), weights(5), weights(1, 5), weights(1, 1)])
-def test_gemm_form(bias: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_gemm_form(bias: np.ndarray) -> None:
     gemm = node("Gemm", "x w b", "y", alpha=0.5, beta=2.0, transB=1)
     result = simplified(model([gemm], {"x": [1, 7]}, ["y"], {"w": weights(5, 7), "b": bias}))
     assert {entry.name for entry in result.graph.node[0].attribute} == {"transB"}
@@ -376,7 +377,7 @@ def test_views_merge() -> None:
         node("Reshape", "c s", "d"),
         node("Unsqueeze", "d u", "y"),
     ]
-    constants = {"s": np.int64([0, 6, -1]), "u": np.int64([1])}
+    constants = {"s": i64(0, 6, -1), "u": i64(1)}
     result = simplified(model(nodes, {"x": [1, 3, 4, 5]}, ["y"], constants))
     assert kinds(result) == ["Transpose", "Reshape"]
     assert constant(result, result.graph.node[1].input[1]).tolist() == [1, 1, 6, 10]
@@ -392,19 +393,19 @@ def test_transposes_that_cancel_disappear() -> None:
     assert kinds(simplified(model(nodes, {"x": [1, 3, 4, 5]}, ["y"]))) == ["Relu", "Sigmoid"]
 
 
-NOTHING = {
+NOTHING: dict[str, tuple[onnx.NodeProto, dict[str, Any]]] = {
     "Identity": (node("Identity", "r", "t"), {}),
     "Dropout": (node("Dropout", "r", "t"), {}),
     "Dropout_ratio": (node("Dropout", "r k f", "t"), {"k": np.float32(0.5), "f": np.bool_(False)}),
     "Cast": (node("Cast", "r", "t", to=1), {}),
-    "Reshape": (node("Reshape", "r k", "t"), {"k": np.int64([1, 3, -1, 4])}),
+    "Reshape": (node("Reshape", "r k", "t"), {"k": i64(1, 3, -1, 4)}),
     "Transpose": (node("Transpose", "r", "t", perm=[0, 1, 2, 3]), {}),
     "Pad": (node("Pad", "r k", "t"), {"k": np.zeros(8, np.int64)}),
     "Concat": (node("Concat", "r", "t", axis=1), {}),
     "Sum": (node("Sum", "r", "t"), {}),
-    "Slice": (node("Slice", "r k l", "t"), {"k": np.int64([0]), "l": np.int64([99])}),
+    "Slice": (node("Slice", "r k l", "t"), {"k": i64(0), "l": i64(99)}),
     "MaxPool": (node("MaxPool", "r", "t", kernel_shape=[1, 1]), {}),
-    "Expand": (node("Expand", "r k", "t"), {"k": np.int64([1])}),
+    "Expand": (node("Expand", "r k", "t"), {"k": i64(1)}),
 }
 
 
@@ -479,7 +480,7 @@ def test_softmax_before_opset_13_flattens(axis: int, tmp_path: Path) -> None:
     assert "Softmax" in kinds(imported(tmp_path, proto))
 
 
-OLDER = {
+OLDER: dict[str, tuple[int, list[onnx.NodeProto], list[int], dict[str, Any]]] = {
     "squeeze": (7, [node("Squeeze", "x", "y", axes=[2])], [1, 3, 1, 5], {}),
     "unsqueeze": (7, [node("Unsqueeze", "x", "y", axes=[1])], [1, 3], {}),
     "reducemean": (11, [node("ReduceMean", "x", "y", axes=[2, 3], keepdims=0)], [1, 3, 4, 5], {}),

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 
 from nnbuild.errors import ModelError
 from nnbuild.importer import import_model
-from tests.graphs import model, node, save, weights
+from tests.graphs import f32, i64, model, node, save, weights
 
 MEGABYTE = 2**20
 
@@ -36,8 +36,8 @@ def small() -> onnx.ModelProto:
         node("Softmax", "g0", "y"),
     ]
     constants = {
-        "w": weights(2, 1, 3, 3), "b": weights(2), "g": np.float32([1, 2]), "lo": np.float32(-1), "hi": np.float32(1),
-        "zero": np.int64([0]), "minus": np.int64([-1]), "v": weights(3, 18),
+        "w": weights(2, 1, 3, 3), "b": weights(2), "g": f32(1, 2), "lo": np.float32(-1), "hi": np.float32(1),
+        "zero": i64(0), "minus": i64(-1), "v": weights(3, 18),
     }  # fmt: skip
     return model(nodes, {"x": ["N", 1, 6, 6]}, ["y"], constants)
 
@@ -128,21 +128,21 @@ BIG = 10**10
 
 def constant_of_shape() -> onnx.ModelProto:
     nodes = [node("ConstantOfShape", "n", "z"), node("Add", "x z", "y")]
-    return model(nodes, {"x": ["N", 3]}, ["y"], {"n": np.int64([BIG // 10, 10])})
+    return model(nodes, {"x": ["N", 3]}, ["y"], {"n": i64(BIG // 10, 10)})
 
 
 def expand() -> onnx.ModelProto:
     nodes = [node("Expand", "one n", "z"), node("Add", "x z", "y")]
-    return model(nodes, {"x": ["N", 3]}, ["y"], {"one": np.float32(1), "n": np.int64([BIG])})
+    return model(nodes, {"x": ["N", 3]}, ["y"], {"one": np.float32(1), "n": i64(BIG)})
 
 
 def expanded_activation() -> onnx.ModelProto:
-    return model([node("Expand", "x n", "y")], {"x": ["N", 3]}, ["y"], {"n": np.int64([BIG, 1, 1])})
+    return model([node("Expand", "x n", "y")], {"x": ["N", 3]}, ["y"], {"n": i64(BIG, 1, 1)})
 
 
 def tile() -> onnx.ModelProto:
     nodes = [node("Tile", "one n", "z"), node("ReduceSum", "z", "s"), node("Add", "x s", "y")]
-    return model(nodes, {"x": ["N", 3]}, ["y"], {"one": np.float32([1, 2]), "n": np.int64([BIG])})
+    return model(nodes, {"x": ["N", 3]}, ["y"], {"one": f32(1, 2), "n": i64(BIG)})
 
 
 def count_range() -> onnx.ModelProto:
@@ -152,12 +152,12 @@ def count_range() -> onnx.ModelProto:
 
 
 def pad() -> onnx.ModelProto:
-    return model([node("Pad", "x n", "y")], {"x": ["N", 3]}, ["y"], {"n": np.int64([0, BIG, 0, 0])})
+    return model([node("Pad", "x n", "y")], {"x": ["N", 3]}, ["y"], {"n": i64(0, BIG, 0, 0)})
 
 
 def padded_constant() -> onnx.ModelProto:
     nodes = [node("Pad", "one n", "z"), node("ReduceSum", "z", "s"), node("Add", "x s", "y")]
-    return model(nodes, {"x": ["N", 3]}, ["y"], {"one": np.float32([1]), "n": np.int64([0, BIG])})
+    return model(nodes, {"x": ["N", 3]}, ["y"], {"one": f32(1), "n": i64(0, BIG)})
 
 
 def conv_pads() -> onnx.ModelProto:
@@ -181,13 +181,13 @@ def matrix_product() -> onnx.ModelProto:
         node("ReduceSum", "z", "s"),
         node("Add", "x s", "y"),
     ]
-    return model(nodes, {"x": ["N", 3]}, ["y"], {"n": np.int64([1, 10**5]), "m": np.int64([10**5, 1])})
+    return model(nodes, {"x": ["N", 3]}, ["y"], {"n": i64(1, 10**5), "m": i64(10**5, 1)})
 
 
 def doubling() -> onnx.ModelProto:
     nodes = [node("Concat", f"a{i} a{i}", f"a{i + 1}", axis=0) for i in range(40)]
     nodes += [node("ReduceSum", "a40", "s"), node("Add", "x s", "y")]
-    return model(nodes, {"x": ["N", 3]}, ["y"], {"a0": np.float32([1])})
+    return model(nodes, {"x": ["N", 3]}, ["y"], {"a0": f32(1)})
 
 
 def doubling_activation() -> onnx.ModelProto:
@@ -198,17 +198,17 @@ def doubling_activation() -> onnx.ModelProto:
 def many_constants() -> onnx.ModelProto:
     nodes = [node("ConstantOfShape", "n", f"z{i}") for i in range(200)]
     nodes += [node("Sum", " ".join(["x", *(f"z{i}" for i in range(200))]), "y")]
-    return model(nodes, {"x": ["N", 1]}, ["y"], {"n": np.int64([1, 2**20])})
+    return model(nodes, {"x": ["N", 1]}, ["y"], {"n": i64(1, 2**20)})
 
 
 def resize() -> onnx.ModelProto:
-    proto = model([node("Resize", "x - k", "y")], {"x": ["N", 1, 3, 3]}, ["y"], {"k": np.float32([1, 1, 1e5, 1e5])})
+    proto = model([node("Resize", "x - k", "y")], {"x": ["N", 1, 3, 3]}, ["y"], {"k": f32(1, 1, 1e5, 1e5)})
     return proto
 
 
 def one_hot() -> onnx.ModelProto:
     nodes = [node("OneHot", "i n v", "z"), node("ReduceSum", "z", "s"), node("Add", "x s", "y")]
-    return model(nodes, {"x": ["N", 3]}, ["y"], {"i": np.int64([1]), "n": np.int64(BIG), "v": np.float32([0, 1])})
+    return model(nodes, {"x": ["N", 3]}, ["y"], {"i": i64(1), "n": np.int64(BIG), "v": f32(0, 1)})
 
 
 HUNGRY = [
@@ -282,7 +282,7 @@ def test_names_cannot_break_a_line(tmp_path: Path) -> None:
 
 def test_strings_are_refused(tmp_path: Path) -> None:
     proto = small()
-    proto.graph.initializer.append(helper.make_tensor("t", TensorProto.STRING, [1], [b"a"]))
+    proto.graph.initializer.append(helper.make_tensor("t", TensorProto.STRING, [1], [b"a"]))  # type: ignore[list-item]
     refuses(save(tmp_path, proto), "tensor 't' has the unsupported element type STRING")
 
 
