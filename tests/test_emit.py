@@ -1,0 +1,226 @@
+"""What is written: names, header, helpers, arenas, self-test, determinism; and that nothing a model says breaks the C."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from nnbuild import cnames, interpret
+from nnbuild.commands import ops as ops_command
+from nnbuild.contract import Case
+from nnbuild.emit import EmitOptions, emit
+from nnbuild.errors import ConfigError, KernelError
+from nnbuild.lower import lower
+from nnbuild.network import Network, QuantParams
+from nnbuild.ops import ALL
+from nnbuild.target import TARGETS
+
+from . import host
+from .conftest import ROOT
+
+
+def case(name: str) -> Case:
+    return next(c for op in ALL for c in op.cases() if c.name == name)
+
+
+def two_ports() -> Network:
+    """Add of two inputs, both the sum and its Relu are outputs; names that are no C."""
+    parameters = [
+        numpy_helper.from_array(np.float32(0.1), "s"),
+        numpy_helper.from_array(np.int8(-3), "z"),
+    ]
+    nodes = []
+
+    def pair(value: str, out: str) -> None:
+        nodes.append(helper.make_node("QuantizeLinear", [value, "s", "z"], [f"{out}_q"]))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{out}_q", "s", "z"], [out]))
+
+    pair("a/1", "da")
+    pair("*/ int", "db")
+    nodes.append(helper.make_node("Add", ["da", "db"], ["sum"], name='*/ #error "x" \\\n??/'))
+    pair("sum", "out:0")
+    nodes.append(helper.make_node("Relu", ["out:0"], ["r"]))
+    pair("r", "out_0")
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 6]) for name in ("a/1", "*/ int")]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 6]) for name in ("out:0", "out_0")]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, parameters)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+    return lower(onnx.shape_inference.infer_shapes(model, strict_mode=True), "ports")
+
+
+def test_several_inputs_and_outputs(tmp_path: Path) -> None:
+    network = two_ports()
+    files = emit(network, EmitOptions("m", selftest=2))
+    header = files["m.h"]
+    for macro in ("M_INPUT_A_1_SIZE 6", "M_INPUT__INT_SIZE 6", "M_OUTPUT_OUT_0_SIZE 6", "M_OUTPUT_OUT_0_2_SIZE 6"):
+        assert macro in header
+    library = host.shared_library(tmp_path, files)
+    a, b = (np.arange(6, dtype=np.int8) * k for k in (9, -4))
+    expected = interpret.run(network, [a, b])
+    got = host.call(library, "m_run", [a, b], [6, 6])
+    assert [e.ravel().tolist() for e in expected] == [g.tolist() for g in got]
+    assert library.m_selftest() == 0
+
+
+def test_the_header_is_cplusplus_too(tmp_path: Path) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed")
+    host.write(tmp_path, emit(case("fully_connected_16x10").network, EmitOptions("kws", raw=("u8", 0.1, 0.0))))
+    (tmp_path / "main.cpp").write_text(
+        '#include "kws.h"\nint main() { int8_t in[KWS_INPUT_SIZE] = {}, out[KWS_OUTPUT_SIZE]; return kws_run(in, out); }\n'
+    )
+    command = ["g++", "-std=c++11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", str(tmp_path / "main.cpp")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_thresholds_argmax_and_floats(tmp_path: Path) -> None:
+    network = case("softmax_12").network
+    (tmp_path / "use.c").write_text(
+        '#include "m.h"\n'
+        "int use(const int8_t *output); float real(const float *values, int8_t *input, float *back);\n"
+        "static const int8_t table[] = { M_OUTPUT_Q(0.8), M_OUTPUT_Q(0.0), M_OUTPUT_Q(1.0), M_OUTPUT_Q(-3) };\n"
+        "int use(const int8_t *output) { return m_argmax(output) * 1000 + table[0] + table[1] + table[2] + table[3]; }\n"
+        "float real(const float *values, int8_t *input, float *back)\n"
+        "{ m_quantize_input(values, input); m_dequantize_output(input, back); return values[0]; }\n"
+    )
+    files = emit(network, EmitOptions("m"))
+    sources = host.write(tmp_path, files)
+    host.compile_c(["gcc", "-O1", "-shared", "-fPIC"], tmp_path / "m.so", [*sources, tmp_path / "use.c"])
+    library = ctypes.CDLL(str(tmp_path / "m.so"))
+    output = np.array([-128, 5, 90, 90, 3, 0, 0, 0, 0, 0, 0, 0], np.int8)
+    # 0.8 * 256 - 128 = 76.8 -> 77; 0 -> -128; 1 saturates at 127; -3 saturates at -128.
+    assert library.use(output.ctypes.data_as(ctypes.c_void_p)) == 2000 + 77 - 128 + 127 - 128
+    quant: QuantParams = network.tensors[network.inputs[0].tensor].quant
+    values = np.array([0.0, 0.1, -0.3, 1e9, -1e9, 5, 2, 1, 0.7, -7, -9.0, 11.2], np.float32)
+    stored, back = np.zeros(12, np.int8), np.zeros(12, np.float32)
+    library.real(*(array.ctypes.data_as(ctypes.c_void_p) for array in (values, stored, back)))
+    assert np.abs(stored.astype(int) - quant.quantize(values).astype(int)).max() <= 1
+    assert stored[3] == 127
+    assert stored[4] == -128
+    assert np.allclose(back, (stored.astype(np.float32) + 128) / 256)
+
+
+def test_callers_arena(tmp_path: Path) -> None:
+    one = case("conv2d_3x3_padded")
+    files = emit(one.network, EmitOptions("m", arena="caller", selftest=1))
+    assert "static uint32_t m_arena" not in files["m.c"]
+    library = host.shared_library(tmp_path, files)
+    assert library.m_selftest() == 0
+    size = int(re.search(r"ARENA_SIZE (\d+)", files["m.h"]).group(1))  # type: ignore[union-attr]
+    memory, data, out = (np.zeros(n, np.int8) for n in (size + 8, one.inputs[0].shape[1], 4096))
+    start = memory.ctypes.data + (-memory.ctypes.data) % 4
+    pointers = [ctypes.c_void_p(array.ctypes.data) for array in (data, out)]
+    assert library.m_run(ctypes.c_void_p(start), *pointers) == 0
+    assert library.m_run(ctypes.c_void_p(start + 1), *pointers) == 1
+    assert library.m_run(ctypes.c_void_p(0), *pointers) == 1
+
+
+def test_the_layer_hook_sees_every_layer(tmp_path: Path) -> None:
+    network = case("max_pool_rescaled").network
+    files = emit(network, EmitOptions("m"))
+    counter = '#include <stdint.h>\nvoid hook(int i); int seen(void); static int trace; void hook(int i) { trace = trace * 10 + i; }\n'
+    (tmp_path / "hook.c").write_text(counter + "int seen(void) { return trace; }\n")
+    (tmp_path / "hook.h").write_text("void hook(int i);\n#define M_LAYER_HOOK(i) hook(i)\n")
+    sources = host.write(tmp_path, files)
+    command = ["gcc", "-O1", "-shared", "-fPIC", "-include", str(tmp_path / "hook.h")]
+    host.compile_c(command, tmp_path / "m.so", [*sources, tmp_path / "hook.c"])
+    library = ctypes.CDLL(str(tmp_path / "m.so"))
+    size = [network.tensors[port.tensor].size for port in (network.inputs[0], network.outputs[0])]
+    host.call(library, "m_run", [np.zeros(size[0], np.int8)], [size[1]])
+    assert library.seen() == int("".join(str(n) for n in range(len(network.layers))))
+
+
+def test_the_selftest_notices_a_changed_weight(tmp_path: Path) -> None:
+    files = emit(case("conv2d_3x3").network, EmitOptions("m", selftest=3))
+    assert host.shared_library(tmp_path / "right", files).m_selftest() == 0
+    changed = files["m_weights.c"].replace("-127, -127, -127", "-127, -127, 99", 1)
+    assert changed != files["m_weights.c"]
+    assert host.shared_library(tmp_path / "wrong", {**files, "m_weights.c": changed}).m_selftest() == 1
+
+
+def test_generated_for_another_core_does_not_compile(tmp_path: Path) -> None:
+    sources = host.write(tmp_path, emit(case("add_same").network, EmitOptions("m", TARGETS["cortex-m0"])))
+    done = subprocess.run(["gcc", "-c", str(sources[0])], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "m.c was generated for cortex-m0" in done.stderr
+
+
+def test_layers_of_equal_shape_share_a_function(reference_dir: Path) -> None:
+    from nnbuild.importer import import_model
+
+    network = lower(import_model(reference_dir / "models" / "int8" / "kws01_int8.onnx"), "kws")
+    files = emit(network, EmitOptions("kws"))
+    assert files["kws.c"].count("\nstatic void kws_") == 6
+    report = json.loads(files["kws.report.json"])
+    assert {layer["function"] for layer in report["layers"] if layer["op"] == "depthwise_conv2d"} == {
+        "kws_l01_depthwise_conv2d"
+    }
+
+
+def test_output_is_deterministic_and_says_nothing_of_the_machine() -> None:
+    program = (
+        "from nnbuild.ops import ALL; from nnbuild.emit import *; import hashlib\n"
+        "texts = [t for op in ALL for c in op.cases() for t in emit(c.network, EmitOptions('m', selftest=1)).values()]\n"
+        "print(hashlib.sha256(''.join(texts).encode()).hexdigest()); import sys\n"
+        "sys.exit(any('/home' in t or '/tmp' in t or '20' + '2' in t.splitlines()[0] for t in texts))"
+    )
+    digests = set()
+    for seed in ("0", "1"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        digests.add(done.stdout)
+    assert len(digests) == 1
+
+
+def test_what_cannot_be_is_said() -> None:
+    network = case("add_same").network
+    with pytest.raises(ConfigError, match="not a C identifier"):
+        emit(network, EmitOptions("2fast"))
+    with pytest.raises(ConfigError, match="arena 'heap' is unknown"):
+        emit(network, EmitOptions("m", arena="heap"))
+    with pytest.raises(ConfigError, match="one input"):
+        emit(two_ports(), EmitOptions("m", raw=("u8", 1.0, 0.0)))
+    with pytest.raises(KernelError) as caught:
+        emit(network, EmitOptions("m", pins={"l00_add": "fastest", "l99": "direct"}))
+    assert "there is no kernel 'fastest' for add" in str(caught.value)
+    assert "pin of 'l99': there is no such layer" in str(caught.value)
+
+
+def test_a_pin_is_held_and_a_pin_that_cannot_serve_is_an_error() -> None:
+    shuffled = case("transpose_table").network
+    with pytest.raises(KernelError, match="no nested loops express it"):
+        emit(shuffled, EmitOptions("m", pins={shuffled.layers[-1].name: "direct"}))
+
+
+def test_names_from_a_model_are_harmless_in_c() -> None:
+    assert cnames.comment("a */ b") == "a * / b"
+    assert cnames.comment("tri??/graph\n") == "tri? ?/graph?"
+    assert cnames.identifier("2:Conv/é") == "_2_conv"
+    assert cnames.distinct(["a", "A", "int"]) == ["a", "a_2", "_int"]
+
+
+def test_the_table_of_operators_is_current() -> None:
+    assert (ROOT / "docs" / "OPERATORS.md").read_text() == ops_command.markdown()
+
+
+def test_model_id_follows_the_numbers() -> None:
+    network = case("fully_connected_16x10").network
+    layer = network.layers[0]
+    weights = layer.constants["weights"].copy()
+    weights[0, 0] ^= 1
+    changed = replace(layer, constants={**layer.constants, "weights": weights})
+    assert network.model_id() == case("fully_connected_16x10").network.model_id()
+    assert network.model_id() != replace(network, layers=(changed,)).model_id()
