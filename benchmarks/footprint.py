@@ -115,7 +115,13 @@ HEADER = (
 def line(row: Row) -> str:
     """One row in Markdown."""
     numbers = [row.flash, row.weights, row.flash - row.weights, row.arena, row.static_ram, row.stack, row.instructions]
-    cells = [row.network, row.core, *(f"{number:,}" for number in numbers), f"{row.quantize_s:.1f}", f"{row.emit_s:.1f}"]
+    cells = [
+        row.network,
+        row.core,
+        *(f"{number:,}" for number in numbers),
+        f"{row.quantize_s:.1f}",
+        f"{row.emit_s:.1f}",
+    ]
     return f"| {' | '.join(cells)} |"
 
 

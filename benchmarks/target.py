@@ -87,7 +87,9 @@ def measure(
 def _empty(header: str, folder: Path) -> Path:
     """The glue around a network that does nothing: what start-up, harness and buffers take."""
     path = folder / "empty.c"
-    path.write_text(GLUE + "int net_run(const int8_t *input, int8_t *output) { (void)input; (void)output; return 0; }\n")
+    path.write_text(
+        GLUE + "int net_run(const int8_t *input, int8_t *output) { (void)input; (void)output; return 0; }\n"
+    )
     return path
 
 
@@ -125,7 +127,14 @@ def _run(core: str, elf: Path, harness: Path, folder: Path) -> str:
         command = ["gcc", "-O2", "-shared", "-fPIC", "-w", "-o", str(plugin), str(harness / "hc_plugin.c")]
         subprocess.run(command, check=True)
     done = subprocess.run(
-        ["bash", str(folder / "hc_run.sh"), CORES[core][0], str(elf), str(folder / "input.bin"), str(folder / "output.bin")],
+        [
+            "bash",
+            str(folder / "hc_run.sh"),
+            CORES[core][0],
+            str(elf),
+            str(folder / "input.bin"),
+            str(folder / "output.bin"),
+        ],
         capture_output=True,
         text=True,
         check=False,

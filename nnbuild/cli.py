@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import keyword
+import os
 import sys
 
 from nnbuild import __version__
-from nnbuild.errors import NNBuildError
+from nnbuild.errors import Finding, NNBuildError
 
 COMMANDS: dict[str, str] = {
     "import": "read an .onnx, simplify it, fix its shapes",
@@ -33,11 +34,37 @@ def _module(command: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status. Errors of the user print one line each and return 1."""
+    """Run one command; returns the exit status.
+
+    What a user caused prints one line for each finding and returns 1. Anything else is a fault of nnbuild: one line
+    that says so and returns 3, or the traceback where NNBUILD_DEBUG is set.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    parser = _parser(arguments)
+    parsed = parser.parse_args(arguments)
+    if parsed.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    try:
+        return int(parsed.run(parsed))
+    except NNBuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if os.environ.get("NNBUILD_DEBUG"):
+            raise
+        hint = "this is a fault of nnbuild; NNBUILD_DEBUG=1 shows where, please report it"
+        print(Finding(f"internal error: {type(error).__name__}: {error}", hint=hint), file=sys.stderr)
+        return 3
+
+
+def _parser(arguments: list[str]) -> argparse.ArgumentParser:
+    """All commands by name; the arguments of the one that is asked for."""
     parser = argparse.ArgumentParser(prog="nnbuild", description="Neural networks as source files of firmware.")
     parser.add_argument("--version", action="version", version=f"nnbuild {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    arguments = sys.argv[1:] if argv is None else argv
+    commands = parser.add_subparsers(dest="command", metavar="command")
     chosen = next((word for word in arguments if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
         if name == chosen:
@@ -49,9 +76,4 @@ def main(argv: list[str] | None = None) -> int:
             sub.set_defaults(run=module.run)
         else:
             commands.add_parser(name, help=summary)
-    parsed = parser.parse_args(arguments)
-    try:
-        return int(parsed.run(parsed))
-    except NNBuildError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return parser

@@ -28,7 +28,12 @@ def link(folder: Path, sources: Sequence[Path], optimize: str = "-O2") -> Path:
     output = folder / "fw.elf"
     board = [BOARD / name for name in ("startup.c", "text.c", "microbit.c")]
     command = [COMPILER, *CORE, *FLAGS, *SECTIONS, optimize, f"-I{BOARD}", f"-I{folder}", "-nostartfiles"]
-    command += ["--specs=nano.specs", "-Wl,--gc-sections,--no-warn-rwx-segments", f"-L{BOARD}", f"-T{BOARD}/microbit.ld"]
+    command += [
+        "--specs=nano.specs",
+        "-Wl,--gc-sections,--no-warn-rwx-segments",
+        f"-L{BOARD}",
+        f"-T{BOARD}/microbit.ld",
+    ]
     done = subprocess.run(
         [*command, "-o", str(output), *map(str, (*board, *sources))], capture_output=True, text=True, check=False
     )
@@ -40,5 +45,7 @@ def run(elf: Path, seconds: int = 120) -> tuple[int, str]:
     """Exit status and what the UART printed."""
     command = ["qemu-system-arm", "-M", "microbit", "-nographic", "-monitor", "none", "-serial", "stdio"]
     command += ["-semihosting-config", "enable=on,target=native", "-kernel", str(elf)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=seconds, stdin=subprocess.DEVNULL
+    )
     return done.returncode, done.stdout

@@ -131,7 +131,7 @@ def test_callers_arena(tmp_path: Path) -> None:
 def test_the_layer_hook_sees_every_layer(tmp_path: Path) -> None:
     network = case("max_pool_rescaled").network
     files = emit(network, EmitOptions("m"))
-    counter = '#include <stdint.h>\nvoid hook(int i); int seen(void); static int trace; void hook(int i) { trace = trace * 10 + i; }\n'
+    counter = "#include <stdint.h>\nvoid hook(int i); int seen(void); static int trace; void hook(int i) { trace = trace * 10 + i; }\n"
     (tmp_path / "hook.c").write_text(counter + "int seen(void) { return trace; }\n")
     (tmp_path / "hook.h").write_text("void hook(int i);\n#define M_LAYER_HOOK(i) hook(i)\n")
     sources = host.write(tmp_path, files)
@@ -180,7 +180,9 @@ def test_output_is_deterministic_and_says_nothing_of_the_machine() -> None:
     digests = set()
     for seed in ("0", "1"):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
         digests.add(done.stdout)
     assert len(digests) == 1
 

@@ -49,7 +49,9 @@ def test_same_bytes(build: list[str], target: str, tmp_path: Path) -> None:
 def test_sanitizers_would_report(tmp_path: Path) -> None:
     """The build that must be silent is one that can speak."""
     source = tmp_path / "bad.c"
-    source.write_text("int main(void) { volatile int big = 2147483647; volatile int more = big + 1; return more > 0; }\n")
+    source.write_text(
+        "int main(void) { volatile int big = 2147483647; volatile int more = big + 1; return more > 0; }\n"
+    )
     subprocess.run(["gcc", *SANITIZE, "-o", str(tmp_path / "bad"), str(source)], check=True)
     done = subprocess.run([str(tmp_path / "bad")], capture_output=True, text=True, check=False)
     assert done.returncode != 0
