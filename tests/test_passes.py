@@ -209,13 +209,12 @@ def test_batchnorm_whose_input_others_read_is_not_folded() -> None:
 # Affine constants.
 
 
-@pytest.mark.parametrize("kind", ["Add", "Sub", "Mul", "Div"])
+@pytest.mark.parametrize("form", ["t + k", "k + t", "t - k", "k - t", "t * k", "k * t", "t / k"])
 @pytest.mark.parametrize("shape", [(4, 1, 1), (1, 4, 1, 1), (), (1,)])
-@pytest.mark.parametrize("swapped", [False, True])
-def test_affine_constant_behind_conv(kind: str, shape: tuple[int, ...], swapped: bool) -> None:
-    if kind == "Div" and swapped:
-        pytest.skip("a constant divided by a value is not affine")
-    nodes = [node("Conv", "x w b", "t"), node(kind, "k t" if swapped else "t k", "y")]
+def test_affine_constant_behind_conv(form: str, shape: tuple[int, ...]) -> None:
+    left, sign, right = form.split()
+    kind = {"+": "Add", "-": "Sub", "*": "Mul", "/": "Div"}[sign]
+    nodes = [node("Conv", "x w b", "t"), node(kind, f"{left} {right}", "y")]
     constants = {"w": weights(4, 3, 3, 3), "b": weights(4), "k": np.abs(weights(*shape, seed=2)) + 0.5}
     assert kinds(simplified(model(nodes, {"x": [1, 3, 6, 6]}, ["y"], constants))) == ["Conv"]
 
@@ -457,6 +456,28 @@ def test_hard_swish_by_relu6(tmp_path: Path) -> None:
     ]
     constants = {"three": np.float32(3), "zero": np.float32(0), "six": np.float32(6)}
     assert kinds(imported(tmp_path, model(nodes, {"x": [1, 9]}, ["y"], constants))) == ["HardSwish"]
+
+
+def test_mish_in_parts(tmp_path: Path) -> None:
+    nodes = [node("Softplus", "x", "s"), node("Tanh", "s", "t"), node("Mul", "x t", "y")]
+    assert kinds(imported(tmp_path, model(nodes, {"x": [1, 9]}, ["y"]))) == ["Mish"]
+
+
+def test_prelu_with_one_slope_is_leaky_relu(tmp_path: Path) -> None:
+    proto = model([node("PRelu", "x s", "y")], {"x": [1, 3, 4, 4]}, ["y"], {"s": f32(0.25)})
+    result = imported(tmp_path, proto)
+    assert kinds(result) == ["LeakyRelu"]
+    assert attribute(result.graph.node[0], "alpha", 0.0) == 0.25
+
+
+def test_global_max_pool_is_max_pool(tmp_path: Path) -> None:
+    result = imported(tmp_path, model([node("GlobalMaxPool", "x", "y")], {"x": [1, 3, 4, 5]}, ["y"]))
+    assert attribute(result.graph.node[0], "kernel_shape", []) == [4, 5]
+
+
+def test_a_sigmoid_that_others_read_is_no_swish() -> None:
+    nodes = [node("Sigmoid", "x", "s"), node("Mul", "x s", "p"), node("Add", "p s", "y")]
+    assert kinds(simplified(model(nodes, {"x": [1, 9]}, ["y"]))) == ["Sigmoid", "Mul", "Add"]
 
 
 def test_gelu_by_erf(tmp_path: Path) -> None:

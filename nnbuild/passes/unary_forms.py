@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from onnx import NodeProto, defs
 
@@ -98,7 +99,7 @@ def _leaky_relu(graph: Graph, node: NodeProto) -> bool:
     return True
 
 
-def _replace(graph: Graph, node: NodeProto, kind: str, value: str, **attributes: float) -> bool:
+def _replace(graph: Graph, node: NodeProto, kind: str, value: str, **attributes: Any) -> bool:
     output = node.output[0]
     graph.add_node(kind, [value], output, graph.shape(output), name=node.name or output, before=node, **attributes)
     graph.remove(node)
