@@ -294,6 +294,17 @@ def test_dollars_in_paths_reach_the_command(project: Project) -> None:
     assert not project.built(project.scons())
 
 
+def test_model_that_is_built(project: Project) -> None:
+    """A training script may write the model; what it names is looked up once it is there."""
+    text = PROGRAM.replace(
+        '"models/kws.onnx"', 'env.Command("kws.onnx", "models/kws.onnx", Copy("$TARGET", "$SOURCE"))'
+    )
+    project.write({"SConstruct": text.replace("kws =", 'env["CPPPATH"] = "include:more"\nkws =')})
+    assert "-Iinclude -Imore -Ibuild/nn/" in project.scons()
+    assert project.calls() == ["quantize", "emit"]
+    assert not project.built(project.scons())
+
+
 def test_missing_calibration_is_one_line(project: Project) -> None:
     (project.folder / "models/calib.npz").unlink()
     assert "`models/calib.npz' not found, needed by target `build/nn/kws.int8.onnx'" in project.scons(status=2)
@@ -361,6 +372,21 @@ def test_two_cores_share_one_quantization(project: Project) -> None:
     assert project.calls() == ["emit", "emit"]
 
 
+def test_each_core_includes_its_own_header(project: Project) -> None:
+    """A Clone inherits CPPPATH, and with it the header of the environment that it was made from."""
+    project.write(
+        {
+            "SConstruct": HOST + 'env["NN_VARIANT"] = "one"\nenv.NNModel("models/kws.onnx")\n'
+            'two = env.Clone(CCFLAGS=["-DTWO"], NN_VARIANT="two", CPPPATH=["$CPPPATH", "include"])\n'
+            'two.Program("fw", ["main.c", two.NNModel("models/kws.onnx")])\n'
+        }
+    )
+    line = next(line for line in project.scons().splitlines() if "main.o -c" in line)
+    assert "-Ibuild/nn/two" in line
+    assert "-Iinclude" in line
+    assert "-Ibuild/nn/one" not in line
+
+
 def test_same_declaration_twice_is_one_model(project: Project) -> None:
     call = 'env.NNModel("models/kws.onnx", flash="64K", selftest=1)'
     project.write({"SConstruct": HOST + f"a = {call}\nb = {call.replace('64K', '65536')}\nprint('SAME', a == b)\n"})
@@ -371,6 +397,14 @@ ERRORS = {
     "two models of one name": (
         'env.NNModel("models/kws.onnx")\nenv.NNModel("other/kws.onnx")\n',
         "other/kws.onnx: models/kws.onnx has the same base name; hint: give one of the two another: name='...'",
+    ),
+    "two models of one name in two folders": (
+        'env.NNModel("models/kws.onnx")\nenv["NN_DIR"] = "build/other"\nenv.NNModel("other/kws.onnx")\n',
+        "other/kws.onnx: models/kws.onnx has the same name in this environment; hint: kws.h could be either",
+    ),
+    "model as an object": (
+        'env.Object("models/kws.onnx")\n',
+        "models/kws.onnx: an .onnx becomes several objects, not one; hint: list it in Program or StaticLibrary",
     ),
     "other samples": (
         'env.NNModel("models/kws.onnx")\nenv.NNModel("models/kws.onnx", calibration="models/calib.npz")\n',

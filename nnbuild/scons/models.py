@@ -43,7 +43,7 @@ class Model:
     """One model for one core: what `emit` writes, and the objects of it."""
 
     name: str
-    shown: str
+    source: Any
     options: dict[str, Any]
     compiler: list[str]
     folder: Any
@@ -278,9 +278,26 @@ def declare(env: Any, model: Any, given: Mapping[str, Any]) -> Model:
     shared = {name: value for name, value in options.items() if config.OPTIONS[name].stage == "emit"}
     place = folder.Dir(variant or _hash((target, flags, shared)))
     files = _emitted(env, quantized, options, target, place)
-    declared = Model(options["name"], where, options, flags, place, files)
+    declared = Model(options["name"], node.srcnode(), options, flags, place, files)
     REGISTRY.models[key] = declared
     return declared
+
+
+def add_header(env: Any, model: Model) -> None:
+    """Let what `env` compiles include `<name>.h`: that of this core, also where `env` is a Clone of another core's."""
+    others = {other.folder: other for other in REGISTRY.models.values() if other.name == model.name}
+    kept = []
+    path = env.get("CPPPATH", [])
+    for folder in path.split(os.pathsep) if SCons.Util.is_String(path) else SCons.Util.flatten(path):
+        other = others.get(folder) if isinstance(folder, SCons.Node.Node) else None
+        if other is not None and other.source is not model.source:
+            hint = f"{model.name}.h could be either: give one of the models another name='...'"
+            raise ConfigError(
+                f"{run.path(other.source)} has the same name in this environment", run.path(model.source), hint
+            )
+        if other is None:
+            kept.append(folder)
+    env.Replace(CPPPATH=[*kept, model.folder])
 
 
 def user_errors(function: Any) -> Any:

@@ -56,6 +56,7 @@ if "nnbuild" not in sys.modules:
     # With toolpath= into a checkout, nobody has told Python where the package is.
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
 
+from nnbuild.errors import ConfigError
 from nnbuild.scons import budgets, models, run
 
 _COMMAND = "$( $NNPYTHON -P -m nnbuild $)"
@@ -94,7 +95,7 @@ def _objects(env: Any, model: models.Model) -> list[Any]:
 def NNModel(env: Any, model: Any, **options: Any) -> list[Any]:  # noqa: N802
     """The objects of a model, or its C files with sources=True. See the tool's docstring."""
     declared = models.declare(env, model, options)
-    env.AppendUnique(CPPPATH=[declared.folder])
+    models.add_header(env, declared)
     return declared.sources if options.get("sources") else _objects(env, declared)
 
 
@@ -119,6 +120,12 @@ class ModelSource:
         return [node for model in source for node in NNModel(env, model)]
 
 
+@models.user_errors
+def _refuse_object(target: Any, source: Any, env: Any) -> Any:
+    hint = "list it in Program or StaticLibrary, or call env.NNModel"
+    raise ConfigError("an .onnx becomes several objects, not one", run.path(source[0]), hint)
+
+
 def generate(env: Any) -> None:
     """Add the methods, builders and variables of the tool to `env`."""
     verbose = SCons.Script.ARGUMENTS.get("VERBOSE", "0") not in ("", "0")
@@ -134,6 +141,7 @@ def generate(env: Any) -> None:
     )
     env.AddMethod(NNModel, "NNModel")
     env.AddMethod(NNBudget, "NNBudget")
+    SCons.Tool.createObjBuilders(env)[0].add_emitter(".onnx", _refuse_object)
     for builder in (SCons.Tool.createProgBuilder(env), SCons.Tool.createStaticLibBuilder(env)):
         if not any(isinstance(known, ModelSource) for known in builder.src_builder):
             builder.add_src_builder(ModelSource())
