@@ -107,7 +107,8 @@ def rows(shared: Path, folder: Path, chosen: str) -> Iterator[Row]:
 
 
 HEADER = (
-    "| network | core | flash | weights + parameters | code | arena | static RAM | stack | instructions | quantize s | emit s |\n"
+    "| network | core | flash | weights + parameters | code | arena | static RAM | stack "
+    "| instructions | quantize s | emit s |\n"
     "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
 )
 
@@ -150,7 +151,8 @@ def document(lines: list[str]) -> str:
     """docs/FOOTPRINT.md."""
     return f"""# Footprint of the reference networks
 
-nnbuild {__version__}, {target.compiler_version()}, `-O2`, newlib-nano; refreshed by `python -m benchmarks.footprint --write`.
+nnbuild {__version__}, {target.compiler_version()}, `-O2`, newlib-nano;
+refreshed by `python -m benchmarks.footprint --write`.
 
 Flash is the linked image less the same image with an empty network (so without start-up code); static RAM is the arena
 and all other variables, without the caller's input and output; stack is the deepest of one inference, painted.

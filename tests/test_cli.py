@@ -35,7 +35,7 @@ def model(tmp_path: Path) -> Path:
     rng = np.random.default_rng(1)
     weights = {"w1": (8, 16), "b1": (8,), "w2": (4, 8), "b2": (4,)}
     initializers = [numpy_helper.from_array(rng.normal(0, 0.3, s).astype(np.float32), n) for n, s in weights.items()]
-    initializers += [numpy_helper.from_array(np.float32(v), n) for n, v in (("low", -1), ("high", 1))]
+    initializers += [numpy_helper.from_array(np.array(v, np.float32), n) for n, v in (("low", -1), ("high", 1))]
     nodes = [
         helper.make_node("Gemm", ["x", "w1", "b1"], ["h"], name="hidden", transB=1),
         helper.make_node("Clip", ["h", "low", "high"], ["c"], name="hard_tanh"),

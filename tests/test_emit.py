@@ -38,8 +38,8 @@ def case(name: str) -> Case:
 def two_ports() -> Network:
     """Add of two inputs, both the sum and its Relu are outputs; names that are no C."""
     parameters = [
-        numpy_helper.from_array(np.float32(0.1), "s"),
-        numpy_helper.from_array(np.int8(-3), "z"),
+        numpy_helper.from_array(np.array(0.1, np.float32), "s"),
+        numpy_helper.from_array(np.array(-3, np.int8), "z"),
     ]
     nodes = []
 
