@@ -64,7 +64,7 @@ def as_text(title: str, usage: Usage, uses: Sequence[RegionUse]) -> str:
     lines += ["", *region_table(uses)]
     for model in usage.models:
         lines += ["", *_model_table(model)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
 def _shown(kind: str, size: int) -> bool:
