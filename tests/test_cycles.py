@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-PATH = Path(__file__).parents[1] / "example_firmware" / "tools" / "cycles.py"
+from example_tools import tool
 
 
 @pytest.fixture(scope="module")
 def cycles() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("cycles", PATH)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["cycles"] = module
-    specification.loader.exec_module(module)
-    return module
+    return tool("cycles")
 
 
 def test_a_loop_counted_by_hand(cycles: ModuleType) -> None:
