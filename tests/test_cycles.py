@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import ModuleType
 
 import pytest
-from example_tools import tool
+
+from tests.example_tools import tool
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
-from example_tools import tool
+
+from tests.example_tools import tool
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "example_firmware"
