@@ -17,7 +17,6 @@ from tests.example_tools import tool
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "example_firmware"
-REFERENCE = Path(os.environ.get("NNBUILD_REFERENCE_DIR", ROOT.parent / "shared"))
 NOT_SOURCES = shutil.ignore_patterns("build", "fw.*", ".sconsign*", "__pycache__", "*.o")
 
 # Single and double precision of the run-time library, by its Arm and its gcc names; 64-bit products.
@@ -131,10 +130,9 @@ def test_keyword_spotter_says_what_it_needs(tmp_path: Path) -> None:
 
 
 @needs_tools
-@pytest.mark.skipif(not (REFERENCE / "models").is_dir(), reason=f"no reference models at {REFERENCE}")
 @pytest.mark.parametrize("model", ["torch/kws01_torch_dynamo.onnx", "tf2onnx/kws01_tf.onnx"])
-def test_keyword_spotter_on_a_cortex_m4(tmp_path: Path, model: str) -> None:
-    given = f"KWS_MODEL={REFERENCE / 'models' / model}", f"KWS_SAMPLES={REFERENCE / 'data' / 'kws01_dev.npz'}"
+def test_keyword_spotter_on_a_cortex_m4(tmp_path: Path, reference_dir: Path, model: str) -> None:
+    given = f"KWS_MODEL={reference_dir / 'models' / model}", f"KWS_SAMPLES={reference_dir / 'data' / 'kws01_dev.npz'}"
     done = scons(copy_example(tmp_path), "run-kws", *given)
     assert done.returncode == 0, done.stdout + done.stderr
     right = re.search(r"^kws +(\d+)/24 ", done.stdout, re.MULTILINE)
