@@ -22,10 +22,16 @@ class Choice:
     reasons: Mapping[str, str]
 
 
-def select(network: Network, target: Target, pins: Mapping[str, str] | None = None) -> tuple[Choice, ...]:
-    """One Choice for each layer, in order: the pinned kernel, or the first of the operator's that serves.
+BACKENDS = ("auto", "direct", "cmsis_nn")
 
-    `pins` maps a layer's name, or its ONNX node's, to a kernel. KernelError names every pin that cannot be held and
+
+def select(
+    network: Network, target: Target, pins: Mapping[str, str] | None = None, backend: str = "auto"
+) -> tuple[Choice, ...]:
+    """One Choice for each layer, in order: the pinned kernel, or the first that serves in the backend's order.
+
+    `pins` maps a layer's name, or its ONNX node's, to a kernel. `backend="direct"` never takes CMSIS-NN,
+    `"cmsis_nn"` takes it wherever it serves, `"auto"` where it is the faster one: on cores with DSP. KernelError names every pin that cannot be held and
     every layer that no kernel serves.
     """
     pins = dict(pins or {})
@@ -34,7 +40,7 @@ def select(network: Network, target: Target, pins: Mapping[str, str] | None = No
     for layer in network.layers:
         view = LayerView.of(network, layer)
         pin = pins.pop(layer.name, None) or pins.pop(layer.node, None)
-        choice = _choose(view, target, pin)
+        choice = _choose(view, target, pin, backend)
         if isinstance(choice, Finding):
             findings.append(choice)
         else:
@@ -47,9 +53,9 @@ def select(network: Network, target: Target, pins: Mapping[str, str] | None = No
     return tuple(choices)
 
 
-def _choose(view: LayerView, target: Target, pin: str | None) -> Choice | Finding:
+def _choose(view: LayerView, target: Target, pin: str | None, backend: str) -> Choice | Finding:
     layer = view.layer
-    kernels = BY_NAME[layer.op].kernels
+    kernels = _preferred(BY_NAME[layer.op].kernels, target, backend)
     where = f"layer {layer.name}"
     if pin is not None and pin not in {kernel.name for kernel in kernels}:
         known = ", ".join(kernel.name for kernel in kernels)
@@ -58,6 +64,8 @@ def _choose(view: LayerView, target: Target, pin: str | None) -> Choice | Findin
     reasons: dict[str, str] = {}
     for kernel in kernels:
         reason = kernel.supports(view, target)
+        if reason is None and pin is None and backend == "direct" and kernel.name == "cmsis_nn":
+            reason = "backend is direct"
         if reason is not None:
             reasons[kernel.name] = reason
         elif chosen is None and pin in (None, kernel.name):
@@ -68,3 +76,9 @@ def _choose(view: LayerView, target: Target, pin: str | None) -> Choice | Findin
         why = reasons[pin] if pin else "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         return Finding(f"no kernel serves: {why}", where)
     return Choice(layer, view, chosen, reasons)
+
+
+def _preferred(kernels: tuple[Kernel, ...], target: Target, backend: str) -> list[Kernel]:
+    """Kernels in the order in which they are tried; stable, so each operator's own order decides among ours."""
+    first = backend == "cmsis_nn" or (backend == "auto" and target.dsp)
+    return sorted(kernels, key=lambda kernel: (kernel.name == "cmsis_nn") != first)

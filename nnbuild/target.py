@@ -6,6 +6,7 @@ import re
 import subprocess
 from dataclasses import dataclass
 
+from nnbuild.cmsis_nn import CmsisNN
 from nnbuild.errors import ConfigError
 
 
@@ -14,7 +15,7 @@ class Target:
     """What kernels may rely on.
 
     `guard` is the preprocessor condition that must hold where the generated file is compiled: the core that it was
-    made for ("" for portable C).
+    made for ("" for portable C). `cmsis_nn` is what CMSIS-NN offers where the firmware has it, else None.
     """
 
     cpu: str
@@ -22,6 +23,7 @@ class Target:
     dsp: bool = False
     mve: bool = False
     guard: str = ""
+    cmsis_nn: CmsisNN | None = None
 
 
 _V6M = "defined(__ARM_ARCH_6M__) || defined(__ARM_ARCH_8M_BASE__)"
