@@ -80,11 +80,18 @@ example() {
     .venv/bin/python -m SCons -C example_firmware -Q nn-size run
 }
 
+# Every step runs, so that one look shows all that is wrong.
 tests() {
-    echo "== ruff" && .venv/bin/python -m ruff check .
-    echo "== mypy" && .venv/bin/python -m mypy --strict nnbuild tests benchmarks example_firmware/tools
-    echo "== example" && example
-    echo "== pytest" && .venv/bin/python -m pytest
+    local failed=""
+    step() {
+        echo "== $1"
+        "${@:2}" || failed="$failed $1"
+    }
+    step example example
+    step ruff .venv/bin/python -m ruff check .
+    step mypy .venv/bin/python -m mypy --strict nnbuild tests benchmarks example_firmware/tools
+    step pytest .venv/bin/python -m pytest
+    [ -z "$failed" ] || { echo "failed:$failed"; return 1; }
 }
 
 [ $# = 1 ] || usage
