@@ -86,14 +86,15 @@ class LayerView:
 class Source:
     """What a kernel contributes for one layer.
 
-    `template` (in `nnbuild/ops`) is rendered with `values`, which hold numbers and strings only; `data` are the const
-    arrays that it stores in flash, by name (int8, uint8, int16, uint16, int32 or uint32, one-dimensional when
-    written). A template may call any function of `nnbuild/csrc`; the emitter sees which.
+    `template` (in `nnbuild/ops` or `nnbuild/kernels`) is rendered with `values`, numbers and strings; `data` are the
+    const arrays that it stores in flash, by name (int8, uint8, int16, uint16, int32 or uint32, one-dimensional when
+    written); `includes` are further headers. A template may call any function of `nnbuild/csrc`; the emitter sees which.
     """
 
     template: str
     values: Mapping[str, Any]
     data: Mapping[str, Array] = field(default_factory=dict)
+    includes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

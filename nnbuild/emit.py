@@ -25,13 +25,17 @@ from nnbuild.raw_input import RawInput, raw_input
 from nnbuild.selection import Choice, select
 from nnbuild.target import TARGETS, Target
 
-ARENAS = ("static", "caller")
+ARENAS = ("static", "caller", "shared")
 SPDX = "SPDX-License-Identifier: 0BSD"
 
 
 @dataclass(frozen=True, slots=True)
 class EmitOptions:
-    """What the C is generated for. `raw` is (kind, scale, offset); `pins` maps a layer or node to a kernel."""
+    """What the C is generated for. `raw` is (kind, scale, offset); `pins` maps a layer or node to a kernel.
+
+    `arena` is who owns the working memory: this model ("static"), the caller, or all models of the image that say
+    "shared" together. `backend` is as in `selection.select`.
+    """
 
     name: str
     target: Target = TARGETS["generic"]
@@ -39,6 +43,7 @@ class EmitOptions:
     raw: tuple[str, float, float] | None = None
     arena: str = "static"
     pins: Mapping[str, str] = field(default_factory=dict)
+    backend: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         raise ConfigError(f"arena '{options.arena}' is unknown", hint=f"one of {', '.join(ARENAS)}")
     if options.selftest < 0:
         raise ConfigError(f"selftest {options.selftest} is not a number of samples", hint="0 for none")
-    choices = select(network, options.target, options.pins)
+    choices = select(network, options.target, options.pins, options.backend)
     planned = plan(network, choices, options.target)
     inputs = _named(network, network.inputs, name, "input")
     outputs = _named(network, network.outputs, name, "output")
@@ -99,6 +104,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         ),
         "arena": planned.arena,
         "caller_arena": options.arena == "caller",
+        "shared_arena": options.arena == "shared",
         "steps": steps,
         "raw": raw,
         "spdx": SPDX,
@@ -109,7 +115,10 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     rendered = {
         f"{name}.h": environment.get_template("model.h.j2").render(context),
         f"{name}.c": environment.get_template("model.c.j2").render(
-            context, functions=functions, helpers=_helpers([function["text"] for function in functions], options.target)
+            context,
+            functions=functions,
+            includes=dict.fromkeys(name for instance in instances for name in instance.source.includes),
+            helpers=_helpers([function["text"] for function in functions], options.target),
         ),
         f"{name}_weights.c": environment.get_template("weights.c.j2").render(context, arrays=_arrays(steps, name, raw)),
         f"{name}_kernels.S": environment.get_template("kernels.S.j2").render(context),
@@ -236,7 +245,7 @@ def _signature(step: _Step) -> str:
 
 def _function(environment: jinja2.Environment, instance: _Instance) -> dict[str, Any]:
     text = environment.get_template(instance.source.template).render(
-        instance.source.values, signature=instance.signature
+        instance.source.values, signature=instance.signature, symbol=instance.function
     )
     return {"text": text.strip("\n"), "layers": instance.layers}
 
@@ -302,6 +311,8 @@ def _report(name: str, network: Network, options: EmitOptions, steps: Sequence[_
         "model_id": f"0x{network.model_id():08x}",
         "nnbuild": __version__,
         "cpu": options.target.cpu,
+        "backend": options.backend,
+        "cmsis_nn": options.target.cmsis_nn.version if options.target.cmsis_nn else None,
         "arena": options.arena,
         "arena_bytes": planned.arena,
         "arena_bound_bytes": planned.bound,
@@ -337,7 +348,7 @@ def _layer_report(name: str, index: int, step: _Step, planned: Plan, target: Tar
 def _environment() -> jinja2.Environment:
     folder = resources.files("nnbuild")
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([str(folder / "ops"), str(folder / "templates")]),
+        loader=jinja2.FileSystemLoader([str(folder / name) for name in ("ops", "kernels", "templates")]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nnbuild.contract import Kernel, LayerView
-from nnbuild.errors import Finding, KernelError
+from nnbuild.errors import ConfigError, Finding, KernelError
 from nnbuild.network import Layer, Network
 from nnbuild.ops import BY_NAME
 from nnbuild.target import Target
@@ -30,10 +30,14 @@ def select(
 ) -> tuple[Choice, ...]:
     """One Choice for each layer, in order: the pinned kernel, or the first that serves in the backend's order.
 
-    `pins` maps a layer's name, or its ONNX node's, to a kernel. `backend="direct"` never takes CMSIS-NN,
-    `"cmsis_nn"` takes it wherever it serves, `"auto"` where it is the faster one: on cores with DSP. KernelError names every pin that cannot be held and
-    every layer that no kernel serves.
+    `pins` maps a layer's name, or its ONNX node's, to a kernel. `backend="direct"` never takes CMSIS-NN, `"cmsis_nn"`
+    takes it wherever it serves, `"auto"` where it is the faster one: on cores with DSP. KernelError names every pin
+    that cannot be held and every layer that no kernel serves.
     """
+    if backend not in BACKENDS:
+        raise ConfigError(f"backend '{backend}' is unknown", hint=f"one of {', '.join(BACKENDS)}")
+    if backend == "cmsis_nn" and target.cmsis_nn is None:
+        raise ConfigError("backend cmsis_nn without a CMSIS-NN", hint="name its folder: --cmsis-nn DIR")
     pins = dict(pins or {})
     choices: list[Choice] = []
     findings: list[Finding] = []

@@ -10,6 +10,7 @@ import onnx
 
 from nnbuild import fixedpoint, layout
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Activation, Constant, Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.target import Target
@@ -174,6 +175,6 @@ OPERATOR = Operator(
     params=AddParams,
     reference=reference,
     inplace=inplace,
-    kernels=(Kernel("direct", render),),
+    kernels=(Kernel("direct", render), cmsis_nn.ADD),
     cases=cases,
 )

@@ -15,6 +15,7 @@ import onnx
 
 from nnbuild import fixedpoint, layout, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Activation, Lowering, Output
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops.spatial import Window, window
@@ -177,6 +178,6 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(fuses_clamp=True),
     params=AveragePoolParams,
     reference=reference,
-    kernels=(Kernel("direct", render),),
+    kernels=(Kernel("direct", render), cmsis_nn.AVERAGE_POOL),
     cases=cases,
 )

@@ -14,6 +14,7 @@ import onnx
 
 from nnbuild import fixedpoint, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, depthwise_conv2d
@@ -161,6 +162,6 @@ OPERATOR = Operator(
     params=Conv2DParams,
     reference=reference,
     macs=macs,
-    kernels=(Kernel("direct", render, scratch=scratch),),
+    kernels=(Kernel("direct", render, scratch=scratch), cmsis_nn.CONVOLVE),
     cases=cases,
 )

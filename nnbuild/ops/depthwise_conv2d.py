@@ -15,6 +15,7 @@ import onnx
 from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
 from nnbuild.errors import InternalError
+from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops.spatial import Window
@@ -107,6 +108,6 @@ OPERATOR = Operator(
     params=DepthwiseConv2DParams,
     reference=reference,
     macs=macs,
-    kernels=(Kernel("direct", render, scratch=scratch),),
+    kernels=(Kernel("direct", render, scratch=scratch), cmsis_nn.DEPTHWISE),
     cases=cases,
 )

@@ -14,6 +14,7 @@ import onnx
 
 from nnbuild import fixedpoint, layout, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels
@@ -136,6 +137,6 @@ OPERATOR = Operator(
     params=FullyConnectedParams,
     reference=reference,
     macs=lambda view: view.params.rows * view.params.inputs * view.params.outputs,
-    kernels=(Kernel("direct", render),),
+    kernels=(Kernel("direct", render), cmsis_nn.FULLY_CONNECTED),
     cases=cases,
 )

@@ -9,6 +9,7 @@ import onnx
 
 from nnbuild import fixedpoint, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source
+from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Lowering
 from nnbuild.network import INT8_MIN, Array, QuantParams
 from nnbuild.ops import lookup
@@ -83,6 +84,6 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(output=SameAsInput()),
     params=MaxPoolParams,
     reference=reference,
-    kernels=(Kernel("direct", render),),
+    kernels=(Kernel("direct", render), cmsis_nn.MAX_POOL),
     cases=cases,
 )

@@ -11,6 +11,7 @@ import onnx
 
 from nnbuild import layout, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source
+from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.target import Target
@@ -116,6 +117,6 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(output=SameAsInput()),
     params=PadParams,
     reference=reference,
-    kernels=(Kernel("direct", render),),
+    kernels=(Kernel("direct", render), cmsis_nn.PAD),
     cases=cases,
 )

@@ -16,6 +16,7 @@ import onnx
 from nnbuild import fixedpoint, layout, qdq
 from nnbuild.contract import Case, Fixed, Kernel, LayerView, Operator, Quantization, Source
 from nnbuild.fixedpoint import divide_by_power_of_two, multiply_high
+from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import lookup
@@ -30,10 +31,16 @@ MAX_DEPTH = 4096
 
 @dataclass(frozen=True, slots=True)
 class SoftmaxParams:
-    """`rows` of `depth` values. Constant `exponential`: int32 Q0.31 of difference -i; differences beyond it are 0."""
+    """`rows` of `depth` values. Constant `exponential`: int32 Q0.31 of difference -i; differences beyond it are 0.
+
+    The table follows from `multiplier` and `shift`, which take a difference to Q5.26, and `difference_min`.
+    """
 
     rows: int
     depth: int
+    multiplier: int
+    shift: int
+    difference_min: int
 
 
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
@@ -48,8 +55,9 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     ordered = last if ctx.opset >= 13 else activation.index
     output = ctx.output(node, default=OUTPUT)
     tensor = ctx.arrange(activation, ordered, node, ordered.shape[1:])
-    constants = {"exponential": exponentials(ctx.quant(activation).scale)}
-    params = SoftmaxParams(ordered.size // depth, depth)
+    scaling = input_scaling(ctx.quant(activation).scale)
+    constants = {"exponential": exponentials(*scaling)}
+    params = SoftmaxParams(ordered.size // depth, depth, *scaling)
     name = ctx.layer("softmax", (tensor,), tuple(ordered.shape[1:]), OUTPUT, params, constants, node)
     index = layout.contiguous(ordered.shape)
     result = Activation(name, np.moveaxis(index, -1, axis) if ctx.opset >= 13 else index)
@@ -60,13 +68,18 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     lookup.add(ctx, node, result, output.quant, values, output.value)
 
 
-def exponentials(scale: float) -> Array:
-    """exp(-i * scale) in Q0.31, int32, for i = 0, 1, ... as far as TensorFlow Lite counts a difference (<= 256)."""
+def input_scaling(scale: float) -> tuple[int, int, int]:
+    """(multiplier, shift, least difference that counts) of an input scale, as TensorFlow Lite prepares softmax."""
     real = min(float(np.float32(scale)) * (1 << (31 - INTEGER_BITS)), 2.0**31 - 1)
     multiplier, shift = fixedpoint.quantize_multiplier(real)
-    radius = math.floor(((1 << INTEGER_BITS) - 1) * 2.0 ** (31 - INTEGER_BITS) / 2.0**shift)
-    differences = -np.arange(min(radius, 255) + 1, dtype=np.int64)
-    return np.asarray(_exp_on_negative(fixedpoint.requantize(differences, multiplier, shift)), np.int32)
+    return multiplier, shift, -math.floor(((1 << INTEGER_BITS) - 1) * 2.0 ** (31 - INTEGER_BITS) / 2.0**shift)
+
+
+def exponentials(multiplier: int, shift: int, difference_min: int) -> Array:
+    """exp(-i * scale) in Q0.31, int32, for i = 0, 1, ... as far as a difference counts (at most 256 entries)."""
+    differences = -np.arange(min(-difference_min, 255) + 1, dtype=np.int64)
+    scaled = divide_by_power_of_two(multiply_high(differences << max(shift, 0), multiplier), max(-shift, 0))
+    return np.asarray(_exp_on_negative(scaled), np.int32)
 
 
 def _exp_on_negative(values: Array) -> Array:
@@ -151,6 +164,6 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(output=Fixed(OUTPUT)),
     params=SoftmaxParams,
     reference=reference,
-    kernels=(Kernel("direct", render),),
+    kernels=(Kernel("direct", render), cmsis_nn.SOFTMAX),
     cases=cases,
 )

@@ -15,6 +15,7 @@ import onnx
 
 from nnbuild import layout, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source
+from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Constant, Lowering
 from nnbuild.network import Array
 from nnbuild.target import Target
@@ -103,6 +104,7 @@ OPERATOR = Operator(
         Kernel(
             "direct", render, supports=lambda view, target: None if view.params.loops else "no nested loops express it"
         ),
+        cmsis_nn.TRANSPOSE,
         Kernel("gather", render_gather, supports=lambda view, target: "loops serve" if view.params.loops else None),
     ),
     cases=cases,
