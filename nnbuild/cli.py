@@ -26,11 +26,12 @@ COMMANDS: dict[str, str] = {
     "accuracy": "compare the integer network with the float model",
     "size": "bytes of a linked ELF by region, model and layer; budgets",
     "ops": "the operators that nnbuild knows",
+    "cmsis-nn": "which CMSIS-NN there is, and what it serves; --fetch gets one",
 }
 
 
 def _module(command: str) -> str:
-    return f"{command}_" if keyword.iskeyword(command) else command
+    return f"{command}_" if keyword.iskeyword(command) else command.replace("-", "_")
 
 
 def main(argv: list[str] | None = None) -> int:

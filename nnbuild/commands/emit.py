@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", required=True, help="the model's name in C")
     parser.add_argument("--output-dir", required=True, metavar="DIR")
     parser.add_argument("--selftest", type=int, default=0, metavar="N", help="samples in <name>_selftest.c")
-    parser.add_argument("--arena", choices=["static", "caller"], default="static", help="who owns the working memory")
+    parser.add_argument(
+        "--arena", choices=["static", "caller", "shared"], default="static", help="who owns the working memory"
+    )
     parser.add_argument("--raw-input", choices=["u8", "i16"], help="generate <name>_set_input_u8 / _i16")
     parser.add_argument("--raw-input-scale", type=float, default=1.0, help="real = raw * scale + offset")
     parser.add_argument("--raw-input-offset", type=float, default=0.0)
@@ -39,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         raw=raw,
         arena=arguments.arena,
         pins=network_arguments.pins(arguments),
+        backend=arguments.backend,
     )
     for name, text in emit(network_arguments.network(arguments), options).items():
         write_text(Path(arguments.output_dir) / name, text)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from dataclasses import replace
+from pathlib import Path
 
+from nnbuild import cmsis_nn
 from nnbuild.errors import ConfigError
 from nnbuild.network import Network
+from nnbuild.selection import BACKENDS
 from nnbuild.target import TARGETS, Target, named, of_compiler
 
 
@@ -17,12 +21,19 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-    """The core and pinned kernels."""
+    """The core, where its kernels may come from, and pinned kernels."""
     core = parser.add_mutually_exclusive_group()
     core.add_argument("--cpu", help=f"core to generate for (default generic): {', '.join(TARGETS)}")
     core.add_argument("--compiler", metavar="'CC FLAGS'", help="ask this compiler for its core")
     parser.add_argument(
         "--pin", action="append", default=[], metavar="LAYER=KERNEL", help="kernel of one layer, by layer or node name"
+    )
+    parser.add_argument("--cmsis-nn", metavar="DIR", help="the firmware's CMSIS-NN: a checkout or an unpacked pack")
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="whose kernels: our own (direct), CMSIS-NN's wherever they serve, or what suits the core (auto)",
     )
 
 
@@ -35,10 +46,12 @@ def network(arguments: argparse.Namespace) -> Network:
 
 
 def target(arguments: argparse.Namespace) -> Target:
-    """The core that `--cpu` names or `--compiler` has."""
+    """The core that `--cpu` names or `--compiler` has, with what `--cmsis-nn` offers."""
     if arguments.compiler:
-        return of_compiler(shlex.split(arguments.compiler))
-    return named(arguments.cpu or "generic")
+        core = of_compiler(shlex.split(arguments.compiler))
+    else:
+        core = named(arguments.cpu or "generic")
+    return replace(core, cmsis_nn=cmsis_nn.read(Path(arguments.cmsis_nn))) if arguments.cmsis_nn else core
 
 
 def pins(arguments: argparse.Namespace) -> dict[str, str]:

@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nnbuild.selection import select
 
     network, target = network_arguments.network(arguments), network_arguments.target(arguments)
-    choices = select(network, target, network_arguments.pins(arguments))
+    choices = select(network, target, network_arguments.pins(arguments), arguments.backend)
     planned = plan(network, choices, target)
     print(f"arena {planned.arena:,} bytes; no plan for these lifetimes needs less than {planned.bound:,}")
     print(f"{'layer':28} {'offset':>8} {'bytes':>8} {'scratch':>8} {'live':>8}")

@@ -19,7 +19,8 @@ def run(arguments: argparse.Namespace) -> int:
     from nnbuild.selection import select
 
     network = network_arguments.network(arguments)
-    choices = select(network, network_arguments.target(arguments), network_arguments.pins(arguments))
+    target, pins = network_arguments.target(arguments), network_arguments.pins(arguments)
+    choices = select(network, target, pins, arguments.backend)
     print(f"{'layer':28} {'output':>14} {'MACs':>10}  kernel")
     for choice in choices:
         shape = "x".join(str(n) for n in choice.view.output.shape)
