@@ -106,15 +106,20 @@ def unary(
     return model.case(model.pair(model.clamp(result, clamp), output))
 
 
-def binary(
+def several(
     name: str,
     kind: str,
     operands: Sequence[Sequence[int] | Array],
     quants: Sequence[QuantParams],
     output: QuantParams,
     clamp: Clamp = (),
+    orders: Sequence[Sequence[int]] = (),
+    attributes: Mapping[str, Any] | None = None,
 ) -> Case:
-    """One node of two inputs; an operand that is an int8 array is a constant."""
+    """One node of several inputs; an operand that is an int8 array is a constant.
+
+    Operand k goes through a Transpose with `orders[k]` first, where that is there and not empty.
+    """
     model = _Model(name)
     values = [
         model.quantized(operand, np.array(quant.scale), zero_point=quant.zero_point)
@@ -122,7 +127,11 @@ def binary(
         else model.input(operand, quant)
         for operand, quant in zip(operands, quants, strict=True)
     ]
-    return model.case(model.pair(model.clamp(model.node(kind, values), clamp), output))
+    for position, order in enumerate(orders):
+        if order:
+            values[position] = model.node("Transpose", [values[position]], perm=list(order))
+    result = model.node(kind, values, **(attributes or {}))
+    return model.case(model.pair(model.clamp(result, clamp), output))
 
 
 def clamp(name: str, bounds: Clamp, shape: Sequence[int], quant: QuantParams, output: QuantParams) -> Case:

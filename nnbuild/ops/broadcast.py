@@ -1,0 +1,151 @@
+"""Two operands that are walked together, element by element, with numpy's broadcasting: for Add, Mul, Min, Max."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from nnbuild import layout
+from nnbuild.contract import LayerView, Source
+from nnbuild.lower import Activation, Constant, Lowering
+from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
+
+Loops = tuple[tuple[int, int, int], ...]
+"""(count, stride of input 1, stride of input 2), outermost first; the output is written in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """How two operands are walked, and what the output looks like.
+
+    `quants` and `loops` are of the operands in the order in which the layer takes them, which is the given one unless
+    `swapped`; `inputs` and `constants` (`operand`, int8, where the second is known) are the layer's. The output is a
+    tensor of `shape` in whose memory the elements of the ONNX value lie at `index`.
+    """
+
+    loops: Loops
+    quants: tuple[QuantParams, QuantParams]
+    inputs: tuple[str, ...]
+    constants: Mapping[str, Array]
+    shape: tuple[int, ...]
+    index: Array
+    swapped: bool
+
+
+def operand(ctx: Lowering, node: onnx.NodeProto, position: int) -> Activation | Constant:
+    """Input `position` of `node`: computed, or a constant of int8 with one scale."""
+    constant = ctx.constant(node, position)
+    if constant is None:
+        return ctx.activation(node, position)
+    if constant.scale is None or constant.zero_point is None or constant.scale.size != 1:
+        message = f"its constant (input {position}) is not quantized per tensor"
+        raise ctx.refuse(node, message, "quantize the whole model")
+    if constant.values.min(initial=0) < INT8_MIN or constant.values.max(initial=0) > INT8_MAX:
+        raise ctx.refuse(node, f"its constant (input {position}) is wider than 8 bits", "quantize it to int8")
+    return constant
+
+
+def quant(ctx: Lowering, value: Activation | Constant) -> QuantParams:
+    """Scale and zero point of an operand."""
+    if isinstance(value, Activation):
+        return ctx.quant(value)
+    assert value.scale is not None
+    assert value.zero_point is not None
+    return QuantParams(float(np.float32(value.scale.ravel()[0])), int(value.zero_point.ravel()[0]))
+
+
+def pair(ctx: Lowering, node: onnx.NodeProto, first: Activation | Constant, second: Activation | Constant) -> Pair:
+    """The walk over two operands, of which at least one is computed; a copy goes in front where no loops serve."""
+    swapped = isinstance(first, Constant)
+    if isinstance(first, Constant):
+        first, second = second, first
+    if not isinstance(first, Activation):
+        raise ctx.refuse(node, "both inputs are constants", "fold them when exporting")
+    shape = np.broadcast_shapes(first.shape, _shape(second))
+    if first.shape != shape and isinstance(second, Activation) and second.shape == shape:
+        first, second, swapped = second, first, not swapped
+    found = _loops(first, second, shape)
+    if found is None:
+        first = _in_order(ctx, node, first)
+        second = _in_order(ctx, node, second) if isinstance(second, Activation) else second
+        found = _loops(first, second, shape)
+    if found is None:
+        raise ctx.refuse(node, "this mixture of memory orders is not supported", "add a Transpose")
+    order = _order(first, shape)
+    index = np.empty(order.size, np.int64)
+    index[order] = np.arange(order.size)
+    memory = ctx.tensors[first.tensor]
+    return Pair(
+        loops=found,
+        quants=(quant(ctx, first), quant(ctx, second)),
+        inputs=(first.tensor,) if isinstance(second, Constant) else (first.tensor, second.tensor),
+        constants={"operand": second.values.astype(np.int8).ravel()} if isinstance(second, Constant) else {},
+        shape=memory.shape if first.shape == shape and memory.size == order.size else memory_shape(shape),
+        index=index.reshape(shape),
+        swapped=swapped,
+    )
+
+
+def memory_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """`shape` of an ONNX value without its batch of 1."""
+    return shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
+
+
+def _shape(value: Activation | Constant) -> tuple[int, ...]:
+    return value.shape if isinstance(value, Activation) else tuple(value.values.shape)
+
+
+def _order(first: Activation, shape: tuple[int, ...]) -> Array:
+    """The output takes the memory order of the first operand where that has its shape, else its own order."""
+    return np.argsort(first.index.ravel()) if first.shape == shape else np.arange(math.prod(shape))
+
+
+def _loops(first: Activation, second: Activation | Constant, shape: tuple[int, ...]) -> Loops | None:
+    """The loops over both from their first elements on; None where there are none."""
+    order = _order(first, shape)
+    other = second.index if isinstance(second, Activation) else layout.contiguous(second.values.shape)
+    offsets = [np.broadcast_to(index, shape).ravel()[order] for index in (first.index, other)]
+    found = layout.loops(*offsets)
+    if found is None or offsets[0][0] or offsets[1][0]:
+        return None
+    return tuple((dim[0], dim[1], dim[2]) for dim in found)
+
+
+def _in_order(ctx: Lowering, node: onnx.NodeProto, value: Activation) -> Activation:
+    """`value` in a tensor that holds it in its own order."""
+    tensor = ctx.arrange(value, value.index, node, memory_shape(value.shape))
+    return Activation(tensor, layout.contiguous(value.shape))
+
+
+def gathered(loops: Loops, constants: Mapping[str, Array], inputs: Sequence[Array]) -> tuple[Array, Array]:
+    """The values of both operands (int64, flat) in the order of the output: what references work on."""
+    second = constants["operand"] if "operand" in constants else inputs[1]
+    first, other = (
+        values.ravel()[layout.visit(loops, position)].astype(np.int64)
+        for position, values in enumerate((inputs[0], second))
+    )
+    return first, other
+
+
+def inplace(view: LayerView) -> tuple[int, ...]:
+    """Inputs that are read in the order in which the output is written, by everyone who reads them."""
+    names = view.layer.inputs
+    in_order = [layout.is_contiguous(layout.visit(view.params.loops, position)) for position in range(len(names))]
+    return tuple(
+        position
+        for position, name in enumerate(names)
+        if all(ordered for other, ordered in zip(names, in_order, strict=True) if other == name)
+    )
+
+
+def source(view: LayerView, template: str, **values: object) -> Source:
+    """`template` inside the loops of `broadcast.c.j2`; it finds the operands in `a_at` and `b_at`."""
+    loops = view.params.loops
+    second = "operand" if "operand" in view.constants else "input2"
+    places = {"a_at": f"input[{layout.expression(loops, 0)}]", "b_at": f"{second}[{layout.expression(loops, 1)}]"}
+    data = {name: view.constants[name] for name in ("operand",) if name in view.constants}
+    return Source(template=template, values={"p": view.params, **places, **values}, data=data)
