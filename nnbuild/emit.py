@@ -108,6 +108,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         "steps": steps,
         "raw": raw,
         "spdx": SPDX,
+        "single_rounding": network.single_rounding,
     }
     instances = _instances(steps)
     environment = _environment()
@@ -118,7 +119,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
             context,
             functions=functions,
             includes=dict.fromkeys(name for instance in instances for name in instance.source.includes),
-            helpers=_helpers([function["text"] for function in functions], options.target),
+            helpers=_helpers([function["text"] for function in functions], options.target, network.single_rounding),
         ),
         f"{name}_weights.c": environment.get_template("weights.c.j2").render(context, arrays=_arrays(steps, name, raw)),
         f"{name}_kernels.S": environment.get_template("kernels.S.j2").render(context),
@@ -250,13 +251,13 @@ def _function(environment: jinja2.Environment, instance: _Instance) -> dict[str,
     return {"text": text.strip("\n"), "layers": instance.layers}
 
 
-def _helpers(texts: Sequence[str], target: Target) -> list[str]:
+def _helpers(texts: Sequence[str], target: Target, single_rounding: bool) -> list[str]:
     """The functions of `csrc` that `texts` call and those that they call, callees first, each for this core."""
     found: dict[str, str] = {}
 
     def visit(text: str) -> None:
         for helper in sorted(set(re.findall(r"\bnn_\w+(?=\()", text)) - set(found)):
-            own = _helper(helper, target)
+            own = _helper(helper, target, single_rounding)
             visit(own.partition("static inline")[2].partition("(")[2])
             found.setdefault(helper, own)
 
@@ -265,11 +266,15 @@ def _helpers(texts: Sequence[str], target: Target) -> list[str]:
     return list(found.values())
 
 
-def _helper(name: str, target: Target) -> str:
-    """One file of `csrc`, without its licence line; the form for ARMv6-M where there is one."""
+def _helper(name: str, target: Target, single_rounding: bool) -> str:
+    """One file of `csrc`, without its licence line; the form for single rounding and for ARMv6-M where there is one."""
     folder = resources.files("nnbuild") / "csrc"
-    special = folder / f"{name}_armv6m.h"
-    path = special if target.armv6m and special.is_file() else folder / f"{name}.h"
+    endings = [
+        f"{rounding}{core}.h"
+        for rounding in (["_single", ""] if single_rounding else [""])
+        for core in (["_armv6m", ""] if target.armv6m else [""])
+    ]
+    path = next(path for path in (folder / f"{name}{ending}" for ending in endings) if path.is_file())
     return path.read_text(encoding="utf-8").partition("*/\n")[2].strip("\n")
 
 

@@ -8,6 +8,9 @@ them and compute in int64, so that no intermediate can overflow; values that C h
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 
@@ -63,9 +66,29 @@ def divide_by_power_of_two(values: Integers, exponent: Integers) -> Array:
     return np.asarray((values >> np.asarray(exponent, np.int64)) + (remainder > threshold))
 
 
+_single_rounding: ContextVar[bool] = ContextVar("single_rounding", default=False)
+
+
+@contextmanager
+def rounding(single: bool) -> Iterator[None]:
+    """Inside, `requantize` rounds once or twice: the one switch, set for a whole network."""
+    token = _single_rounding.set(single)
+    try:
+        yield
+    finally:
+        _single_rounding.reset(token)
+
+
 def requantize(accumulators: Integers, multiplier: Integers, shift: Integers) -> Array:
-    """accumulators * multiplier * 2^(shift - 31), rounded twice: `MultiplyByQuantizedMultiplier`. Broadcasts."""
+    """accumulators * multiplier * 2^(shift - 31). Broadcasts.
+
+    Rounded twice, TensorFlow Lite's `MultiplyByQuantizedMultiplier`; or once, as CMSIS-NN does it where it is built
+    with CMSIS_NN_USE_SINGLE_ROUNDING (see `rounding`).
+    """
     shift = np.asarray(shift, np.int64)
+    if _single_rounding.get():
+        product = np.asarray(accumulators, np.int64) * np.asarray(multiplier, np.int64)
+        return np.asarray(wrap32(wrap32(product >> (30 - shift)) + 1) >> 1)
     shifted = wrap32(np.asarray(accumulators, np.int64) << np.maximum(shift, 0))
     return divide_by_power_of_two(multiply_high(shifted, multiplier), np.maximum(-shift, 0))
 

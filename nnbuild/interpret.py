@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nnbuild import fixedpoint
 from nnbuild.network import Array, Network
 from nnbuild.ops import BY_NAME
 
@@ -18,11 +19,12 @@ def run_all(network: Network, inputs: Sequence[Array]) -> dict[str, Array]:
         if flat.dtype != np.int8 or flat.size != network.tensors[port.tensor].size:
             raise ValueError(f"input {port.name}: {flat.dtype}{flat.shape}, expected int8 {port.shape}")
         values[port.tensor] = flat.ravel()
-    for layer in network.layers:
-        reference = BY_NAME[layer.op].reference
-        assert reference is not None
-        result = reference(layer.params, layer.constants, [values[name] for name in layer.inputs])
-        values[layer.output] = result.ravel()
+    with fixedpoint.rounding(network.single_rounding):
+        for layer in network.layers:
+            reference = BY_NAME[layer.op].reference
+            assert reference is not None
+            result = reference(layer.params, layer.constants, [values[name] for name in layer.inputs])
+            values[layer.output] = result.ravel()
     return values
 
 

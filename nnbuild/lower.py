@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -346,10 +346,13 @@ class Lowering:
         return port
 
 
-def lower(model: onnx.ModelProto, where: str = "", input_layout: str = "") -> Network:
+def lower(
+    model: onnx.ModelProto, where: str = "", input_layout: str = "", single_rounding: bool = False
+) -> Network:
     """QDQ model with static shapes -> verified Network.
 
-    `where` names the file in messages; `input_layout="NHWC"` makes the model take (N, C, H, W) inputs channels last.
+    `where` names the file in messages; `input_layout="NHWC"` makes the model take (N, C, H, W) inputs channels last;
+    `single_rounding` is for firmware whose CMSIS-NN is built with CMSIS_NN_USE_SINGLE_ROUNDING.
     ModelError lists every node that cannot be lowered.
     """
-    return Lowering(model, where, input_layout).run()
+    return replace(Lowering(model, where, input_layout).run(), single_rounding=single_rounding)

@@ -83,12 +83,16 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The layers in execution order, with their tensors and the model's inputs and outputs."""
+    """The layers in execution order, with their tensors and the model's inputs and outputs.
+
+    `single_rounding`: requantization rounds once instead of twice, for firmware whose CMSIS-NN does.
+    """
 
     tensors: Mapping[str, Tensor]
     layers: tuple[Layer, ...]
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    single_rounding: bool = False
 
     def verify(self) -> None:
         """Raise InternalError unless every layer reads what is already written and every tensor is written once."""
@@ -125,6 +129,7 @@ class Network:
             return {"dtype": str(data.dtype), "shape": list(data.shape), "sha256": digest}
 
         document = {
+            "rounding": "single" if self.single_rounding else "double",
             "inputs": [asdict(port) for port in self.inputs],
             "outputs": [asdict(port) for port in self.outputs],
             "tensors": [asdict(self.tensors[name]) for name in sorted(self.tensors)],

@@ -18,6 +18,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """The model and how its input lies in memory."""
     parser.add_argument("model", metavar="MODEL.int8.onnx", help="a QDQ model, as `nnbuild quantize` writes it")
     parser.add_argument("--input-layout", choices=["NHWC"], default="", help="take NCHW inputs channels last")
+    parser.add_argument(
+        "--rounding",
+        choices=["double", "single"],
+        default="double",
+        help="how requantization rounds; single goes with CMSIS_NN_USE_SINGLE_ROUNDING",
+    )
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
@@ -42,15 +48,13 @@ def network(arguments: argparse.Namespace) -> Network:
     from nnbuild.importer import import_model
     from nnbuild.lower import lower
 
-    return lower(import_model(arguments.model, {}), arguments.model, arguments.input_layout)
+    single = arguments.rounding == "single"
+    return lower(import_model(arguments.model, {}), arguments.model, arguments.input_layout, single)
 
 
 def target(arguments: argparse.Namespace) -> Target:
     """The core that `--cpu` names or `--compiler` has, with what `--cmsis-nn` offers."""
-    if arguments.compiler:
-        core = of_compiler(shlex.split(arguments.compiler))
-    else:
-        core = named(arguments.cpu or "generic")
+    core = of_compiler(shlex.split(arguments.compiler)) if arguments.compiler else named(arguments.cpu or "generic")
     return replace(core, cmsis_nn=cmsis_nn.read(Path(arguments.cmsis_nn))) if arguments.cmsis_nn else core
 
 
