@@ -40,11 +40,15 @@ CALLS: dict[str, tuple[str, ...]] = {
         "arm_fully_connected_s8_get_buffer_size",
     ),
     "add": ("arm_elementwise_add_s8",),
+    "mul": ("arm_elementwise_mul_s8",),
+    "minimum": ("arm_minimum_s8",),
+    "maximum": ("arm_maximum_s8",),
     "average_pool": ("arm_avgpool_s8", "arm_avgpool_s8_get_buffer_size"),
     "max_pool": ("arm_max_pool_s8",),
     "pad": ("arm_pad_s8",),
     "softmax": ("arm_softmax_s8",),
     "transpose": ("arm_transpose_s8",),
+    "concat": ("arm_concatenation_s8_w", "arm_concatenation_s8_x", "arm_concatenation_s8_y", "arm_concatenation_s8_z"),
 }
 """By operator: every function of CMSIS-NN that generated code may call; a size function only in a debug build."""
 
@@ -172,8 +176,7 @@ def sources(root: Path) -> list[Path]:
     """
     files = {path.stem: path for path in sorted((root / "Source").glob("*/*.c"))}
     for path in [path for stem, path in files.items() if "_get_buffer_sizes_" in stem]:
-        defined = re.findall(r"^\w[\w *]*\b(arm_\w+)\(", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
-        files |= dict.fromkeys(defined, path)
+        files |= dict.fromkeys(re.findall(r"^\w[\w *]*\b(arm_\w+)\(", _text(path), re.MULTILINE), path)
     needed: set[Path] = set()
     names = {name for functions in CALLS.values() for name in functions}
     while names:
@@ -184,8 +187,11 @@ def sources(root: Path) -> list[Path]:
 
 
 def _named_in(path: Path) -> Iterable[str]:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return re.findall(r"\barm_\w+", re.sub(r"/\*.*?\*/|//[^\n]*", " ", text, flags=re.DOTALL))
+    return re.findall(r"\barm_\w+", re.sub(r"/\*.*?\*/|//[^\n]*", " ", _text(path), flags=re.DOTALL))
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 # Getting it.
@@ -202,7 +208,7 @@ def fetch(folder: Path, url: str = RELEASE_URL, tag: str = RELEASE_TAG, commit: 
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
             clone = Path(temporary) / folder.name
-            _git("clone", "--quiet", "--depth", "1", "--branch", tag, "-c", "advice.detachedHead=false", url, str(clone))
+            _git("clone", "--quiet", "--depth", "1", "--branch", tag, url, str(clone))
             got = _git("-C", str(clone), "rev-parse", "HEAD").strip()
             if got != commit:
                 raise ConfigError(f"tag {tag} is commit {got}, not {commit}", url, "do not use it; report this")

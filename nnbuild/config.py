@@ -204,10 +204,11 @@ OPTIONS: dict[str, Option] = {
         Option(
             "arena",
             "emit",
-            _choice("static", "caller"),
+            _choice("static", "caller", "shared"),
             "--arena",
             '"caller"',
-            "who owns the memory for activations: the model, or the caller, who then passes it to `kws_run`",
+            "who owns the memory for activations: the model, or the caller, who then passes it to `kws_run`; "
+            '`"shared"` is one for all such models of an image, as large as the largest needs; they never run at once',
         ),
         Option(
             "input_layout",
@@ -216,6 +217,23 @@ OPTIONS: dict[str, Option] = {
             "--input-layout",
             '"NHWC"',
             "take the input of an NCHW model as NHWC, which saves a transpose",
+        ),
+        Option(
+            "backend",
+            "emit",
+            _choice("auto", "direct", "cmsis_nn"),
+            "--backend",
+            '"cmsis_nn"',
+            "whose kernels: nnbuild's (`direct`), CMSIS-NN's wherever they serve (`cmsis_nn`), or what suits the core "
+            "(`auto`); where not given, `auto` if CMSIS_NN is set and `direct` if not",
+        ),
+        Option(
+            "cmsis_nn_sources",
+            "build",
+            _flag,
+            "",
+            "False",
+            "with False, CMSIS-NN is only called: the firmware compiles it, and has its `Include` on CPPPATH",
         ),
         Option(
             "pins",
@@ -274,8 +292,15 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "NN_VARIANT", "", "the folder of this core in NN_DIR; where empty, a hash of `$CC $CFLAGS $CCFLAGS` and options"
     ),
+    Variable(
+        "CMSIS_NN",
+        "",
+        "the firmware's CMSIS-NN 6.0.0 or newer, a checkout or an unpacked pack, relative to the SConscript or to the "
+        "top folder; where empty, the environment variable of that name",
+    ),
+    Variable("NN_LIBS", "", "what is linked behind `$LIBS`: CMSIS-NN's library joins here"),
     Variable("NN_CPU", "", "the core, such as `cortex-m0`, for compilers that do not answer `-dM -E`"),
-    Variable("NN_KERNEL_CCFLAGS", "-O2", "behind `$CCFLAGS` when a model is compiled"),
+    Variable("NN_KERNEL_CCFLAGS", "-O2", "behind `$CCFLAGS` when a model or CMSIS-NN is compiled"),
     Variable("NN_SECTION_CCFLAGS", "-ffunction-sections -fdata-sections", "behind those; may be empty"),
     Variable("NNPYTHON", "the Python that runs scons", "runs nnbuild's commands (a list where its path has spaces)"),
     Variable("NNQUANTCOM", "$NNPYTHON -m nnbuild quantize ...", "the command that quantizes"),
@@ -290,7 +315,6 @@ VARIABLES: tuple[Variable, ...] = (
 
 # Construction variables of the design that are not in this version.
 LATER_VARIABLES: dict[str, str] = {
-    "CMSIS_NN": "kernels of CMSIS-NN",
     "NN_ASSEMBLY": "kernels in assembly",
 }
 

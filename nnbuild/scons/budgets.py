@@ -19,7 +19,7 @@ import SCons.Util
 from nnbuild.config import parse_size
 from nnbuild.errors import ConfigError
 from nnbuild.report.budget import parse_limit
-from nnbuild.scons import run
+from nnbuild.scons import cmsis_library, run
 from nnbuild.scons.models import REGISTRY, Model
 
 OVER = ".overbudget"
@@ -184,7 +184,11 @@ def list_size(env: Any, elf: Any) -> None:
 
 
 def program_emitter(target: list[Any], source: list[Any], env: Any) -> tuple[list[Any], list[Any]]:
-    """Notes every program that lists a model's objects."""
+    """Notes every program that lists a model's objects, and links what models call behind everything else."""
     if any(node in REGISTRY.by_object for node in source):
         list_size(env, target[0])
+    linked = [lib for lib in SCons.Util.flatten(env.get("LIBS", [])) if isinstance(lib, SCons.Node.Node)]
+    seen: set[Any] = set()
+    models = [model for node in (*source, *linked) for model in _models_in(node, seen)]
+    cmsis_library.last(env, [model.library for model in models if model.library])
     return target, source

@@ -21,8 +21,9 @@ import SCons.Scanner
 import SCons.Util
 
 from nnbuild import config
+from nnbuild.cmsis_nn import HEADER
 from nnbuild.errors import ConfigError, NNBuildError
-from nnbuild.scons import run
+from nnbuild.scons import cmsis_library, run
 from nnbuild.scons.external_data import external_data
 
 SAMPLES = (".npz", ".npy")
@@ -40,7 +41,10 @@ class Quantized:
 
 @dataclass(slots=True)
 class Model:
-    """One model for one core: what `emit` writes, and the objects of it."""
+    """One model for one core: what `emit` writes, and the objects of it.
+
+    `cmsis_nn` is the folder of the CMSIS-NN that it may call, and `library` what is linked for that; None for none.
+    """
 
     name: str
     source: Any
@@ -48,11 +52,18 @@ class Model:
     compiler: list[str]
     folder: Any
     files: list[Any]
+    cmsis_nn: Any = None
+    library: Any = None
     objects: list[Any] = field(default_factory=list)
 
     def file(self, suffix: str) -> Any:
         """The generated file `<name><suffix>`."""
         return next(node for node in self.files if node.name == self.name + suffix)
+
+    @property
+    def include(self) -> Any:
+        """The folder of CMSIS-NN's headers where the model is compiled with them and the firmware has none."""
+        return self.cmsis_nn.Dir("Include") if self.library else None
 
     @property
     def sources(self) -> list[Any]:
@@ -219,19 +230,24 @@ def _there(node: Any) -> bool:
     return node.is_derived() or os.path.exists(node.srcnode().get_abspath())
 
 
-def _compiler(env: Any) -> list[str]:
-    """What tells `emit` its core: the name, or the compiler to ask."""
+def _compiler(env: Any, cmsis_nn: Any) -> list[str]:
+    """What tells `emit` its core, by name or by the compiler to ask, and what it may call there."""
+    library = ["--cmsis-nn", run.path(cmsis_nn)] if cmsis_nn else []
     cpu = env.subst("$NN_CPU")
     if cpu:
-        return ["--cpu", cpu]
-    return ["--compiler", shlex.join(run.words(env, "$CC $CFLAGS $CCFLAGS"))]
+        return ["--cpu", cpu, *library]
+    # The macros that a firmware defines matter to CMSIS-NN's arithmetic alone.
+    flags = "$CC $CFLAGS $CCFLAGS" + (" $_CPPDEFFLAGS" if cmsis_nn else "")
+    return ["--compiler", shlex.join(run.words(env, flags)), *library]
 
 
 def _hash(parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
 
 
-def _emitted(env: Any, quantized: Any, options: dict[str, Any], target: list[str], folder: Any) -> list[Any]:
+def _emitted(
+    env: Any, quantized: Any, options: dict[str, Any], target: list[str], folder: Any, cmsis_nn: Any
+) -> list[Any]:
     """The nodes that `emit` writes: a fixed set, because nobody has opened the model yet."""
     name = options["name"]
     suffixes = [".c", ".h", "_weights.c", "_kernels.S", ".report.json"]
@@ -242,6 +258,8 @@ def _emitted(env: Any, quantized: Any, options: dict[str, Any], target: list[str
     words = ["--name", name, "--output-dir", run.path(folder), *target, *config.arguments(mine, "emit")]
     nodes = list(_EMIT(env, files, [quantized], NN_ARGUMENTS=[run.literal(word) for word in words]))
     env.Depends(nodes, env.Value(own_files(python_only=False)))
+    if cmsis_nn:
+        env.Depends(nodes, cmsis_nn.File(str(HEADER)))
     return nodes
 
 
@@ -260,9 +278,10 @@ def declare(env: Any, model: Any, given: Mapping[str, Any]) -> Model:
         raise ConfigError("is no .onnx file", where)
     options, nodes = _options(env, node, given)
     options.setdefault("name", config.default_name(node.name))
+    cmsis_nn = cmsis_library.folder(env, options, where)
     folder = env.Dir("$NN_DIR")
     quantized = _quantize(env, node, folder, options, nodes)
-    target = _compiler(env)
+    target = _compiler(env, cmsis_nn)
     flags = [*target, *run.words(env, "$NN_KERNEL_CCFLAGS $NN_SECTION_CCFLAGS")]
     variant = env.subst("$NN_VARIANT")
     key = (quantized.get_abspath(), variant or _hash((target, flags)))
@@ -277,8 +296,10 @@ def declare(env: Any, model: Any, given: Mapping[str, Any]) -> Model:
         return known
     shared = {name: value for name, value in options.items() if config.OPTIONS[name].stage == "emit"}
     place = folder.Dir(variant or _hash((target, flags, shared)))
-    files = _emitted(env, quantized, options, target, place)
-    declared = Model(options["name"], node.srcnode(), options, flags, place, files)
+    files = _emitted(env, quantized, options, target, place, cmsis_nn)
+    declared = Model(options["name"], node.srcnode(), options, flags, place, files, cmsis_nn)
+    if cmsis_nn and options.get("cmsis_nn_sources", True):
+        declared.library = cmsis_library.library(env, cmsis_nn)
     REGISTRY.models[key] = declared
     return declared
 

@@ -57,7 +57,7 @@ if "nnbuild" not in sys.modules:
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
 
 from nnbuild.errors import ConfigError
-from nnbuild.scons import budgets, models, run
+from nnbuild.scons import budgets, cmsis_library, models, run
 
 _COMMAND = "$( $NNPYTHON -P -m nnbuild $)"
 _COMMANDS = {
@@ -81,9 +81,10 @@ def _objects(env: Any, model: models.Model) -> list[Any]:
         flags = [*SCons.Util.CLVar(env.get("CCFLAGS", "")), "$NN_KERNEL_CCFLAGS", "$NN_SECTION_CCFLAGS"]
         # The preprocessor for assembly needs the core's flags, which are with the C compiler's.
         assembly = ["$ASPPFLAGS", "$CFLAGS", "$CCFLAGS"]
+        include = {"CPPPATH": [env.get("CPPPATH", []), model.include]} if model.include else {}
         for source in model.sources:
             if source.name.endswith(".c"):
-                model.objects += env.StaticObject(source, CCFLAGS=flags)
+                model.objects += env.StaticObject(source, CCFLAGS=flags, **include)
             elif "ASPPCOM" in env:
                 model.objects += env.StaticObject(source, ASPPFLAGS=assembly)
         models.REGISTRY.by_object.update(dict.fromkeys(model.objects, model))
@@ -96,7 +97,13 @@ def NNModel(env: Any, model: Any, **options: Any) -> list[Any]:  # noqa: N802
     """The objects of a model, or its C files with sources=True. See the tool's docstring."""
     declared = models.declare(env, model, options)
     models.add_header(env, declared)
-    return declared.sources if options.get("sources") else _objects(env, declared)
+    if declared.library:
+        cmsis_library.add(env, declared.library)
+    if not options.get("sources"):
+        return _objects(env, declared)
+    if declared.include:
+        env.AppendUnique(CPPPATH=[declared.include])
+    return declared.sources
 
 
 @models.user_errors
@@ -133,6 +140,7 @@ def generate(env: Any) -> None:
         NN_DIR="build/nn",
         NN_VARIANT="",
         NN_CPU="",
+        NN_LIBS=[],
         NN_KERNEL_CCFLAGS=SCons.Util.CLVar("-O2"),
         NN_SECTION_CCFLAGS=SCons.Util.CLVar("-ffunction-sections -fdata-sections"),
         NNPYTHON=[run.literal(sys.executable)],
