@@ -106,6 +106,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         "caller_arena": options.arena == "caller",
         "shared_arena": options.arena == "shared",
         "steps": steps,
+        "unread": [p.argument for p in inputs if all(p.port.tensor not in s.choice.layer.inputs for s in steps)],
         "raw": raw,
         "spdx": SPDX,
         "single_rounding": network.single_rounding,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,9 +12,12 @@ from nnbuild import memory
 from nnbuild.contract import Case
 from nnbuild.errors import InternalError
 from nnbuild.memory import Buffer
-from nnbuild.ops import ALL
+from nnbuild.network import QuantParams
+from nnbuild.ops import ALL, singles
 from nnbuild.selection import select
 from nnbuild.target import TARGETS
+
+from .test_kernels_host import mismatches
 
 BUFFERS = st.lists(
     st.tuples(st.integers(1, 300), st.integers(0, 8), st.integers(0, 4)).map(
@@ -63,3 +68,22 @@ def test_scratch_is_planned_beside_what_is_live() -> None:
         if tensor in plan.offsets:
             offset = plan.offsets[tensor]
             assert offset + network.tensors[tensor].size <= start or end <= offset
+
+
+def added_to_its_transpose() -> Case:
+    """tanh(x) + transpose(tanh(x)): one tensor that is read in two orders and dies there."""
+    model = singles._Model("added_to_its_transpose")
+    half, unit = QuantParams(1 / 64, 0), QuantParams(1 / 128, 0)
+    value = model.pair(model.node("Tanh", [model.input((1, 5, 5), QuantParams(0.02, 3))]), unit)
+    turned = model.node("Transpose", [value], perm=[0, 2, 1])
+    total = model.pair(model.node("Add", [value, turned]), half)
+    return model.case(model.pair(model.node("Neg", [total]), half))
+
+
+def test_a_tensor_that_is_read_in_two_orders_is_not_overwritten(tmp_path: Path) -> None:
+    found = added_to_its_transpose()
+    network = found.network
+    plan = memory.plan(network, select(network, TARGETS["generic"]), TARGETS["generic"])
+    tanh, total, *_ = (layer.output for layer in network.layers)
+    assert plan.offsets[tanh] != plan.offsets[total]
+    assert mismatches(found, TARGETS["generic"], tmp_path) == 0

@@ -245,7 +245,7 @@ class Graph:
 
 def _plain(array: Array) -> Array:
     """C-contiguous and of rank 0 where it was (np.ascontiguousarray makes a vector of a scalar)."""
-    return np.array(array, order="C", copy=None)
+    return np.asarray(array, order="C")
 
 
 def static_shape(kind: onnx.TypeProto) -> tuple[int, ...] | None:
