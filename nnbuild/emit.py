@@ -5,6 +5,7 @@ Everything that is written is a function of the integer network and the options:
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -351,6 +352,7 @@ def _layer_report(name: str, index: int, step: _Step, planned: Plan, target: Tar
     }
 
 
+@functools.cache
 def _environment() -> jinja2.Environment:
     folder = resources.files("nnbuild")
     environment = jinja2.Environment(
