@@ -48,7 +48,8 @@ class Quantization:
 
     Input `weights` is a constant quantized to int8, symmetric, per channel along `weight_axis(node, rank)`; input
     `bias` is a constant int32 with scale input * weight. A clamp that alone reads the output of an operator with
-    `fuses_clamp` is part of it: the Q/DQ pair goes behind the clamp.
+    `fuses_clamp` is part of it: the Q/DQ pair goes behind the clamp. With `inputs_like_output` the operator works on one
+    scale: inputs that nobody else reads are quantized with the parameters of its output.
     """
 
     output: OutputRule = Calibrated()
@@ -56,6 +57,7 @@ class Quantization:
     weight_axis: Callable[[NodeProto, int], int] = lambda node, rank: 0
     bias: int | None = None
     fuses_clamp: bool = False
+    inputs_like_output: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Source:
 
     `template` (in `nnbuild/ops` or `nnbuild/kernels`) is rendered with `values`, numbers and strings; `data` are the
     const arrays that it stores in flash, by name (int8, uint8, int16, uint16, int32 or uint32, one-dimensional when
-    written); `includes` are further headers. A template may call any function of `nnbuild/csrc`; the emitter sees which.
+    written); `includes` are further headers. A template may call any function of `nnbuild/csrc`: the emitter sees it.
     """
 
     template: str

@@ -262,13 +262,9 @@ def _check_operators(model: onnx.ModelProto, file: str, operators: Collection[st
 
 _HINTS = {
     "BatchNormalization": "its statistics must be constants; export in evaluation mode",
-    "Concat": "only a concatenation of constants is",
     "PRelu": "only with one slope for all channels is",
     "Cast": "only a cast that changes nothing is",
     "Div": "only division by a constant, one number or one for each channel, is",
-    "Max": "only the maximum with one constant number is",
-    "Min": "only the minimum with one constant number is",
-    "Mul": "only multiplication by a constant, one number or one for each channel, is",
     "Sub": "only subtraction of a constant, one number or one for each channel, is",
 }
 

@@ -15,7 +15,7 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from nnbuild.calibrate import Range, Ranges
-from nnbuild.contract import Fixed, Quantization, SameAsInput
+from nnbuild.contract import Calibrated, Fixed, Quantization, SameAsInput
 from nnbuild.errors import CalibrationError, Finding, ModelError
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.passes.graph import Graph
@@ -46,9 +46,16 @@ class _Step:
         return str((self.clamp or self.node).output[0])
 
 
-def quantize(model: onnx.ModelProto, ranges: Ranges, rules: Rules | None = None) -> onnx.ModelProto:
+FULLY_CONNECTED = ("per_channel", "per_tensor")
+
+
+def quantize(
+    model: onnx.ModelProto, ranges: Ranges, rules: Rules | None = None, fully_connected: str = "per_channel"
+) -> onnx.ModelProto:
     """The QDQ form of an imported float `model`, which is left alone; `rules` by ONNX type, default `nnbuild.ops`.
 
+    `fully_connected="per_tensor"` gives all weights of a Gemm or MatMul one scale: less accurate, but without a
+    multiplier and shift for each output, and what CMSIS-NN before 7.0.0 needs.
     Raises CalibrationError where `ranges` belong to another model, ModelError where an operator has no rule.
     """
     copy = onnx.ModelProto()
@@ -57,7 +64,7 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, rules: Rules | None = None)
     steps = _steps(graph, _default_rules() if rules is None else rules)
     params = _activations(graph, steps, ranges)
     for step in steps:
-        _quantize_constants(graph, step, params)
+        _quantize_constants(graph, step, params, fully_connected == "per_tensor")
     for value, quant in params.items():
         _insert_pair(graph, value, quant)
     graph.commit()
@@ -132,17 +139,30 @@ def _activations(graph: Graph, steps: list[_Step], ranges: Ranges) -> dict[str, 
             params[step.output] = params[step.node.input[output.index]]
         else:
             params[step.output] = parameters(ranges.tensors[step.output])
+    _share_scales(graph, steps, params)
     return params
 
 
-def _quantize_constants(graph: Graph, step: _Step, params: Mapping[str, QuantParams]) -> None:
+def _share_scales(graph: Graph, steps: list[_Step], params: dict[str, QuantParams]) -> None:
+    """Hand the parameters of an output that has one scale with its inputs to those that are free to take them.
+
+    Backwards, so that a Concat of Concats has one scale. Inputs of the model keep theirs.
+    """
+    calibrated = {step.output for step in steps if isinstance(step.rule.output, Calibrated)}
+    for step in reversed(steps):
+        if step.rule.inputs_like_output:
+            free = [value for value in step.node.input if value in calibrated and graph.sole_reader(value) is step.node]
+            params.update(dict.fromkeys(free, params[step.output]))
+
+
+def _quantize_constants(graph: Graph, step: _Step, params: Mapping[str, QuantParams], per_tensor: bool) -> None:
     """Weights, bias, and constants where data could be (such as an operand of Add)."""
     node, rule = step.node, step.rule
     done = _PARAMETERS.get(node.op_type, frozenset())
     weights = None if rule.weights is None else graph.constant(node, rule.weights)
     source = params.get(node.input[0])
     if rule.weights is not None and weights is not None and source is not None:
-        _quantize_weights(graph, step, weights, source)
+        _quantize_weights(graph, step, weights, source, per_tensor and weights.ndim == 2)
         done |= {rule.weights} if rule.bias is None else {rule.weights, rule.bias}
     for index in range(len(node.input)):
         array = graph.constant(node, index)
@@ -152,7 +172,7 @@ def _quantize_constants(graph: Graph, step: _Step, params: Mapping[str, QuantPar
             graph.set_input(node, index, value)
 
 
-def _quantize_weights(graph: Graph, step: _Step, weights: Array, source: QuantParams) -> None:
+def _quantize_weights(graph: Graph, step: _Step, weights: Array, source: QuantParams, per_tensor: bool) -> None:
     node, rule = step.node, step.rule
     axis = rule.weight_axis(node, weights.ndim)
     channels = np.moveaxis(weights, axis, 0).reshape(weights.shape[axis], -1)
@@ -160,6 +180,8 @@ def _quantize_weights(graph: Graph, step: _Step, weights: Array, source: QuantPa
     if bias is not None and bias.shape != (len(channels),):
         bias = _spread(graph, node, bias, len(channels))
     scales = weight_scales(channels, bias, source.scale)
+    if per_tensor:
+        scales = np.full_like(scales, scales.max())
     shape = [1] * weights.ndim
     shape[axis] = -1
     steps = np.rint(weights.astype(np.float64) / scales.astype(np.float64).reshape(shape))

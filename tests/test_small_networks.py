@@ -261,6 +261,117 @@ add(
 )
 add("globalavg1d", [node("GlobalAveragePool", "x", "y")], [1, 3, 30])
 
+add(
+    "squeeze_excite",
+    [
+        node("Conv", "x w", "c", pads=[1] * 4),
+        node("Relu", "c", "r"),
+        node("GlobalAveragePool", "r", "p"),
+        node("Conv", "p d", "q"),
+        node("Relu", "q", "e"),
+        node("Conv", "e u", "f"),
+        node("Sigmoid", "f", "s"),
+        node("Mul", "r s", "m"),
+        node("Conv", "m v", "y"),
+    ],
+    [1, 3, 6, 6],
+    {"w": scaled(6, 3, 3, 3), "d": scaled(4, 6, 1, 1), "u": scaled(6, 4, 1, 1) * 3, "v": scaled(3, 6, 1, 1)},
+)
+add("mul_square", [node("Gemm", "x w", "t"), node("Mul", "t t", "y")], [1, 9], {"w": scaled(9, 5)})
+add("mul_relu", [node("Mul", "a b", "t"), node("Relu", "t", "y")], [], inputs={"a": ["N", 3, 4, 4], "b": ["N", 4]})
+add(
+    "mul_mask",
+    [node("Conv", "x w", "c"), node("Mul", "c k", "y")],
+    [1, 3, 6, 6],
+    {"w": scaled(4, 3, 1, 1), "k": np.abs(weights(1, 1, 6, 6))},
+)
+for kind in ("Min", "Max"):
+    add(
+        f"{kind}_branches",
+        [
+            node("Conv", "x w", "a"),
+            node("Conv", "x v", "b"),
+            node(kind, "a b", "c"),
+            node("Relu", "c", "r"),
+            node("Conv", "r u", "y"),
+        ],
+        [1, 3, 6, 6],
+        {"w": scaled(4, 3, 3, 3), "v": scaled(4, 3, 3, 3)[::-1].copy() * 2, "u": scaled(3, 4, 1, 1)},
+    )
+    add(
+        f"{kind}_three_and_constant",
+        [node("Sigmoid", "x", "s"), node("Tanh", "x", "t"), node(kind, "s x t k", "y")],
+        [1, 3, 5, 4],
+        {"k": weights(1, 3, 1, 4)},
+    )
+add(
+    "concat_dense_block",
+    [
+        node("Conv", "x w", "a", pads=[1] * 4),
+        node("Relu", "a", "b"),
+        node("Conv", "b v", "c", pads=[1] * 4),
+        node("Relu", "c", "d"),
+        node("Concat", "x b d", "e", axis=1),
+        node("MaxPool", "e", "f", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Conv", "f u", "y"),
+    ],
+    [1, 3, 6, 6],
+    {"w": scaled(4, 3, 3, 3), "v": scaled(5, 4, 3, 3), "u": scaled(4, 12, 1, 1)},
+)
+add(
+    "concat_branches",
+    [
+        node("Conv", "x w", "a"),
+        node("Conv", "x v", "b"),
+        node("Concat", "a b", "c", axis=1),
+        node("Relu", "c", "r"),
+        node("Conv", "x u", "d"),
+        node("Concat", "d r d", "e", axis=3),
+        node("Flatten", "e", "f"),
+        node("Gemm", "f g", "y"),
+    ],
+    [1, 3, 4, 5],
+    {
+        "w": scaled(4, 3, 1, 1),
+        "v": scaled(2, 3, 1, 1)[::-1].copy(),
+        "u": scaled(6, 3, 1, 1) * 2,
+        "g": scaled(360, 5) * 4,
+    },
+)
+add(
+    "concat_heads",
+    [
+        node("Conv", "x w", "a", pads=[1] * 4),
+        node("Conv", "x v", "b", pads=[1] * 4, strides=[2, 2]),
+        node("Transpose", "a", "c", perm=[0, 2, 3, 1]),
+        node("Transpose", "b", "d", perm=[0, 2, 3, 1]),
+        node("Reshape", "c s", "e"),
+        node("Reshape", "d s", "f"),
+        node("Concat", "e f", "g", axis=1),
+        node("Softmax", "g", "y", axis=2),
+    ],
+    [1, 3, 4, 6],
+    {"w": scaled(8, 3, 3, 3), "v": scaled(8, 3, 3, 3), "s": i64(1, -1, 4)},
+)
+add(
+    "concat_constant",
+    [node("Gemm", "x w", "t"), node("Concat", "k t", "y", axis=-1)],
+    [1, 9],
+    {"w": scaled(9, 5), "k": weights(1, 3)},
+)
+add(
+    "add_crooked",
+    [
+        node("Transpose", "x", "t", perm=[0, 2, 1]),
+        node("Reshape", "t s", "u"),
+        node("Transpose", "u", "v", perm=[0, 2, 1]),
+        node("Add", "v x", "a"),
+        node("Concat", "v a", "y", axis=2),
+    ],
+    [1, 4, 6],
+    {"s": i64(1, 6, 4)},
+)
+
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_integers_agree_with_floats(name: str, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A clamp that stands alone: two compares. Behind a layer it is part of that layer and costs nothing.
 
-ONNX Relu, Clip, Min and Max with a scalar constant; HardTanh reaches ONNX as Clip(-1, 1).
+ONNX Relu, Clip, Min and Max with a scalar constant; HardTanh reaches ONNX as Clip(-1, 1). Any other Min or Max is
+`minimum` or `maximum`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from nnbuild import fixedpoint, layout, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
-from nnbuild.ops import lookup
+from nnbuild.ops import extremum, lookup, maximum, minimum
 from nnbuild.target import Target
 
 
@@ -27,9 +28,18 @@ class ClampParams:
     high: int
 
 
+_CHOICES = {"Min": minimum.OPERATOR, "Max": maximum.OPERATOR}
+
+
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
-    """A clamp with the scale of its input is two compares; with another scale it is a table."""
+    """A clamp with the scale of its input is two compares; with another scale it is a table.
+
+    Min and Max of something else than one number are for `minimum` and `maximum`.
+    """
     bounds = qdq.clamp_bounds(node, ctx.known)
+    if bounds is None and node.op_type in _CHOICES:
+        _CHOICES[node.op_type].lower(ctx, node)
+        return
     if bounds is None:
         raise ctx.refuse(node, "its bounds are not scalar constants", "only clamps are supported")
     activation, output = ctx.activation(node), ctx.output(node)
@@ -62,6 +72,11 @@ def render(view: LayerView, target: Target) -> Source:
     return Source(template="clamp.c.j2", values={"p": view.params})
 
 
+def quantization(node: onnx.NodeProto) -> Quantization:
+    """A clamp keeps its input's scale. Clamps by Min and Max became Clip on import, so those left choose."""
+    return extremum.QUANTIZATION if node.op_type in _CHOICES else Quantization(output=SameAsInput())
+
+
 def cases() -> Iterable[Case]:
     """HardTanh in its forms, ReLU, bounds beyond int8, another output scale."""
     from nnbuild.ops import singles
@@ -80,7 +95,7 @@ OPERATOR = Operator(
     summary="limits, where no layer in front takes them",
     onnx=("Relu", "Clip", "Min", "Max"),
     lower=lower,
-    quantization=lambda node: Quantization(output=SameAsInput()),
+    quantization=quantization,
     params=ClampParams,
     reference=reference,
     inplace=lambda view: (0,),

@@ -108,6 +108,12 @@ def add(
     ctx: Lowering, node: onnx.NodeProto, activation: Activation, quant: QuantParams, values: Array, value: str
 ) -> None:
     """A layer that maps `activation` through `values` (int8[256]) and defines the ONNX value `value`."""
+    result = apply(ctx, node, activation, quant, values)
+    ctx.define(value, result.tensor, result.index)
+
+
+def apply(ctx: Lowering, node: onnx.NodeProto, activation: Activation, quant: QuantParams, values: Array) -> Activation:
+    """A layer that maps `activation` through `values` (int8[256]); what comes out has the parameters `quant`."""
     tensor = ctx.tensors[activation.tensor]
     if activation.index.size != tensor.size:
         name = ctx.arrange(activation, activation.index, node, activation.shape)
@@ -115,12 +121,17 @@ def add(
         tensor = ctx.tensors[name]
     params = LookupParams(tensor.size)
     result = ctx.layer("lookup", (activation.tensor,), tensor.shape, quant, params, {"table": values}, node)
-    ctx.define(value, result, activation.index)
+    return Activation(result, activation.index)
+
+
+def rescaling(source: QuantParams, output: QuantParams, low: int, high: int) -> Array:
+    """The table that changes the scale, its outputs between `low` and `high`."""
+    return table(lambda x: x, source, output, low, high)
 
 
 def requantize(ctx: Lowering, node: onnx.NodeProto, activation: Activation, quant: QuantParams) -> None:
     """QuantizeLinear `node` of a value that has another scale already."""
-    values = table(lambda x: x, ctx.quant(activation), quant, INT8_MIN, INT8_MAX)
+    values = rescaling(ctx.quant(activation), quant, INT8_MIN, INT8_MAX)
     add(ctx, node, activation, quant, values, node.output[0])
 
 

@@ -134,6 +134,21 @@ def several(
     return model.case(model.pair(model.clamp(result, clamp), output))
 
 
+def repeated(
+    name: str,
+    kind: str,
+    shape: Sequence[int],
+    count: int,
+    quant: QuantParams,
+    output: QuantParams,
+    attributes: Mapping[str, Any] | None = None,
+) -> Case:
+    """One node that takes one value `count` times."""
+    model = _Model(name)
+    result = model.node(kind, [model.input(shape, quant)] * count, **(attributes or {}))
+    return model.case(model.pair(result, output))
+
+
 def clamp(name: str, bounds: Clamp, shape: Sequence[int], quant: QuantParams, output: QuantParams) -> Case:
     """A clamp that stands alone."""
     model = _Model(name)

@@ -1,0 +1,46 @@
+"""The larger of two values, or of a value and a constant, with broadcasting. ONNX Max; TensorFlow Lite MAXIMUM.
+
+With a constant that is one number Max is a `clamp`, which hands over what is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from nnbuild.contract import Kernel, LayerView, Operator, Source
+from nnbuild.lower import Lowering
+from nnbuild.network import Array
+from nnbuild.ops import broadcast, extremum
+from nnbuild.target import Target
+
+
+def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
+    """Max(a, b, ...)."""
+    extremum.lower(ctx, node, "maximum")
+
+
+def reference(params: extremum.ExtremumParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
+    """Two int8 arrays (the second may be the constant), flat -> int8, flat."""
+    return extremum.reference(np.maximum, params, constants, inputs)
+
+
+def render(view: LayerView, target: Target) -> Source:
+    """One comparison for each element."""
+    return extremum.render(view, target, ">")
+
+
+OPERATOR = Operator(
+    name="maximum",
+    summary="the larger of two values (ONNX Max)",
+    onnx=(),
+    lower=lower,
+    quantization=lambda node: extremum.QUANTIZATION,
+    params=extremum.ExtremumParams,
+    reference=reference,
+    inplace=broadcast.inplace,
+    kernels=(Kernel("direct", render),),
+    cases=lambda: extremum.cases("Max"),
+)
