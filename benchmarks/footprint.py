@@ -58,7 +58,9 @@ class Row:
     emit_s: float
 
 
-def quantized(path: Path, folder: Path, shared: Path) -> tuple[onnx.ModelProto, float]:
+def quantized(
+    path: Path, folder: Path, shared: Path, fully_connected: str = "per_channel"
+) -> tuple[onnx.ModelProto, float]:
     """The int8 model, and the seconds that importing, calibrating and quantizing took."""
     start = time.perf_counter()
     model = importer.import_model(path)
@@ -69,7 +71,7 @@ def quantized(path: Path, folder: Path, shared: Path) -> tuple[onnx.ModelProto, 
         start = time.perf_counter()
         model = importer.import_model(path)
         loaded = samples.load(str(folder / "calibration.npz"), {value.name: shape})
-        model = quantize.quantize(model, calibrate.ranges(model, loaded))
+        model = quantize.quantize(model, calibrate.ranges(model, loaded), fully_connected=fully_connected)
     return model, time.perf_counter() - start
 
 

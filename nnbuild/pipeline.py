@@ -17,12 +17,13 @@ from nnbuild.quantize import quantize
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A model and how it is to be quantized; `calibration` and `method` are None where they were not given."""
+    """A model and how it is to be quantized; what was not given is None."""
 
     model: str
     calibration: str | None = None
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     method: str | None = None
+    fully_connected: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +52,14 @@ def quantized(request: Request, ranges: Ranges | None = None) -> Quantized:
     """Import, calibrate unless `ranges` are given, quantize. A model that holds Q/DQ nodes is taken as it is."""
     model = import_model(request.model, request.input_shapes)
     if is_qdq(model):
-        if request.calibration is not None or ranges is not None or request.method is not None:
-            message = "the model is already quantized: calibration, ranges and method have no meaning"
+        given = (request.calibration, request.method, request.fully_connected)
+        if ranges is not None or any(option is not None for option in given):
+            message = "the model is already quantized: calibration, ranges, method and fully_connected have no meaning"
             raise ConfigError(message, request.model, "leave them out")
         return Quantized(serialized(model), None)
     if ranges is None:
         ranges = calibrated(request, model)
-    return Quantized(serialized(quantize(model, ranges)), ranges)
+    return Quantized(serialized(quantize(model, ranges, fully_connected=request.fully_connected or "per_channel")), ranges)
 
 
 def serialized(model: onnx.ModelProto) -> bytes:

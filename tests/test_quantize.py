@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import NodeProto, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from nnbuild import samples
 from nnbuild.accuracy import measure
@@ -22,6 +22,7 @@ from nnbuild.contract import Calibrated, Fixed, Quantization, SameAsInput
 from nnbuild.errors import CalibrationError, ConfigError, ModelError
 from nnbuild.freeze import lock_path
 from nnbuild.importer import import_model
+from nnbuild.lower import lower
 from nnbuild.network import QuantParams
 from nnbuild.passes.graph import attribute
 from nnbuild.pipeline import Request, input_shapes, quantized, serialized
@@ -505,3 +506,26 @@ def test_accuracy_of_another_model(frozen: Path, capsys: pytest.CaptureFixture[s
     assert "other inputs or outputs" in lines[0]
     assert "is not quantized" in lines[1]
     assert "there is no float model" in lines[2]
+
+
+def test_fully_connected_per_tensor_has_one_scale(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    weights = (rng.normal(size=(4, 8)) * np.array([[1.0], [0.1], [3.0], [0.01]])).astype(np.float32)
+    node = helper.make_node("Gemm", ["x", "w"], ["y"], name="fc", transB=1)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [value("x", TensorProto.FLOAT, [1, 8])],
+        [value("y", TensorProto.FLOAT, [1, 4])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    np.savez(tmp_path / "c.npz", x=rng.normal(size=(20, 8)).astype(np.float32))
+    distinct = {}
+    for how in ("per_channel", "per_tensor"):
+        request = Request(str(path), str(tmp_path / "c.npz"), fully_connected=how)
+        network = lower(onnx.ModelProto.FromString(quantized(request).content))
+        distinct[how] = len(set(network.layers[0].constants["multiplier"].tolist()))
+    assert distinct == {"per_channel": 4, "per_tensor": 1}

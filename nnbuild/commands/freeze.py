@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `freeze`."""
     model_arguments.add_model(parser)
     model_arguments.add_calibration(parser)
+    model_arguments.add_quantization(parser)
     parser.add_argument("-o", "--output", required=True, metavar="m.int8.onnx")
 
 

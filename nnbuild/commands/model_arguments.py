@@ -8,6 +8,7 @@ import re
 from nnbuild.calibrate import DEFAULT_METHOD, METHODS
 from nnbuild.errors import ConfigError
 from nnbuild.pipeline import Request
+from nnbuild.quantize import FULLY_CONNECTED
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +37,15 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_quantization(parser: argparse.ArgumentParser) -> None:
+    """--fully-connected."""
+    parser.add_argument(
+        "--fully-connected",
+        choices=FULLY_CONNECTED,
+        help="scales of the weights of Gemm and MatMul (default: per_channel; per_tensor is smaller, less accurate)",
+    )
+
+
 def shapes(words: list[str]) -> dict[str, tuple[int, ...]]:
     """`NAME=1,3,32,32` words as a mapping; a name may hold '='."""
     found: dict[str, tuple[int, ...]] = {}
@@ -48,8 +58,14 @@ def shapes(words: list[str]) -> dict[str, tuple[int, ...]]:
 
 
 def request(arguments: argparse.Namespace) -> Request:
-    """What the arguments of `add_model` and `add_calibration` ask for."""
+    """What the arguments of the functions above ask for."""
     method = arguments.method
     if method is not None and method not in METHODS:
         raise ConfigError(f"unknown method '{method}'", hint=f"one of {', '.join(METHODS)}")
-    return Request(arguments.model, arguments.calibration, shapes(arguments.input_shape), method)
+    return Request(
+        arguments.model,
+        arguments.calibration,
+        shapes(arguments.input_shape),
+        method,
+        getattr(arguments, "fully_connected", None),
+    )
