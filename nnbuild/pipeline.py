@@ -59,7 +59,8 @@ def quantized(request: Request, ranges: Ranges | None = None) -> Quantized:
         return Quantized(serialized(model), None)
     if ranges is None:
         ranges = calibrated(request, model)
-    return Quantized(serialized(quantize(model, ranges, fully_connected=request.fully_connected or "per_channel")), ranges)
+    result = quantize(model, ranges, fully_connected=request.fully_connected or "per_channel")
+    return Quantized(serialized(result), ranges)
 
 
 def serialized(model: onnx.ModelProto) -> bytes:
