@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from nnbuild import cmsis_nn
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -16,3 +18,12 @@ def reference_dir() -> Path:
     if not (folder / "models").is_dir():
         pytest.skip(f"reference models are not at {folder.name}; set NNBUILD_REFERENCE_DIR")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cmsis_nn_dir() -> Path:
+    """CMSIS-NN, found as a build finds it."""
+    found = cmsis_nn.find(None, os.environ)
+    if found is None:
+        pytest.skip("no CMSIS-NN; set CMSIS_NN, or run `python -m nnbuild cmsis-nn --fetch`")
+    return found.resolve()

@@ -1,7 +1,8 @@
 """The size report as text and as JSON.
 
 JSON (schema 1): `files`, `regions` [{name, used, length, limit, over}], `flash` and `ram` {kind: bytes, total},
-`models` [{name, model_id, flash, ram, scratch_in_arena, layers [{index, name, op, kernel, function, weights, code}]}].
+`models` [{name, model_id, flash, ram, scratch_in_arena, shared_arena, layers [{index, name, op, kernel, function,
+weights, code}]}].
 All figures are bytes. `ram.stack_reserve` is null where the image does not say it; `ram.scratch` is scratch memory
 beside the arena. Layers of one shape share a function, whose code is counted in the first of them.
 """
@@ -52,6 +53,7 @@ def _model_data(model: ModelUsage) -> dict[str, Any]:
         "flash": {**model.flash, "total": sum(model.flash.values())},
         "ram": {**model.ram, "total": sum(model.ram.values())},
         "scratch_in_arena": model.report.scratch,
+        "shared_arena": model.report.arena if model.report.shared else 0,
         "layers": [{**layer, **model.layers.get(layer["index"], nothing)} for layer in model.report.layers],
     }
 
@@ -109,6 +111,8 @@ def _model_table(model: ModelUsage) -> Iterator[str]:
     shared = f" (of it up to {model.report.scratch:,} for scratch)" if model.report.scratch else ""
     ram = {_RAM_LABELS[kind] + (shared if kind == "arena" else ""): size for kind, size in model.ram.items()}
     yield "  RAM   " + ", ".join(f"{label} {size:,}" for label, size in ram.items())
+    if model.report.shared:
+        yield f"  RAM   of the shared arena it uses {model.report.arena:,}"
     if not model.report.layers:
         return
     width = max(24, *(len(str(layer["name"])) for layer in model.report.layers))

@@ -20,6 +20,8 @@ FLASH_KINDS = ("weights", "code", "kernels", "selftest", "rest", "unattributed")
 RAM_KINDS = ("arena", "scratch", "other", "stack_reserve")
 SCHEMA = 1
 
+SHARED_ARENA = "nn_shared_arena"
+
 _LAYER_KEYS = ("index", "name", "op", "kernel", "function")
 
 # How startup files and linker scripts call the stack's and heap's size; one of each line is taken.
@@ -32,13 +34,17 @@ _STACK_BOUNDS = (("__StackTop", "__StackLimit"), ("__stack_top", "__stack_limit"
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """What a size report needs of `<model>.report.json`; `scratch` is the most that a layer takes of the arena."""
+    """What a size report needs of `<model>.report.json`.
+
+    `scratch` is the most that a layer takes of the arena; `shared` says that the arena is that of all such models.
+    """
 
     name: str
     model_id: str
     arena: int
     scratch: int
     layers: tuple[dict[str, Any], ...]
+    shared: bool = False
 
 
 def read_report(path: str | Path) -> ModelReport:
@@ -46,7 +52,8 @@ def read_report(path: str | Path) -> ModelReport:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         layers = tuple({key: layer[key] for key in _LAYER_KEYS} for layer in data["layers"])
-        return ModelReport(data["name"], data["model_id"], data["arena_bytes"], data["scratch_bytes"], layers)
+        arena, scratch, shared = data["arena_bytes"], data["scratch_bytes"], data.get("arena") == "shared"
+        return ModelReport(data["name"], data["model_id"], arena, scratch, layers, shared)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", str(path)) from None
     except (ValueError, KeyError, TypeError):
@@ -146,7 +153,8 @@ _FILES = (".c", "_weights.c", "_kernels.S", "_selftest.c")
 def _flash_kind(symbol: Symbol, model: ModelUsage | None) -> str:
     if model is None:
         # Outlined copies of nnbuild's inline functions; -flto loses the file that they came from.
-        return "kernels" if symbol.function and symbol.name.startswith("nn_") else "rest"
+        own = symbol.function and symbol.name.startswith("nn_")
+        return "kernels" if own or _is_cmsis_nn(symbol) else "rest"
     prefix = f"{model.report.name}_"
     if symbol.name.startswith(f"{prefix}selftest") or symbol.file == f"{prefix}selftest.c":
         return "selftest"
@@ -155,12 +163,21 @@ def _flash_kind(symbol: Symbol, model: ModelUsage | None) -> str:
     return "weights" if symbol.name.startswith(prefix) else "code"
 
 
+def _is_cmsis_nn(symbol: Symbol) -> bool:
+    """By its name, or that of the source file of what is local to one."""
+    return bool(_CMSIS_NN.match(symbol.name) or _CMSIS_NN.match(symbol.file.replace("\\", "/").rsplit("/", 1)[-1]))
+
+
+# CMSIS-NN's names; CMSIS-DSP's functions start with arm_ as well, and none of them is for eight bits signed by s8.
+_CMSIS_NN = re.compile(r"arm_(?:nn_|\w*_s8|\w*_s16_unordered|q7_to_q15)")
+
+
 def _ram_kind(symbol: Symbol, model: ModelUsage | None) -> str:
     if model is not None:
         for kind in ("arena", "scratch"):
             if symbol.name.startswith(f"{model.report.name}_{kind}"):
                 return kind
-    return "other"
+    return "arena" if symbol.name == SHARED_ARENA else "other"
 
 
 def _add_section(usage: Usage, section: Section, whole: ModelUsage | None) -> None:
