@@ -48,8 +48,8 @@ class Quantization:
 
     Input `weights` is a constant quantized to int8, symmetric, per channel along `weight_axis(node, rank)`; input
     `bias` is a constant int32 with scale input * weight. A clamp that alone reads the output of an operator with
-    `fuses_clamp` is part of it: the Q/DQ pair goes behind the clamp. With `inputs_like_output` the operator works on one
-    scale: inputs that nobody else reads are quantized with the parameters of its output.
+    `fuses_clamp` is part of it: the Q/DQ pair goes behind the clamp. With `inputs_like_output` the operator works on
+    one scale: inputs that nobody else reads are quantized with the parameters of its output.
     """
 
     output: OutputRule = Calibrated()

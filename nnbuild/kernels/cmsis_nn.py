@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnbuild.contract import Kernel, LayerView, Source
-from nnbuild.network import Array
+from nnbuild.network import INT8_MAX, INT8_MIN, Array
 from nnbuild.target import Target
 
 if TYPE_CHECKING:
+    from nnbuild.ops.concat import ConcatPart
     from nnbuild.ops.spatial import Window
 
 INCLUDES = ("arm_nnfunctions.h",)
@@ -237,13 +238,15 @@ def _flat(view: LayerView, target: Target) -> str | None:
 def _add(view: LayerView, target: Target) -> Source:
     from nnbuild.ops.add import LEFT_SHIFT
 
-    constant = {"operand": view.constants["operand"]} if "operand" in view.constants else {}
-    second = "operand" if constant else "input2"
-    values = {"p": view.params, "second": second, "left_shift": LEFT_SHIFT, "size": view.output.size}
-    return Source("cmsis_nn_add.c.j2", values, constant, INCLUDES)
+    values = {"p": view.params, "second": _second(view), "left_shift": LEFT_SHIFT, "size": view.output.size}
+    return Source("cmsis_nn_add.c.j2", values, dict(view.constants), INCLUDES)
 
 
-ADD = _kernel(_add, lambda view, target: "arm_elementwise_add_s8", _flat)
+def _add_supports(view: LayerView, target: Target) -> str | None:
+    return _flat(view, target) if view.params.signs == (1, 1) else "no subtraction"
+
+
+ADD = _kernel(_add, lambda view, target: "arm_elementwise_add_s8", _add_supports)
 
 
 # Pooling.
@@ -341,3 +344,67 @@ def _transpose(view: LayerView, target: Target) -> Source:
 
 
 TRANSPOSE = _kernel(_transpose, lambda view, target: "arm_transpose_s8", _transpose_supports)
+
+
+# Operators of two and more values.
+
+
+def _mul(view: LayerView, target: Target) -> Source:
+    values = {"p": view.params, "second": _second(view), "size": view.output.size}
+    return Source("cmsis_nn_mul.c.j2", values, dict(view.constants), INCLUDES)
+
+
+def _second(view: LayerView) -> str:
+    return "operand" if "operand" in view.constants else "input2"
+
+
+MUL = _kernel(_mul, lambda view, target: "arm_elementwise_mul_s8", _flat)
+
+
+def _extremum_supports(view: LayerView, target: Target) -> str | None:
+    if (view.params.activation_min, view.params.activation_max) != (INT8_MIN, INT8_MAX):
+        return "it has no clamp"
+    return _flat(view, target)
+
+
+def _extremum(function: str) -> Kernel:
+    def render(view: LayerView, target: Target) -> Source:
+        values = {"function": function, "second": _second(view), "size": view.output.size}
+        return Source("cmsis_nn_extremum.c.j2", values, dict(view.constants), INCLUDES)
+
+    return _kernel(render, lambda view, target: function, _extremum_supports)
+
+
+MINIMUM = _extremum("arm_minimum_s8")
+MAXIMUM = _extremum("arm_maximum_s8")
+
+
+def _blocks(part: ConcatPart) -> tuple[int, int, int] | None:
+    """(bytes of a block, blocks, bytes from one to the next in the output) of a copy; None for any other."""
+    rows, block = (part.loops[0], part.loops[1]) if len(part.loops) == 2 else ((1, 0, 0), part.loops[0])
+    if len(part.loops) > 2 or part.source_start or part.table or block[1:] != (1, 1):
+        return None
+    if rows[0] > 1 and rows[1] != block[0]:
+        return None
+    return block[0], rows[0], rows[2] if rows[0] > 1 else block[0]
+
+
+def _concat_supports(view: LayerView, target: Target) -> str | None:
+    found = [_blocks(part) for part in view.params.parts]
+    if any(blocks is None for blocks in found):
+        return "no change of scale or layout"
+    largest = max(max(blocks) for blocks in found if blocks is not None)
+    return None if largest < 1 << 16 else "more than 65,535 elements along an axis"
+
+
+def _concat(view: LayerView, target: Target) -> Source:
+    names = {f"input{number}": "input" if number == 0 else f"input{number + 1}" for number in range(len(view.inputs))}
+    parts = [
+        (names.get(part.source, part.source), part.output_start, blocks)
+        for part in view.params.parts
+        if (blocks := _blocks(part)) is not None
+    ]
+    return Source("cmsis_nn_concat.c.j2", {"parts": parts}, dict(view.constants), INCLUDES)
+
+
+CONCAT = _kernel(_concat, lambda view, target: "arm_concatenation_s8_x", _concat_supports)

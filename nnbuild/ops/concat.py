@@ -15,6 +15,7 @@ import onnx
 
 from nnbuild import layout, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Activation, Constant, Lowering, Output
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import broadcast, lookup
@@ -197,6 +198,6 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(fuses_clamp=True, inputs_like_output=True),
     params=ConcatParams,
     reference=reference,
-    kernels=(Kernel("direct", render),),
+    kernels=(Kernel("direct", render), cmsis_nn.CONCAT),
     cases=cases,
 )

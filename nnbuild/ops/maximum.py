@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from nnbuild.contract import Kernel, LayerView, Operator, Source
+from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Lowering
 from nnbuild.network import Array
 from nnbuild.ops import broadcast, extremum
@@ -41,6 +42,6 @@ OPERATOR = Operator(
     params=extremum.ExtremumParams,
     reference=reference,
     inplace=broadcast.inplace,
-    kernels=(Kernel("direct", render),),
+    kernels=(Kernel("direct", render), cmsis_nn.MAXIMUM),
     cases=lambda: extremum.cases("Max"),
 )

@@ -14,6 +14,7 @@ import onnx
 
 from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import broadcast
@@ -106,6 +107,6 @@ OPERATOR = Operator(
     params=MulParams,
     reference=reference,
     inplace=broadcast.inplace,
-    kernels=(Kernel("direct", render),),
+    kernels=(Kernel("direct", render), cmsis_nn.MUL),
     cases=cases,
 )
