@@ -265,7 +265,6 @@ _HINTS = {
     "PRelu": "only with one slope for all channels is",
     "Cast": "only a cast that changes nothing is",
     "Div": "only division by a constant, one number or one for each channel, is",
-    "Sub": "only subtraction of a constant, one number or one for each channel, is",
 }
 
 

@@ -37,6 +37,8 @@ TEXT_MUTANTS = [
     ("depthwise_conv2d", "tap += column", "tap += 1"),
     ("depthwise_conv2d", "line += row", "line += 1"),
     ("add", "(a + b,", "(a - b,"),
+    ("add", "(a - b,", "(b - a,"),
+    ("add", "(b - a,", "(a - b,"),
     ("mul", "(a * b,", "(a + b,"),
     ("mul", "const int32_t b = input2[i2]", "const int32_t b = input2[i1]"),
     ("mul", "nn_clamp(scaled, -90", "nn_clamp(scaled, -128"),
@@ -119,6 +121,8 @@ def _neighbours(name: str, value: Any) -> list[tuple[str, Any]]:
         return [(f"{name}+1", value + 1), (f"{name}-1", value - 1)]
     if name == "output_multiplier":
         return [(name, value - (1 << 24))]
+    if name == "signs":
+        return [(f"{name}[{k}]", tuple(v * (-1) ** (k == i) for i, v in enumerate(value))) for k in range(2)]
     if name in ("zero_points", "shifts"):
         return [(f"{name}[{k}]", tuple(v + (k == i) for i, v in enumerate(value))) for k in range(2)]
     if name == "multipliers":

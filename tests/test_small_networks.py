@@ -280,6 +280,18 @@ add(
 add("mul_square", [node("Gemm", "x w", "t"), node("Mul", "t t", "y")], [1, 9], {"w": scaled(9, 5)})
 add("mul_relu", [node("Mul", "a b", "t"), node("Relu", "t", "y")], [], inputs={"a": ["N", 3, 4, 4], "b": ["N", 4]})
 add(
+    "sub_branches",
+    [
+        node("Conv", "x w", "c"),
+        node("GlobalAveragePool", "c", "m"),
+        node("Sub", "c m", "d"),
+        node("Sub", "m d", "e"),
+        node("Relu", "e", "y"),
+    ],
+    [1, 3, 6, 6],
+    {"w": scaled(4, 3, 3, 3)},
+)
+add(
     "mul_mask",
     [node("Conv", "x w", "c"), node("Mul", "c k", "y")],
     [1, 3, 6, 6],

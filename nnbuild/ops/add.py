@@ -1,4 +1,7 @@
-"""Addition of two values, or of a value and a constant, with broadcasting. ONNX Add; TensorFlow Lite ADD."""
+"""Sum or difference of two values, or of a value and a constant, with broadcasting.
+
+ONNX Add and Sub; TensorFlow Lite ADD and SUB.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,12 @@ LEFT_SHIFT = 20
 class AddParams:
     """Integers of one addition.
 
-    Where only one input is computed, the other is the constant `operand` (int8).
+    Where only one input is computed, the other is the constant `operand` (int8). `signs` (1 or -1) say which of the
+    two, scaled, is subtracted.
     """
 
     loops: broadcast.Loops
+    signs: tuple[int, int]
     zero_points: tuple[int, int]
     multipliers: tuple[int, int]
     shifts: tuple[int, int]
@@ -39,15 +44,17 @@ class AddParams:
 
 
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
-    """Add(a, b); at least one of them is computed."""
+    """Add(a, b) or Sub(a, b); at least one of them is computed."""
     walk = broadcast.pair(ctx, node, broadcast.operand(ctx, node, 0), broadcast.operand(ctx, node, 1))
     output = ctx.output(node)
-    params = _params(walk, output.quant, output.activation_min, output.activation_max)
+    second = -1 if node.op_type == "Sub" else 1
+    signs = (second, 1) if walk.swapped else (1, second)
+    params = _params(walk, signs, output.quant, output.activation_min, output.activation_max)
     name = ctx.layer("add", walk.inputs, walk.shape, output.quant, params, walk.constants, node)
     ctx.define(output.value, name, walk.index)
 
 
-def _params(walk: broadcast.Pair, output: QuantParams, low: int, high: int) -> AddParams:
+def _params(walk: broadcast.Pair, signs: tuple[int, int], output: QuantParams, low: int, high: int) -> AddParams:
     """Scales relative to twice the larger one, as TensorFlow Lite prepares them (`AddParams`, double precision)."""
     scales = [float(np.float32(quant.scale)) for quant in walk.quants]
     twice = 2.0 * max(scales)
@@ -55,6 +62,7 @@ def _params(walk: broadcast.Pair, output: QuantParams, low: int, high: int) -> A
     out = fixedpoint.quantize_multiplier(twice / ((1 << LEFT_SHIFT) * float(np.float32(output.scale))))
     return AddParams(
         loops=walk.loops,
+        signs=signs,
         zero_points=(walk.quants[0].zero_point, walk.quants[1].zero_point),
         multipliers=(inputs[0][0], inputs[1][0]),
         shifts=(inputs[0][1], inputs[1][1]),
@@ -69,9 +77,10 @@ def _params(walk: broadcast.Pair, output: QuantParams, low: int, high: int) -> A
 def reference(params: AddParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
     """Two int8 arrays (the second may be the constant), flat -> int8, flat."""
     scaled = [
-        fixedpoint.requantize((values - zero_point) << LEFT_SHIFT, multiplier, shift)
-        for values, zero_point, multiplier, shift in zip(
+        sign * fixedpoint.requantize((values - zero_point) << LEFT_SHIFT, multiplier, shift)
+        for values, sign, zero_point, multiplier, shift in zip(
             broadcast.gathered(params.loops, constants, inputs),
+            params.signs,
             params.zero_points,
             params.multipliers,
             params.shifts,
@@ -84,7 +93,8 @@ def reference(params: AddParams, constants: Mapping[str, Array], inputs: Sequenc
 
 def render(view: LayerView, target: Target) -> Source:
     """One loop for each of `loops`."""
-    return broadcast.source(view, "add.c.j2", left_shift=LEFT_SHIFT)
+    total = {(1, 1): "a + b", (1, -1): "a - b", (-1, 1): "b - a"}[view.params.signs]
+    return broadcast.source(view, "add.c.j2", left_shift=LEFT_SHIFT, total=total)
 
 
 def cases() -> Iterable[Case]:
@@ -109,12 +119,16 @@ def cases() -> Iterable[Case]:
     yield singles.several("add_wide", "Add", [(1, 4), constant[0, :, 0, :1]], [a, b], out)
     turned = [(0, 3, 1, 2), (0, 2, 3, 1)]
     yield singles.several("add_two_orders", "Add", [(1, 4, 5, 3), (1, 5, 3, 4)], [a, b], out, orders=turned)
+    yield singles.several("sub_same", "Sub", [(1, 5, 3, 4), (1, 5, 3, 4)], [a, b], out)
+    yield singles.several("sub_swapped", "Sub", [(1, 3, 1, 1), (1, 3, 4, 5)], [a, b], out)
+    yield singles.several("sub_constant", "Sub", [(1, 3, 4, 5), constant], [a, b], out)
+    yield singles.several("sub_from_constant", "Sub", [constant, (1, 3, 4, 5)], [a, b], out, ("Relu",))
 
 
 OPERATOR = Operator(
     name="add",
-    summary="sum of two values, or of a value and a constant",
-    onnx=("Add",),
+    summary="sum or difference of two values, or of a value and a constant",
+    onnx=("Add", "Sub"),
     lower=lower,
     quantization=lambda node: Quantization(fuses_clamp=True),
     params=AddParams,

@@ -79,7 +79,6 @@ REWRITTEN = frozenset(
         "Pad",
         "PRelu",
         "Slice",
-        "Sub",
         "Sum",
         "Tile",
     )
