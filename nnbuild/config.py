@@ -153,6 +153,15 @@ OPTIONS: dict[str, Option] = {
             "how a tensor's range follows from the samples; percentile where not given",
         ),
         Option(
+            "fully_connected",
+            "quantize",
+            _choice("per_channel", "per_tensor"),
+            "--fully-connected",
+            '"per_tensor"',
+            "one scale for all weights of a fully connected layer: less accurate, but without a multiplier for each "
+            "output; CMSIS-NN before 7.0.0 needs it; per_channel where not given",
+        ),
+        Option(
             "frozen",
             "quantize",
             _path,
@@ -226,6 +235,15 @@ OPTIONS: dict[str, Option] = {
             '"cmsis_nn"',
             "whose kernels: nnbuild's (`direct`), CMSIS-NN's wherever they serve (`cmsis_nn`), or what suits the core "
             "(`auto`); where not given, `auto` if CMSIS_NN is set and `direct` if not",
+        ),
+        Option(
+            "rounding",
+            "emit",
+            _choice("double", "single"),
+            "--rounding",
+            '"single"',
+            "how results are scaled: twice rounded as TensorFlow Lite does, or once, for firmware that builds CMSIS-NN "
+            "with CMSIS_NN_USE_SINGLE_ROUNDING",
         ),
         Option(
             "cmsis_nn_sources",
