@@ -26,7 +26,7 @@ from onnx import helper
 
 from nnbuild.errors import CalibrationError, ModelError
 from nnbuild.network import Array
-from nnbuild.samples import Samples
+from nnbuild.samples import Sample, Samples
 
 Range = tuple[float, float]
 
@@ -132,7 +132,7 @@ def ranges(model: onnx.ModelProto, samples: Samples, method: str = DEFAULT_METHO
         for name in inputs:
             digest.update(sample[name].astype("<f4").tobytes())
             statistics[name].add(sample[name])
-        for name, values in zip(names, session.run(names, sample), strict=True):
+        for name, values in zip(names, _run(session, names, sample), strict=True):
             if not np.isfinite(values).all():
                 raise CalibrationError(f"value '{name}' is not finite for sample {count}", samples.spec)
             statistics[name].add(values)
@@ -177,6 +177,15 @@ def _session(model: onnx.ModelProto) -> tuple[Any, list[str]]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"onnxruntime cannot run the model: {reason}") from None
     return session, names
+
+
+def _run(session: Any, names: list[str], sample: Sample) -> list[Array]:
+    """The values of `names` for one sample; ModelError where shapes turn out not to fit only now."""
+    try:
+        return list(session.run(names, sample))
+    except Exception as error:  # onnxruntime raises a class for each status
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"onnxruntime cannot run the model: {reason}") from None
 
 
 def _minmax(found: _Statistics) -> Range:

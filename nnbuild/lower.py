@@ -134,6 +134,8 @@ class Lowering:
         if scale is None or scale.values.size != 1:
             raise self.refuse(node, "activations need one constant scale", "quantize activations per tensor")
         zero = np.zeros(1, np.uint8) if zero_point is None else zero_point.values.ravel()
+        if zero.size != 1:
+            raise self.refuse(node, f"{zero.size} zero points for one scale", "quantize activations per tensor")
         if zero.dtype not in (np.dtype(np.int8), np.dtype(np.uint8)):
             raise self.refuse(node, f"activations of {zero.dtype} are not supported", "use int8 or uint8")
         offset = 128 if zero.dtype == np.uint8 else 0
@@ -318,10 +320,15 @@ class Lowering:
         if scale is None:
             raise self.refuse(node, "its scale is not constant")
         zeros = np.zeros(scale.values.shape, np.uint8) if zero_point is None else zero_point.values
+        if zeros.size != scale.values.size or scale.values.size == 0:
+            raise self.refuse(node, f"{zeros.size} zero points for {scale.values.size} scales")
+        if not (np.isfinite(scale.values).all() and (scale.values > 0).all()):
+            raise self.refuse(node, "a scale is not a positive number")
         shape = [1] * values.ndim
         if scale.values.size > 1:
             axis = qdq.attribute(node, "axis", 1)
-            if scale.values.ndim != 1 or values.shape[axis] != scale.values.size:
+            known_axis = -values.ndim <= axis < values.ndim
+            if scale.values.ndim != 1 or not known_axis or values.shape[axis] != scale.values.size:
                 raise self.refuse(node, "blocked quantization is not supported", "quantize per tensor or per channel")
             shape[axis] = scale.values.size
         offset = 128 if zeros.dtype == np.uint8 and values.dtype == np.uint8 else 0
@@ -346,9 +353,7 @@ class Lowering:
         return port
 
 
-def lower(
-    model: onnx.ModelProto, where: str = "", input_layout: str = "", single_rounding: bool = False
-) -> Network:
+def lower(model: onnx.ModelProto, where: str = "", input_layout: str = "", single_rounding: bool = False) -> Network:
     """QDQ model with static shapes -> verified Network.
 
     `where` names the file in messages; `input_layout="NHWC"` makes the model take (N, C, H, W) inputs channels last;

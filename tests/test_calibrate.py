@@ -14,7 +14,7 @@ import pytest
 from nnbuild import calibrate, samples
 from nnbuild.calibrate import Ranges, digest_of, ranges
 from nnbuild.cli import main
-from nnbuild.errors import CalibrationError
+from nnbuild.errors import CalibrationError, ModelError
 from nnbuild.importer import import_model
 from tests.graphs import model, node, save, weights
 
@@ -404,3 +404,15 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "unknown method 'guess'; hint: one of minmax, percentile, mse"
     assert "a float model needs calibration samples; hint: give --calibration" in lines[1]
+
+
+def test_shapes_that_onnxruntime_refuses_only_when_it_runs(tmp_path: Path) -> None:
+    """onnx before 1.22 lets a Gemm pass whose weights do not fit its input."""
+    proto = import_model(
+        save(tmp_path, model([node("Gemm", "x w", "y")], {"x": ["N", 3]}, ["y"], {"w": weights(3, 2)}))
+    )
+    kept = proto.graph.initializer[0]
+    kept.CopyFrom(onnx.numpy_helper.from_array(weights(4, 2), kept.name))
+    spec = stored(tmp_path, "c.npz", x=np.zeros((2, 3), np.float32))
+    with pytest.raises(ModelError, match="onnxruntime cannot run the model"):
+        ranges(proto, samples.load(spec, {"x": (1, 3)}))

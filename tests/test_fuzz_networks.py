@@ -27,6 +27,7 @@ from nnbuild.network import Network
 from nnbuild.target import TARGETS, Target
 
 from . import host
+from .damage import damage
 from .host import Array
 from .random_networks import RandomNetwork, networks
 
@@ -171,3 +172,18 @@ def test_import_changes_no_byte(tmp_path_factory: pytest.TempPathFactory, random
     for sample in random.samples(3):
         for a, b in zip(interpret.run(direct, sample), interpret.run(through, sample), strict=True):
             assert np.array_equal(a, b), onnx.printer.to_text(random.model)
+
+
+@examples(100)
+@given(random=networks(), seed=st.integers(0, 2**32 - 1))
+def test_damaged_models_are_refused_in_words(
+    tmp_path_factory: pytest.TempPathFactory, random: RandomNetwork, seed: int
+) -> None:
+    """Whatever an edited file says: C, or one line for each finding; never a traceback."""
+    rng = np.random.default_rng(seed)
+    for _ in range(int(rng.integers(1, 3))):
+        damage(random.model, rng)
+    network = imported(random.model, tmp_path_factory.mktemp("fuzz"))
+    if network is not None:
+        interpret.run(network, [np.zeros(network.tensors[port.tensor].size, np.int8) for port in network.inputs])
+        emit(network, EmitOptions("m"))

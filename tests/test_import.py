@@ -289,8 +289,8 @@ def test_shape_that_depends_on_data(tmp_path: Path) -> None:
 
 
 def test_dimensions_that_do_not_fit(tmp_path: Path) -> None:
-    nodes = [node("Relu", "x", "r"), helper.make_node("Gemm", ["r", "w"], ["y"], name="dense")]
-    with pytest.raises(ModelError, match=r"node 'dense' \(Gemm\): its shapes do not fit"):
+    nodes = [node("Relu", "x", "r"), helper.make_node("MatMul", ["r", "w"], ["y"], name="dense")]
+    with pytest.raises(ModelError, match=r"node 'dense' \(MatMul\): its shapes do not fit"):
         import_model(save(tmp_path, model(nodes, {"x": ["N", 3]}, ["y"], {"w": weights(4, 2)})))
 
 

@@ -5,6 +5,7 @@ ONNX Reshape, Flatten, Squeeze, Unsqueeze, Identity, Dropout (in inference), Cas
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import onnx
@@ -19,6 +20,9 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     if shape is None:
         raise ctx.refuse(node, "the shape of its output is not known", "export with constant shapes")
     constant = ctx.constant(node, 0)
+    size = constant.values.size if constant is not None else ctx.activation(node).index.size
+    if size != math.prod(shape):
+        raise ctx.refuse(node, f"{size} elements do not fit shape {list(shape)}")
     if constant is not None:
         if constant.scale is not None and constant.scale.size > 1 and shape != constant.values.shape:
             raise ctx.refuse(node, "reshapes a constant that is quantized per channel", "reshape it when exporting")

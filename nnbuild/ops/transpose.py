@@ -46,6 +46,8 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     constant = ctx.constant(node, 0)
     rank = constant.values.ndim if constant is not None else ctx.activation(node).index.ndim
     order = qdq.attribute(node, "perm", list(range(rank))[::-1])
+    if sorted(order) != list(range(rank)):
+        raise ctx.refuse(node, f"perm {list(order)} does not fit {rank} dimensions")
     if constant is not None:
         # Scale and zero point have the rank of the values, or one element.
         def turned(array: Array | None) -> Array | None:
