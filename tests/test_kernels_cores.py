@@ -1,0 +1,191 @@
+"""Every operator case on every core under QEMU: the bytes are those of the integer reference.
+
+With nnbuild's own kernels, and with CMSIS-NN's wherever they serve; these also on this machine, and each call's scratch
+compared with what CMSIS-NN itself asks for.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnbuild import importer, interpret
+from nnbuild.contract import Case
+from nnbuild.lower import lower
+from nnbuild.ops import ALL
+from nnbuild.target import TARGETS
+
+from . import cmsis_library, host, programs, qemu
+from .cmsis_library import HOST
+from .conftest import ROOT
+
+CASES = [case for operator in ALL for case in operator.cases()]
+IMAGE = {name: 40 if core.small else 200 for name, core in qemu.CORES.items()} | {HOST: 200}
+"""Cases in one image: what fits into 256 KB of flash, and into an exit status."""
+SAMPLES = 2
+
+
+def images() -> list[tuple[str, int]]:
+    """(core, first case) of every image."""
+    return [(core, first) for core, count in IMAGE.items() for first in range(0, len(CASES), count)]
+
+
+def explain(status: int, printed: str, cases: list[Case]) -> str:
+    """What failed, by the names of cases."""
+    numbers = [int(line.split(": ")[1]) for line in printed.splitlines() if "differs" in line or "case" in line]
+    names = [cases[number - 1].name for number in numbers if 0 < number <= len(cases)]
+    return f"status {status}: {', '.join(names)}\n{printed}"
+
+
+def run_direct(folder: Path, core: qemu.Core, cases: list[Case]) -> tuple[int, str]:
+    """Exit status and output of `cases` with nnbuild's own kernels."""
+    sources = programs.units(folder, programs.write(folder, cases, core.target, backend="direct"))
+    return qemu.run(qemu.link(folder, sources, core), core)
+
+
+def run_cmsis_nn(folder: Path, core: str, cases: list[Case], machine: qemu.Core | None = None) -> tuple[int, str]:
+    """The same with CMSIS-NN wherever it serves, on `machine` or the core's own, or on this one."""
+    sources = programs.write(folder, cases, cmsis_library.target(core), backend="cmsis_nn")
+    library = cmsis_library.library(core)
+    if core == HOST:
+        return run_here(folder, programs.units(folder, sources), library)
+    machine = machine or qemu.CORES[core]
+    units, flags, libraries = programs.units(folder, sources), library.compile_arguments, library.link_arguments
+    elf = qemu.link(folder, units, machine, compile_arguments=flags, link_arguments=libraries)
+    return qemu.run(elf, machine)
+
+
+def run_here(folder: Path, sources: list[Path], library: cmsis_library.Library) -> tuple[int, str]:
+    program = folder / "program"
+    board = ["-include", str(qemu.BOARDS / "board.h"), str(qemu.BOARDS / "host.c")]
+    command = ["gcc", "-O2", f"-I{folder}", *library.compile_arguments, *board]
+    host.compile_c(command, program, [*sources, *map(Path, library.link_arguments)])
+    done = subprocess.run([str(program)], capture_output=True, text=True, check=False, timeout=120)
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize(("core", "first"), [image for image in images() if image[0] != HOST])
+def test_own_kernels(core: str, first: int, tmp_path: Path) -> None:
+    qemu.need()
+    cases = CASES[first : first + IMAGE[core]]
+    status, printed = run_direct(tmp_path, qemu.CORES[core], cases)
+    assert (status, printed) == (0, ""), explain(status, printed, cases)
+
+
+@pytest.mark.parametrize(("core", "first"), images())
+def test_cmsis_nn(core: str, first: int, tmp_path: Path) -> None:
+    if core != HOST:
+        qemu.need()
+    cases = CASES[first : first + IMAGE[core]]
+    status, printed = run_cmsis_nn(tmp_path, core, cases)
+    assert (status, printed) == (0, ""), explain(status, printed, cases)
+
+
+def roomy(core: str) -> qemu.Core:
+    """The core, or for one whose machine is small its code on a Cortex-M3, which executes ARMv6-M."""
+    found = qemu.CORES[core]
+    return replace(found, machine=qemu.CORES["m3"].machine, memory=qemu.MPS2) if found.small else found
+
+
+@functools.cache
+def official() -> list[Case]:
+    """The official int8 networks as cases; the recorded outputs are those that the integer reference gives."""
+    folder = Path(os.environ.get("NNBUILD_REFERENCE_DIR", ROOT.parent / "shared"))
+    return [_official(folder, name) for name in ("kws01", "ic01")]
+
+
+def _official(folder: Path, name: str) -> Case:
+    golden = np.load(folder / "golden" / f"{name}_int8.npz")
+    network = lower(importer.import_model(folder / "models" / "int8" / f"{name}_int8.onnx"), name)
+    samples = golden["input"][:SAMPLES].reshape(SAMPLES, -1)
+    for sample, recorded in zip(samples, golden["output"][:SAMPLES], strict=True):
+        assert interpret.run(network, [sample])[0].ravel().tobytes() == recorded.tobytes()
+    return Case(name, network, (samples,))
+
+
+@pytest.mark.parametrize("core", qemu.CORES)
+def test_official_networks_with_own_kernels(reference_dir: Path, core: str, tmp_path: Path) -> None:
+    qemu.need()
+    assert run_direct(tmp_path, roomy(core), official()) == (0, "")
+
+
+@pytest.mark.parametrize("core", [HOST, *qemu.CORES])
+def test_official_networks_with_cmsis_nn(reference_dir: Path, core: str, tmp_path: Path) -> None:
+    if core != HOST:
+        qemu.need()
+    machine = None if core == HOST else roomy(core)
+    assert run_cmsis_nn(tmp_path, core, official(), machine) == (0, "")
+
+
+# The programs can fail.
+
+TWO = [case for case in CASES if case.network.layers[0].op == "fully_connected"][:2]
+
+
+@pytest.mark.parametrize("core", qemu.CORES)
+def test_a_wrong_byte_is_noticed(core: str, tmp_path: Path) -> None:
+    qemu.need()
+    machine = qemu.CORES[core]
+    sources = programs.write(tmp_path, TWO, machine.target)
+    weights = tmp_path / "m1_weights.c"
+    before, brace, after = weights.read_text().partition("_bias[")
+    first = after.index("{\n    ") + len("{\n    ")
+    weights.write_text(f"{before}{brace}{after[:first]}4000 + {after[first:]}")
+    assert qemu.run(qemu.link(tmp_path, sources, machine), machine) == (2, "differs: 2\n")
+
+
+@pytest.mark.parametrize("core", qemu.CORES)
+def test_a_fault_is_noticed(core: str, tmp_path: Path) -> None:
+    qemu.need()
+    machine = qemu.CORES[core]
+    sources = programs.write(tmp_path, TWO, machine.target)
+    main = tmp_path / "main.c"
+    main.write_text(main.read_text().replace("CASE_BEGINS(number);", 'CASE_BEGINS(number); __asm volatile("udf #0");'))
+    assert qemu.run(qemu.link(tmp_path, sources, machine), machine) == (254, "fault in case: 1\n")
+
+
+def convolution(folder: Path) -> list[Path]:
+    """The program of one convolution that needs scratch, for this machine with CMSIS-NN."""
+    target = cmsis_library.target(HOST)
+    for case in CASES:
+        sources = programs.write(folder, [case], target, backend="cmsis_nn")
+        if "arm_convolve_s8(" in (folder / "m0.c").read_text():
+            break
+    return sources
+
+
+def test_writing_behind_the_arena_is_noticed(tmp_path: Path) -> None:
+    sources = convolution(tmp_path)
+    header = tmp_path / "m0.h"
+    header.write_text(re.sub(r"(ARENA_SIZE \d+)", r"\1 / 8 * 4", header.read_text()))
+    status, printed = run_here(tmp_path, sources, cmsis_library.library(HOST))
+    assert (status, printed) == (1, "differs: 1\n")
+
+
+def test_scratch_of_another_size_is_noticed(tmp_path: Path) -> None:
+    sources = convolution(tmp_path)
+    model = tmp_path / "m0.c"
+    before, check, after = model.read_text().rpartition("NN_CHECK_SCRATCH(")
+    model.write_text(f"{before}{check}1 + {after}")
+    status, printed = run_here(tmp_path, sources, cmsis_library.library(HOST))
+    assert status == 252
+    assert printed.startswith("scratch needed: ")
+
+
+def test_cmsis_nn_tells_sizes() -> None:
+    functions = cmsis_library.functions()
+    assert functions.arm_avgpool_s8_get_buffer_size_mve(5, 8) == 0
+    assert functions.arm_avgpool_s8_get_buffer_size_dsp(5, 8) == 32
+
+
+def test_every_core_has_a_target() -> None:
+    for core in qemu.CORES.values():
+        assert TARGETS[core.cpu].guard
+        assert core.flags[0] == f"-mcpu={core.cpu}"
