@@ -37,12 +37,15 @@ def emit(arguments: list[str]) -> None:
     weights, arena, fill = (
         int(settings.get(key, low)) for key, low in (("weights", 16), ("arena", 16), ("calibration", 0))
     )
+    # With a CMSIS-NN, that of tests/fake_cmsis_nn.py is called.
+    include = '#include "arm_nnfunctions.h"\n' if value(arguments, "--cmsis-nn") else ""
+    result = f"arm_softmax_s8({name}_arena[0])" if include else f"{name}_arena[0]"
     files = {
         f"{name}.h": f"int {name}_run(int at);\nint {name}_selftest(void);\n",
-        f"{name}.c": f'#include "{name}.h"\nextern const signed char {name}_l00_conv2d_weights[{weights}];\n'
+        f"{name}.c": f'#include "{name}.h"\n{include}extern const signed char {name}_l00_conv2d_weights[{weights}];\n'
         f"static volatile signed char {name}_arena[{arena}];\n"
         f"int {name}_run(int at)\n{{\n    {name}_arena[at & 1] = {name}_l00_conv2d_weights[at];\n"
-        f"    return {name}_arena[0];\n}}\n",
+        f"    return {result};\n}}\n",
         f"{name}_weights.c": f"extern const signed char {name}_l00_conv2d_weights[{weights}];\n"
         f"const signed char {name}_l00_conv2d_weights[{weights}] = {{{fill % 100}}};\n",
         f"{name}_kernels.S": '#if defined(__linux__)\n.section .note.GNU-stack,"",%progbits\n#endif\n',

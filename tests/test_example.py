@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -119,6 +120,31 @@ def test_an_image_over_budget_is_not_left(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert not (folder / "fw.elf").exists()
     assert not (folder / "fw.hex").exists()
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@needs_tools
+def test_cmsis_nn_gives_the_same_outputs(tmp_path: Path, cmsis_nn_dir: Path) -> None:
+    folder = copy_example(tmp_path)
+    done = scons(folder, "run-cmsis-nn")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all outputs equal the reference" in done.stdout
+    assert len(re.findall(r"^frame +\d+: ", done.stdout, re.MULTILINE)) == 48
+    sizes = json.loads((folder / "build/cmsis_nn/fw.size.json").read_text())
+    kernels = {layer["kernel"] for model in sizes["models"] for layer in model["layers"]}
+    assert "cmsis_nn" in kernels
+    assert sizes["flash"]["kernels"] > 1000
+    assert sizes["ram"]["arena"] == max(model["shared_arena"] for model in sizes["models"])
+    assert not (folder / "fw.elf").exists()
+
+
+def test_without_cmsis_nn_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CMSIS_NN", "CMSIS_PACK_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    done = scons(copy_example(tmp_path), "run-cmsis-nn")
+    assert done.returncode != 0
+    assert "no CMSIS-NN was found; hint: set CMSIS_NN" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 

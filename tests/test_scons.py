@@ -427,8 +427,8 @@ ERRORS = {
         "models/kws.onnx: option 'latency' (a limit on the estimated time of one inference) is not in this version",
     ),
     "later variable": (
-        'env.Clone(CMSIS_NN="third_party/CMSIS-NN").NNModel("models/kws.onnx")\n',
-        "models/kws.onnx: CMSIS_NN (kernels of CMSIS-NN) is not in this version of nnbuild",
+        'env.Clone(NN_ASSEMBLY=False).NNModel("models/kws.onnx")\n',
+        "models/kws.onnx: NN_ASSEMBLY (kernels in assembly) is not in this version of nnbuild",
     ),
     "wrong value": (
         'env.NNModel("models/kws.onnx", flash="64G")\n',

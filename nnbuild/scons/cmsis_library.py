@@ -20,10 +20,9 @@ from nnbuild import cmsis_nn
 from nnbuild.errors import ConfigError
 from nnbuild.scons import run
 
-# Warnings are the firmware's rules for its own code; CMSIS-NN is held to these. Clang does not know an attribute.
+# Warnings are the firmware's rules for its own code; CMSIS-NN is held to these.
 _KEPT = re.compile(r"-Wall$|-Wextra$|-Wno-(?!error)|-W[alp],")
 _WARNING = re.compile(r"-W|-{1,2}pedantic")
-_RELAXED = "-Wno-attributes"
 
 _LIBRARIES: dict[str, Any] = {}
 
@@ -87,7 +86,9 @@ def _archiver(env: Any) -> dict[str, Any]:
 def library(env: Any, root: Any) -> Any:
     """The node of the library of the CMSIS-NN in folder `root`, for the compiler and flags of `env`."""
     flags = _flags(env)
-    behind = [_RELAXED, "$NN_KERNEL_CCFLAGS", "$NN_SECTION_CCFLAGS"]
+    # Clang does not know an attribute of gcc's that CMSIS-NN uses.
+    relaxed = ["-Wno-unknown-attributes"] if any("clang" in word for word in run.words(env, "$CC")) else []
+    behind = [*relaxed, "$NN_KERNEL_CCFLAGS", "$NN_SECTION_CCFLAGS"]
     compiler = [*run.words(env, "$CC $CFLAGS $_CPPDEFFLAGS $NN_KERNEL_CCFLAGS $NN_SECTION_CCFLAGS"), *flags]
     key = hashlib.sha256(repr((run.path(root), compiler)).encode()).hexdigest()[:8]
     place = env.Dir("$NN_DIR").Dir(f"cmsis-nn-{key}")

@@ -230,15 +230,21 @@ def _there(node: Any) -> bool:
     return node.is_derived() or os.path.exists(node.srcnode().get_abspath())
 
 
-def _compiler(env: Any, cmsis_nn: Any) -> list[str]:
+def _rounding(env: Any) -> list[str]:
+    """A firmware whose CMSIS-NN rounds once says so by a macro."""
+    flags = run.words(env, "$CFLAGS $CCFLAGS $_CPPDEFFLAGS")
+    defined = any(re.fullmatch(r"-DCMSIS_NN_USE_SINGLE_ROUNDING(=.*)?", flag) for flag in flags)
+    return ["--rounding", "single"] if defined else []
+
+
+def _compiler(env: Any, options: Mapping[str, Any], cmsis_nn: Any) -> list[str]:
     """What tells `emit` its core, by name or by the compiler to ask, and what it may call there."""
     library = ["--cmsis-nn", run.path(cmsis_nn)] if cmsis_nn else []
+    if cmsis_nn and "rounding" not in options:
+        library += _rounding(env)
     cpu = env.subst("$NN_CPU")
-    if cpu:
-        return ["--cpu", cpu, *library]
-    # The macros that a firmware defines matter to CMSIS-NN's arithmetic alone.
-    flags = "$CC $CFLAGS $CCFLAGS" + (" $_CPPDEFFLAGS" if cmsis_nn else "")
-    return ["--compiler", shlex.join(run.words(env, flags)), *library]
+    core = ["--cpu", cpu] if cpu else ["--compiler", shlex.join(run.words(env, "$CC $CFLAGS $CCFLAGS"))]
+    return [*core, *library]
 
 
 def _hash(parts: Any) -> str:
@@ -281,7 +287,7 @@ def declare(env: Any, model: Any, given: Mapping[str, Any]) -> Model:
     cmsis_nn = cmsis_library.folder(env, options, where)
     folder = env.Dir("$NN_DIR")
     quantized = _quantize(env, node, folder, options, nodes)
-    target = _compiler(env, cmsis_nn)
+    target = _compiler(env, options, cmsis_nn)
     flags = [*target, *run.words(env, "$NN_KERNEL_CCFLAGS $NN_SECTION_CCFLAGS")]
     variant = env.subst("$NN_VARIANT")
     key = (quantized.get_abspath(), variant or _hash((target, flags)))
