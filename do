@@ -76,6 +76,14 @@ install_python() {
     fi
 }
 
+# CMSIS-NN, which the tests use where it is found; without network they go on without it.
+fetch_cmsis_nn() {
+    local reason
+    .venv/bin/python -m nnbuild cmsis-nn >/dev/null 2>&1 && return
+    reason=$(.venv/bin/python -m nnbuild cmsis-nn --fetch 2>&1 >/dev/null) ||
+        echo "tests of CMSIS-NN are left out, there is none here: ${reason%%; hint:*}"
+}
+
 example() {
     .venv/bin/python -m SCons -C example_firmware -Q nn-size run
 }
@@ -87,6 +95,7 @@ tests() {
         echo "== $1"
         "${@:2}" || failed="$failed $1"
     }
+    fetch_cmsis_nn
     step example example
     step ruff .venv/bin/python -m ruff check .
     step mypy .venv/bin/python -m mypy --strict nnbuild tests benchmarks example_firmware/tools

@@ -82,6 +82,24 @@ def test_the_c_has_what_the_readme_names(generated: str) -> None:
     assert [name for name in names if name != "kws_selftest" and name not in generated] == []
 
 
+def test_with_cmsis_nn(tmp_path: Path, cmsis_nn_dir: Path) -> None:
+    """The README's SConstruct with the variable that it names."""
+    if shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("needs arm-none-eabi-gcc")
+    lay_out(tmp_path)
+    (tmp_path / "third_party").mkdir()
+    (tmp_path / "third_party" / "CMSIS-NN").symlink_to(cmsis_nn_dir)
+    words = re.findall(r'Environment\(\.\.\., (CMSIS_NN=".*")\)', section("With CMSIS-NN"))
+    text = (
+        block("file: SConstruct").replace("Environment(", f"Environment({words[0]}, ").replace("cortex-m0", "cortex-m4")
+    )
+    (tmp_path / "SConstruct").write_text(text, encoding="utf-8")
+    done = run([sys.executable, "-m", "SCons", "-Q"], tmp_path, WITH_NNBUILD)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = next(tmp_path.rglob("kws.report.json")).read_text(encoding="utf-8")
+    assert '"kernel": "cmsis_nn"' in report
+
+
 def test_the_options_are_those_that_exist() -> None:
     assert sorted(first_column(section("Options of a model").split("| meaning |")[1])) != []
     named = {word for word in first_column(section("Options of a model")) if word.isidentifier()}
