@@ -106,7 +106,8 @@ class Lowering:
     def output(self, node: onnx.NodeProto, default: QuantParams | None = None) -> Output:
         """Follow the only reader of `node`'s output through clamps to its QuantizeLinear and absorb those nodes.
 
-        `default` serves an output that nobody quantizes, for operators whose output scale is fixed.
+        Views in front of a QuantizeLinear stay, and it finds its parameters there already. `default` serves an output
+        that nobody quantizes, for operators whose output scale is fixed or that of their input.
         """
         value, low, high = node.output[0], -math.inf, math.inf
         while True:
@@ -121,12 +122,21 @@ class Lowering:
             quant = self.parameters(reader)
             self.absorbed.add(reader.output[0])
             value = reader.output[0]
+        elif (ahead := self._quantizer_ahead(value)) is not None:
+            quant = self.parameters(ahead)
         elif default is not None:
             quant = default
         else:
             hint = "every layer needs a QuantizeLinear behind it; quantize the whole model"
             raise self.refuse(node, "its output is not quantized", hint)
         return Output(value, quant, qdq.quantized_bound(low, quant), qdq.quantized_bound(high, quant))
+
+    def _quantizer_ahead(self, value: str) -> onnx.NodeProto | None:
+        """The QuantizeLinear that alone reads `value` behind views: those move values and leave the scale to it."""
+        reader = self._only_reader(value)
+        while reader is not None and reader.op_type in qdq.VIEWS:
+            reader = self._only_reader(reader.output[0])
+        return reader if reader is not None and reader.op_type == "QuantizeLinear" else None
 
     def parameters(self, node: onnx.NodeProto) -> QuantParams:
         """Scale and zero point of a QuantizeLinear or DequantizeLinear of an activation; uint8 becomes int8."""
@@ -246,10 +256,11 @@ class Lowering:
         if kind not in (onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.UINT8):
             kind_name = onnx.TensorProto.DataType.Name(kind)
             raise ModelError(f"input '{name}' is {kind_name}", self.where, "inputs are float, int8 or uint8")
-        if first is None:
+        if first is None and name in self.readers:
             hint = "calibrate and quantize it first, or feed it through QuantizeLinear"
             raise ModelError(f"input '{name}' is never quantized", self.where, hint)
-        quant = self.parameters(first)
+        # What nobody reads has no scale, and stays an argument: the model's interface is not ours to change.
+        quant = QuantParams(1.0, 0) if first is None else self.parameters(first)
         shape = self.shapes[name]
         tensor = f"input{len(self.inputs)}"
         index = layout.contiguous(shape)

@@ -70,13 +70,18 @@ def clamp_bounds(node: onnx.NodeProto, constant: Callable[[str], Array | None]) 
                 if array is None or array.size != 1:
                     return None
                 bounds[position] = float(array.ravel()[0])
-        return float(bounds[0]), float(bounds[1])
+        if any(map(math.isnan, bounds)):
+            return None
+        # Bounds that cross: ONNX says that every value becomes the upper one.
+        return float(min(bounds)), float(bounds[1])
     if node.op_type in ("Min", "Max") and len(node.input) == 2:
         # The constant may stand on either side; the value that is clamped is the other.
         array = constant(node.input[1])
         if array is None or array.size != 1 or array.ndim > 1:
             return None
         bound = float(array.ravel()[0])
+        if math.isnan(bound):
+            return None
         return (-math.inf, bound) if node.op_type == "Min" else (bound, math.inf)
     return None
 

@@ -149,7 +149,7 @@ class Builder:
 
     def clamped(self, source: str, scale: float) -> str:
         """Sometimes a clamp in front of the Q."""
-        kind = self.choose("", "", "Relu", "Clip", "Min", "Max", "ClipLow")
+        kind = self.choose("", "", "Relu", "Clip", "Min", "Max", "ClipLow", "ClipCrossed")
         steps = self.number(-60, 60)
         low, high = np.array(scale * (steps - 40.3), np.float32), np.array(scale * (steps + 40.7), np.float32)
         if kind == "Relu":
@@ -158,8 +158,11 @@ class Builder:
             return self.node("Clip", [source, self.constant(low), self.constant(high)])
         if kind == "ClipLow":
             return self.node("Clip", [source, self.constant(low)])
+        if kind == "ClipCrossed":
+            return self.node("Clip", [source, self.constant(high), self.constant(low)])
         if kind:
-            return self.node(kind, [source, self.constant(high if kind == "Min" else low)])
+            both = [source, self.constant(high if kind == "Min" else low)]
+            return self.node(kind, both[::-1] if self.chance() else both)
         return source
 
     def add_input(self, shape: Sequence[int], scale: float) -> Value:

@@ -24,11 +24,12 @@ from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import ConfigError, KernelError
 from nnbuild.lower import lower
 from nnbuild.network import Network, QuantParams
-from nnbuild.ops import ALL
+from nnbuild.ops import ALL, singles
 from nnbuild.target import TARGETS
 
 from . import host
 from .conftest import ROOT
+from .test_kernels_host import mismatches
 
 
 def case(name: str) -> Case:
@@ -72,6 +73,14 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     got = host.call(library, "m_run", [a, b], [6, 6])
     assert [e.ravel().tolist() for e in expected] == [g.tolist() for g in got]
     assert library.m_selftest() == 0
+
+
+def test_an_input_that_nobody_reads(tmp_path: Path) -> None:
+    model = singles._Model("unread")
+    quant = QuantParams(0.1, 3)
+    model.inputs.append(helper.make_tensor_value_info("spare", TensorProto.FLOAT, [1, 4]))
+    found = model.case(model.pair(model.node("Relu", [model.input((1, 6), quant)]), quant))
+    assert mismatches(found, TARGETS["generic"], tmp_path) == 0
 
 
 def test_the_header_is_cplusplus_too(tmp_path: Path) -> None:

@@ -42,8 +42,9 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
         return
     if bounds is None:
         raise ctx.refuse(node, "its bounds are not scalar constants", "only clamps are supported")
-    activation, output = ctx.activation(node), ctx.output(node)
+    activation = ctx.activation(node)
     quant = ctx.quant(activation)
+    output = ctx.output(node, default=quant)
     if quant != output.quant:
         low, high = bounds
         values = lookup.table(

@@ -30,7 +30,8 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     """MaxPool; where the output has another scale than the input a table follows."""
     if len(node.output) > 1 and node.output[1]:
         raise ctx.refuse(node, "its second output (indices) is not supported", "use the values only")
-    activation, output = ctx.activation(node), ctx.output(node)
+    activation = ctx.activation(node)
+    output = ctx.output(node, default=ctx.quant(activation))
     tensor, shape = ctx.channels_last(activation, node)
     place = window(ctx, node, shape, qdq.attribute(node, "kernel_shape", []))
     if place.inside(pads_count=False).min() == 0:
