@@ -20,8 +20,11 @@ from nnbuild.network import Array, QuantParams
 from nnbuild.ops import broadcast
 from nnbuild.target import Target
 
-MAX_MULTIPLIER = 2.0**14
-"""A product of 1 saturates any int8 here already, and the largest product, 255 * 255, still fits an int32."""
+MAX_MULTIPLIER = 2.0**13
+"""A product of 1 saturates any int8 here already, and the largest product, 255 * 255, still fits an int32.
+
+Also with single rounding on MVE, where CMSIS-NN shifts the product one bit further to the left.
+"""
 
 
 @dataclass(frozen=True, slots=True)
