@@ -30,11 +30,18 @@ CASES = [case for operator in ALL for case in operator.cases()]
 IMAGE = {name: 40 if core.small else 200 for name, core in qemu.CORES.items()} | {HOST: 200}
 """Cases in one image: what fits into 256 KB of flash, and into an exit status."""
 SAMPLES = 2
+RESCALING = {"add", "average_pool", "conv2d", "depthwise_conv2d", "fully_connected", "mul"}
+"""Operators whose results depend on the rounding."""
+SINGLE = [
+    replace(case, network=replace(case.network, single_rounding=True))
+    for case in CASES
+    if any(layer.op in RESCALING for layer in case.network.layers)
+]
 
 
-def images() -> list[tuple[str, int]]:
+def images(cases: list[Case]) -> list[tuple[str, int]]:
     """(core, first case) of every image."""
-    return [(core, first) for core, count in IMAGE.items() for first in range(0, len(CASES), count)]
+    return [(core, first) for core, count in IMAGE.items() for first in range(0, len(cases), count)]
 
 
 def explain(status: int, printed: str, cases: list[Case]) -> str:
@@ -50,10 +57,15 @@ def run_direct(folder: Path, core: qemu.Core, cases: list[Case]) -> tuple[int, s
     return qemu.run(qemu.link(folder, sources, core), core)
 
 
-def run_cmsis_nn(folder: Path, core: str, cases: list[Case], machine: qemu.Core | None = None) -> tuple[int, str]:
-    """The same with CMSIS-NN wherever it serves, on `machine` or the core's own, or on this one."""
+def run_cmsis_nn(
+    folder: Path, core: str, cases: list[Case], machine: qemu.Core | None = None, *flags: str
+) -> tuple[int, str]:
+    """The same with CMSIS-NN wherever it serves, on `machine` or the core's own, or on this one.
+
+    `flags` are for CMSIS-NN and for the code that calls it.
+    """
     sources = programs.write(folder, cases, cmsis_library.target(core), backend="cmsis_nn")
-    library = cmsis_library.library(core)
+    library = cmsis_library.library(core, *flags)
     if core == HOST:
         return run_here(folder, programs.units(folder, sources), library)
     machine = machine or qemu.CORES[core]
@@ -71,7 +83,7 @@ def run_here(folder: Path, sources: list[Path], library: cmsis_library.Library) 
     return done.returncode, done.stdout
 
 
-@pytest.mark.parametrize(("core", "first"), [image for image in images() if image[0] != HOST])
+@pytest.mark.parametrize(("core", "first"), [image for image in images(CASES) if image[0] != HOST])
 def test_own_kernels(core: str, first: int, tmp_path: Path) -> None:
     qemu.need()
     cases = CASES[first : first + IMAGE[core]]
@@ -79,13 +91,41 @@ def test_own_kernels(core: str, first: int, tmp_path: Path) -> None:
     assert (status, printed) == (0, ""), explain(status, printed, cases)
 
 
-@pytest.mark.parametrize(("core", "first"), images())
+@pytest.mark.parametrize(("core", "first"), images(CASES))
 def test_cmsis_nn(core: str, first: int, tmp_path: Path) -> None:
     if core != HOST:
         qemu.need()
     cases = CASES[first : first + IMAGE[core]]
     status, printed = run_cmsis_nn(tmp_path, core, cases)
     assert (status, printed) == (0, ""), explain(status, printed, cases)
+
+
+@pytest.mark.parametrize(("core", "first"), [image for image in images(SINGLE) if image[0] in ("m0", "m3")])
+def test_own_kernels_with_single_rounding(core: str, first: int, tmp_path: Path) -> None:
+    qemu.need()
+    cases = SINGLE[first : first + IMAGE[core]]
+    status, printed = run_direct(tmp_path, qemu.CORES[core], cases)
+    assert (status, printed) == (0, ""), explain(status, printed, cases)
+
+
+@pytest.mark.parametrize(("core", "first"), images(SINGLE))
+def test_cmsis_nn_with_single_rounding(core: str, first: int, tmp_path: Path) -> None:
+    if core != HOST:
+        qemu.need()
+    cases = SINGLE[first : first + IMAGE[core]]
+    status, printed = run_cmsis_nn(tmp_path, core, cases, None, cmsis_library.SINGLE_ROUNDING)
+    assert (status, printed) == (0, ""), explain(status, printed, cases)
+
+
+def test_the_rounding_shows() -> None:
+    """A CMSIS-NN that rounds in the other way would be noticed."""
+    shown = set()
+    for case in SINGLE:
+        other = replace(case.network, single_rounding=False)
+        for sample in zip(*case.inputs, strict=True):
+            if interpret.run(case.network, sample)[0].tobytes() != interpret.run(other, sample)[0].tobytes():
+                shown |= {layer.op for layer in case.network.layers}
+    assert shown >= RESCALING, RESCALING - shown
 
 
 def roomy(core: str) -> qemu.Core:

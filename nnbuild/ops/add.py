@@ -110,6 +110,8 @@ def cases() -> Iterable[Case]:
     yield singles.several("add_columns", "Add", [(1, 3, 4, 5), (5,)], [a, b], out)
     yield singles.several("add_outer", "Add", [(1, 3, 1, 1), (1, 1, 4, 5)], [a, b], out)
     yield singles.several("add_tiny_scale", "Add", [(1, 9), (1, 9)], [QuantParams(1e-6, 0), b], b)
+    half, whole = QuantParams(0.5, 5), QuantParams(1.0, -3)
+    yield singles.several("add_halves", "Add", [(1, 40), (1, 40)], [half, half], whole)
     constant = np.arange(-30, 30, dtype=np.int8).reshape(1, 3, 4, 5)
     yield singles.several("add_constant", "Add", [(1, 3, 4, 5), constant], [a, b], out)
     yield singles.several("add_constant_channel", "Add", [constant[:, :, :1, :1], (1, 3, 4, 5)], [b, a], out)
