@@ -14,7 +14,7 @@ import onnx
 
 from nnbuild import fixedpoint, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
-from nnbuild.kernels import cmsis_nn
+from nnbuild.kernels import cmsis_nn, horner
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, depthwise_conv2d
@@ -162,6 +162,10 @@ OPERATOR = Operator(
     params=Conv2DParams,
     reference=reference,
     macs=macs,
-    kernels=(Kernel("direct", render, scratch=scratch), cmsis_nn.CONVOLVE),
+    kernels=(
+        Kernel("horner", horner.conv2d, horner.supports_conv2d, scratch),
+        Kernel("direct", render, scratch=scratch),
+        cmsis_nn.CONVOLVE,
+    ),
     cases=cases,
 )

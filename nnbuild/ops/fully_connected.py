@@ -14,7 +14,7 @@ import onnx
 
 from nnbuild import fixedpoint, layout, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
-from nnbuild.kernels import cmsis_nn
+from nnbuild.kernels import cmsis_nn, horner
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels
@@ -137,6 +137,6 @@ OPERATOR = Operator(
     params=FullyConnectedParams,
     reference=reference,
     macs=lambda view: view.params.rows * view.params.inputs * view.params.outputs,
-    kernels=(Kernel("direct", render), cmsis_nn.FULLY_CONNECTED),
+    kernels=(Kernel("horner", horner.fully_connected), Kernel("direct", render), cmsis_nn.FULLY_CONNECTED),
     cases=cases,
 )

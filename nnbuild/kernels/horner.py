@@ -1,0 +1,54 @@
+"""Horner words: four output channels share the load of each input and of each word of weights. Portable C.
+
+The weights of four channels for one input lie in one word, (w3 << 24) + ((w2 + 128) << 16) + ((w1 + 128) << 8) +
+(w0 + 128). With an input x, the sums of x * word, x * (word >> 8), x * (word >> 16) and x * (word >> 24) modulo 2^32
+give the four channels' sums, once each is relieved of the one above it and of 128 times the sum of the inputs. No sign
+is extended, and nothing can overflow. Channels are padded to a multiple of four with zeros.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nnbuild.contract import LayerView, Source
+from nnbuild.network import Array
+from nnbuild.target import Target
+
+
+def words(weights: Array) -> Array:
+    """(channels, taps) int8 -> int32 words, one for each four channels and tap, taps running fastest."""
+    channels, taps = weights.shape
+    padded = np.zeros((-(-channels // 4) * 4, taps), np.int64)
+    padded[:channels] = weights
+    blocks = padded.reshape(-1, 4, taps)
+    offset = blocks + np.array([128, 128, 128, 0])[:, None]
+    packed = (offset << (8 * np.arange(4))[:, None]).sum(axis=1)
+    return np.asarray(packed.ravel().astype(np.int32))
+
+
+def _constants(view: LayerView, zero_point: int) -> dict[str, Array]:
+    """Words, and biases that hold the input's zero point."""
+    weights = view.constants["weights"]
+    flat = weights.reshape(len(weights), -1)
+    folded = view.constants["bias"].astype(np.int64) - zero_point * flat.astype(np.int64).sum(axis=1)
+    rest = {name: view.constants[name] for name in ("multiplier", "shift")}
+    return {"weights": words(flat), "bias": folded.astype(np.int32), **rest}
+
+
+def supports_conv2d(view: LayerView, target: Target) -> str | None:
+    """All channels must see the same inputs."""
+    return None if view.params.groups == 1 else "groups share no inputs"
+
+
+def conv2d(view: LayerView, target: Target) -> Source:
+    """A conv2d layer without groups."""
+    from nnbuild.ops.conv2d import gathers
+
+    place = view.params.window
+    values = {"p": view.params, "w": place, "gathers": gathers(place)}
+    return Source("horner_conv2d.c.j2", values, _constants(view, view.params.input_zero_point))
+
+
+def fully_connected(view: LayerView, target: Target) -> Source:
+    """A fully connected layer."""
+    return Source("horner_fully_connected.c.j2", {"p": view.params}, _constants(view, view.params.input_zero_point))
