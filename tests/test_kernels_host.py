@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import numpy as np
 import pytest
 
 from nnbuild import interpret
-from nnbuild.contract import Case
+from nnbuild.contract import Case, LayerView
 from nnbuild.emit import EmitOptions, emit
-from nnbuild.ops import ALL
+from nnbuild.ops import ALL, BY_NAME
 from nnbuild.target import TARGETS, Target
 
 from . import host
@@ -20,9 +21,9 @@ CASES = [case for operator in ALL for case in operator.cases()]
 TARGETS_HERE = {"portable": TARGETS["generic"], "armv6m": replace(TARGETS["cortex-m0"], guard="")}
 
 
-def mismatches(case: Case, target: Target, folder: Path) -> int:
+def mismatches(case: Case, target: Target, folder: Path, pins: Mapping[str, str] | None = None) -> int:
     """Output bytes of all samples that differ between C and reference."""
-    files = emit(case.network, EmitOptions("m", target))
+    files = emit(case.network, EmitOptions("m", target, pins=pins or {}))
     library = host.shared_library(folder, files)
     sizes = [case.network.tensors[port.tensor].size for port in case.network.outputs]
     wrong = 0
@@ -38,6 +39,23 @@ def mismatches(case: Case, target: Target, folder: Path) -> int:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_c_equals_reference(case: Case, target: str, tmp_path: Path) -> None:
     assert mismatches(case, TARGETS_HERE[target], tmp_path) == 0
+
+
+def other_kernels(case: Case) -> list[dict[str, str]]:
+    """Pins that give the case's layers each of nnbuild's kernels but the first that serves."""
+    found = []
+    for layer in case.network.layers:
+        view = LayerView.of(case.network, layer)
+        kernels = [k for k in BY_NAME[layer.op].kernels if k.supports(view, TARGETS["generic"]) is None]
+        found += [{layer.name: kernel.name} for kernel in kernels[1:]]
+    return found
+
+
+def test_kernels_that_are_not_the_first_choice(tmp_path: Path) -> None:
+    pinned = [(case, pins) for case in CASES for pins in other_kernels(case)]
+    assert {kernel for _, pins in pinned for kernel in pins.values()} == {"direct"}
+    for number, (case, pins) in enumerate(pinned):
+        assert mismatches(case, TARGETS["generic"], tmp_path / str(number), pins) == 0, f"{case.name} {pins}"
 
 
 @pytest.mark.parametrize("target", TARGETS_HERE)
