@@ -14,8 +14,15 @@ KEYWORDS = frozenset((
     "bool", "catch", "class", "delete", "friend", "namespace", "new", "operator", "private", "protected", "public",
     "template", "this", "throw", "try", "using", "virtual",
 ))
-# fmt: on
 """Of C99, and those of C++ that a header must not use."""
+
+HEADERS = frozenset((
+    "assert", "complex", "ctype", "errno", "fenv", "float", "inttypes", "iso646", "limits", "locale", "math", "setjmp",
+    "signal", "stdalign", "stdarg", "stdatomic", "stdbool", "stddef", "stdint", "stdio", "stdlib", "stdnoreturn",
+    "string", "tgmath", "threads", "time", "uchar", "unistd", "wchar", "wctype",
+))
+"""Of C and POSIX: a model's header of such a name would take their place wherever its folder is searched first."""
+# fmt: on
 
 
 def identifier(text: str) -> str:
@@ -28,6 +35,10 @@ def model_name(text: str) -> str:
     """A model's name, which must be a C identifier already, because the firmware's author writes it in C."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) or text in KEYWORDS:
         raise ConfigError(f"the model name '{text}' is not a C identifier", hint=f"name='{identifier(text)}'")
+    if text.lower() in HEADERS:
+        raise ConfigError(f"the model '{text}' would hide the header <{text.lower()}.h>", hint=f"name='{text}_model'")
+    if text == "nn" or text.startswith("nn_"):
+        raise ConfigError(f"the model name '{text}' begins with nn_, which is nnbuild's own", hint="name='model'")
     return text
 
 

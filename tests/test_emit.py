@@ -75,6 +75,12 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     assert library.m_selftest() == 0
 
 
+@pytest.mark.parametrize("name", ["string", "stdint", "Time", "nn", "nn_kws"])
+def test_names_that_would_hide_a_header_or_a_helper(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        emit(case("clamp_relu").network, EmitOptions(name))
+
+
 def test_an_input_that_nobody_reads(tmp_path: Path) -> None:
     model = singles._Model("unread")
     quant = QuantParams(0.1, 3)
