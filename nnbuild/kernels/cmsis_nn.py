@@ -77,13 +77,21 @@ def _is_1x1(place: Window, groups: int) -> bool:
 
 
 def _is_row(place: Window, groups: int) -> bool:
-    """Whether arm_convolve_1_x_n_s8 serves on MVE: one row, and the pads that it derives are the layer's."""
+    """Whether arm_convolve_1_x_n_s8 serves on MVE: one row, and the pads that it derives are the layer's.
+
+    It takes the first window that reaches into the right padding to do so by one element, and has fewer elements of
+    padding than a stride above 1 may need; where that is not so it reads behind the row, with wrong results.
+    """
     if place.input[0] != 1 or place.kernel[0] != 1 or place.output[0] != 1 or groups != 1 or place.dilation != (1, 1):
         return False
-    if place.stride[1] * place.input[2] % 4:
+    if place.stride[1] * place.input[2] % 4 or place.kernel[1] > place.input[1]:
         return False
     left, middle, right, total = _row_parts(place)
-    return 2 * place.pad[1] + total % 2 == total and left + middle + right == place.output[1]
+    pad, odd = place.pad[1], total % 2
+    if 2 * pad + odd != total or left + middle + right != place.output[1]:
+        return False
+    by_one = place.stride[1] * (left + middle) - pad + place.kernel[1] - 1 == place.input[1]
+    return by_one and (not odd or right == pad + 1)
 
 
 def _row_parts(place: Window) -> tuple[int, int, int, int]:
@@ -159,7 +167,9 @@ def depthwise_function(view: LayerView, target: Target) -> str:
     place = view.params.window
     if place.dilation != (1, 1):
         return "arm_depthwise_conv_s8"
-    if not target.mve and place.kernel == (3, 3) and max(place.pad) <= 1:
+    # Of a 3x3 window it always reads the middle column.
+    middle = (place.output[1] - 1) * place.stride[1] - place.pad[1] + 1
+    if not target.mve and place.kernel == (3, 3) and max(place.pad) <= 1 and middle < place.input[1]:
         return "arm_depthwise_conv_3x3_s8"
     return "arm_depthwise_conv_s8_opt" if target.dsp else "arm_depthwise_conv_s8"
 

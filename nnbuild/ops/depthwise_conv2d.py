@@ -87,6 +87,8 @@ def cases() -> Iterable[Case]:
         ("1x1_map", (7, 1, 1), (3, 3), {"pads": [1, 1, 1, 1]}),
         ("tall", (6, 15, 1), (10, 1), {}),
         ("wide", (3, 4, 9), (2, 7), {"pads": [0, 2, 1, 3], "dilations": [1, 2]}),
+        ("3x3_beyond", (4, 7, 8), (3, 3), {"pads": [1, 1, 2, 2], "strides": [2, 2]}),
+        ("many", (130, 2, 3), (2, 2), {}),
         ("1d", (3, 11), (5,), {"pads": [4, 0]}),
     ]
     for name, shape, kernel, attributes in table:
