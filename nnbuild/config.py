@@ -347,6 +347,17 @@ def _unknown(name: str) -> Finding:
     return Finding(f"unknown option '{name}'", hint=hint)
 
 
+def unknown_variable(name: str) -> str | None:
+    """A hint where `name` is no construction variable of this or a later version."""
+    names = [variable.name for variable in VARIABLES]
+    if name in names or name in LATER_VARIABLES:
+        return None
+    import difflib
+
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(n for n in names if n.startswith('NN_'))}"
+
+
 def _at(where: str, finding: Finding) -> Finding:
     return Finding(finding.message, where, finding.hint)
 

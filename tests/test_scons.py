@@ -430,6 +430,10 @@ ERRORS = {
         'env.Clone(NN_ASSEMBLY=False).NNModel("models/kws.onnx")\n',
         "models/kws.onnx: NN_ASSEMBLY (kernels in assembly) is not in this version of nnbuild",
     ),
+    "misspelled variable": (
+        'env.Clone(NN_VARIENT="m0").NNModel("models/kws.onnx")\n',
+        "models/kws.onnx: unknown construction variable NN_VARIENT; hint: did you mean NN_VARIANT?",
+    ),
     "wrong value": (
         'env.NNModel("models/kws.onnx", flash="64G")\n',
         "models/kws.onnx: option 'flash' must be a number of bytes or text like '64K' (K is 1024), not '64G'",

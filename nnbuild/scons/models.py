@@ -269,7 +269,11 @@ def _emitted(
     return nodes
 
 
-def _refuse_later_variables(env: Any, where: str) -> None:
+def _refuse_unknown_variables(env: Any, where: str) -> None:
+    """What begins with NN_ is nnbuild's: a misspelled name must not be ignored."""
+    for name in (key for key in env.Dictionary() if key.startswith("NN_")):
+        if (reason := config.unknown_variable(name)) is not None:
+            raise ConfigError(f"unknown construction variable {name}", where, reason)
     for name, text in config.LATER_VARIABLES.items():
         if name in env and env[name] not in (None, ""):
             raise ConfigError(f"{name} ({text}) is not in this version of nnbuild", where, "leave it out")
@@ -279,7 +283,7 @@ def declare(env: Any, model: Any, given: Mapping[str, Any]) -> Model:
     """The model of `env.NNModel(model, **given)`; the same object for the same declaration. NNBuildError."""
     node = _single(env, model)
     where = run.path(node)
-    _refuse_later_variables(env, where)
+    _refuse_unknown_variables(env, where)
     if not node.name.endswith(".onnx"):
         raise ConfigError("is no .onnx file", where)
     options, nodes = _options(env, node, given)
