@@ -22,7 +22,7 @@ from nnbuild.lower import lower
 from nnbuild.ops import ALL
 from nnbuild.target import TARGETS
 
-from . import cmsis_library, host, programs, qemu
+from . import cmsis_library, host, programs, qemu, random_layers
 from .cmsis_library import HOST
 from .conftest import ROOT
 
@@ -30,6 +30,9 @@ CASES = [case for operator in ALL for case in operator.cases()]
 IMAGE = {name: 40 if core.small else 200 for name, core in qemu.CORES.items()} | {HOST: 200}
 """Cases in one image: what fits into 256 KB of flash, and into an exit status."""
 SAMPLES = 2
+RANDOM = 60
+SANITIZE = ("-fsanitize=address",)
+"""On this machine, CMSIS-NN included, so that no function reads or writes where it must not."""
 RESCALING = {"add", "average_pool", "conv2d", "depthwise_conv2d", "fully_connected", "mul"}
 """Operators whose results depend on the rounding."""
 SINGLE = [
@@ -46,7 +49,7 @@ def images(cases: list[Case]) -> list[tuple[str, int]]:
 
 def explain(status: int, printed: str, cases: list[Case]) -> str:
     """What failed, by the names of cases."""
-    numbers = [int(line.split(": ")[1]) for line in printed.splitlines() if "differs" in line or "case" in line]
+    numbers = [int(line.split(": ")[1]) for line in printed.splitlines() if re.match(r"differs: \d|.*case: \d", line)]
     names = [cases[number - 1].name for number in numbers if 0 < number <= len(cases)]
     return f"status {status}: {', '.join(names)}\n{printed}"
 
@@ -80,7 +83,7 @@ def run_here(folder: Path, sources: list[Path], library: cmsis_library.Library) 
     command = ["gcc", "-O2", f"-I{folder}", *library.compile_arguments, *board]
     host.compile_c(command, program, [*sources, *map(Path, library.link_arguments)])
     done = subprocess.run([str(program)], capture_output=True, text=True, check=False, timeout=120)
-    return done.returncode, done.stdout
+    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(("core", "first"), [image for image in images(CASES) if image[0] != HOST])
@@ -96,7 +99,18 @@ def test_cmsis_nn(core: str, first: int, tmp_path: Path) -> None:
     if core != HOST:
         qemu.need()
     cases = CASES[first : first + IMAGE[core]]
-    status, printed = run_cmsis_nn(tmp_path, core, cases)
+    status, printed = run_cmsis_nn(tmp_path, core, cases, None, *(SANITIZE if core == HOST else ()))
+    assert (status, printed) == (0, ""), explain(status, printed, cases)
+
+
+@pytest.mark.parametrize("core", [HOST, "m4", "m55"])
+@pytest.mark.parametrize("seed", range(1, 2 + int(os.environ.get("NNBUILD_SWEEP", "0"))))
+def test_random_layers_with_cmsis_nn(core: str, seed: int, tmp_path: Path) -> None:
+    """What its functions do not say: windows that they read beyond. NNBUILD_SWEEP=N adds N times as many."""
+    if core != HOST:
+        qemu.need()
+    cases = list(random_layers.cases(seed, RANDOM))
+    status, printed = run_cmsis_nn(tmp_path, core, cases, None, *(SANITIZE if core == HOST else ()))
     assert (status, printed) == (0, ""), explain(status, printed, cases)
 
 
