@@ -26,10 +26,13 @@ def round_half_away(value: float) -> int:
     return math.floor(value + 0.5) if value >= 0 else -math.floor(-value + 0.5)
 
 
-def quantize_multiplier(real: float) -> tuple[int, int]:
+def quantize_multiplier(real: float, reach: int = 1) -> tuple[int, int]:
     """A real multiplier >= 0 as (multiplier, shift): real ~ multiplier * 2**(shift - 31), multiplier in [2^30, 2^31).
 
-    TensorFlow Lite, `QuantizeMultiplier`: 0 where the shift would be below -31.
+    TensorFlow Lite, `QuantizeMultiplier`: 0 where the shift would be below -31. Kernels shift left in 32 bits before
+    they multiply (CMSIS-NN on MVE by one bit more), so the result is limited to what keeps values up to `reach` below
+    2^30. Only scales that make no sense get there, such as that of an activation that never fired: what follows
+    saturates and does not wrap.
     """
     if real < 0 or not math.isfinite(real):
         raise ValueError(f"multiplier {real}")
@@ -42,8 +45,9 @@ def quantize_multiplier(real: float) -> tuple[int, int]:
         shift += 1
     if shift < -31:
         return 0, 0
-    if shift > 30:
-        return INT32_MAX, 30
+    limit = min(max((2**30 // max(reach, 1)).bit_length() - 1, 0), 30)
+    if shift > limit:
+        return INT32_MAX, limit
     return multiplier, shift
 
 

@@ -91,6 +91,8 @@ class Builder:
         self.inputs: list[tuple[str, tuple[int, ...], int, float, int]] = []
         self.values: list[Value] = []
         self.count = 0
+        self.wild = (1e-7, 1e6) if draw(st.integers(0, 7)) == 7 else ()
+        """Factors between scales as no quantizer of sound mind writes them."""
 
     # Parts.
 
@@ -121,7 +123,7 @@ class Builder:
         return int(self.draw(st.one_of(st.sampled_from([-128, 127, 0]), st.integers(-128, 127))))
 
     def scale(self, around: float) -> float:
-        return float(np.float32(around * self.choose(0.25, 0.5, 0.9, 1.0, 1.3, 2.0, 4.0)))
+        return float(np.float32(around * self.choose(0.25, 0.5, 0.9, 1.0, 1.3, 2.0, 4.0, *self.wild)))
 
     def stored(self, zero_point: int, unsigned: bool) -> Array:
         return np.array(zero_point + 128, np.uint8) if unsigned else np.array(zero_point, np.int8)

@@ -98,3 +98,26 @@ def test_an_axis_that_is_not_there() -> None:
     weights = model.quantized(np.ones((2, 3), np.int8), np.array([0.1, 0.1], np.float32), axis=7)
     with pytest.raises(ModelError, match="blocked quantization is not supported"):
         model.case(model.pair(model.node("Gemm", [value, weights], transB=1), OTHER))
+
+
+def never_fired(model: singles._Model, kind: str) -> str:
+    """`kind` on values of scale 1 with an output of scale 1e-10, which calibration gives an activation of zeros."""
+    value = model.input((1, 4, 1), QuantParams(1.0, 0))
+    if kind == "Add":
+        result = model.node("Add", [value, model.input((1, 4, 1), QuantParams(0.5, 0))])
+    elif kind == "GlobalAveragePool":
+        result = model.node(kind, [value])
+    else:
+        weights = model.quantized(np.arange(1, 17, dtype=np.int8).reshape(4, 4, 1), np.array(0.01))
+        result = model.node("Conv", [value, weights])
+    return model.pair(result, QuantParams(1e-10, 0))
+
+
+@pytest.mark.parametrize("kind", ["Add", "Conv", "GlobalAveragePool"])
+def test_an_output_scale_far_too_small_saturates(kind: str, tmp_path: Path) -> None:
+    model = singles._Model(kind)
+    case = model.case(never_fired(model, kind))
+    for value in (-128, -77, -1, 0, 1, 5, 77, 127):
+        (output,) = interpret.run(case.network, [np.full(4, value, np.int8) for _ in case.inputs])
+        assert set(output.ravel().tolist()) == {max(min(value * 999, 127), -128)}, value
+    assert mismatches(case, TARGETS["generic"], tmp_path) == 0

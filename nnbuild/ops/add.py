@@ -59,7 +59,7 @@ def _params(walk: broadcast.Pair, signs: tuple[int, int], output: QuantParams, l
     scales = [float(np.float32(quant.scale)) for quant in walk.quants]
     twice = 2.0 * max(scales)
     inputs = [fixedpoint.quantize_multiplier(scale / twice) for scale in scales]
-    out = fixedpoint.quantize_multiplier(twice / ((1 << LEFT_SHIFT) * float(np.float32(output.scale))))
+    out = fixedpoint.quantize_multiplier(twice / ((1 << LEFT_SHIFT) * float(np.float32(output.scale))), 2**28)
     return AddParams(
         loops=walk.loops,
         signs=signs,

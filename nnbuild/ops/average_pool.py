@@ -21,6 +21,9 @@ from nnbuild.network import Array, QuantParams
 from nnbuild.ops.spatial import Window, window
 from nnbuild.target import Target
 
+MAX_COUNT = 2**22
+"""Values whose sum of up to 255 each a kernel holds in 32 bits."""
+
 
 @dataclass(frozen=True, slots=True)
 class AveragePoolParams:
@@ -53,6 +56,8 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
         place = Window(shape, (1, 1), shape[:2], (1, 1), (1, 1), (0, 0), (0, 0))
     pads_count = bool(qdq.attribute(node, "count_include_pad", 0))
     counts = place.inside(pads_count)
+    if counts.max() > MAX_COUNT:
+        raise ctx.refuse(node, f"a mean of {int(counts.max())} values is not supported", f"at most {MAX_COUNT}")
     if counts.min() == 0:
         raise ctx.refuse(node, "some windows hold nothing but padding", "use smaller pads")
     output = ctx.output(node)
@@ -82,7 +87,7 @@ def _integers(
     shift = np.zeros(multiplier.size, np.int8)
     for count in np.unique(counts):
         real = float(quant.scale) / (float(output.quant.scale) * int(count))
-        multiplier[count], shift[count] = fixedpoint.quantize_multiplier(real)
+        multiplier[count], shift[count] = fixedpoint.quantize_multiplier(real, 255 * int(count))
     return params, {"multiplier": multiplier, "shift": shift}
 
 

@@ -61,21 +61,26 @@ def _stored(constant: Constant, scales: Array) -> bool:
     return bool(np.allclose(np.broadcast_to(constant.scale.ravel(), scales.shape), scales, rtol=1e-5, atol=0))
 
 
-def multipliers(scales: Array, output: QuantParams) -> dict[str, Array]:
-    """`multiplier` (int32) and `shift` (int8) of each channel for accumulators of real scale `scales`."""
-    pairs = [quantize_multiplier(float(scale) / float(np.float64(output.scale))) for scale in scales]
+def multipliers(scales: Array, output: QuantParams, reach: Array) -> dict[str, Array]:
+    """`multiplier` (int32) and `shift` (int8) of each channel for sums of real scale `scales`, up to `reach`."""
+    real = [float(scale) / float(np.float64(output.scale)) for scale in scales]
+    pairs = [quantize_multiplier(each, int(most)) for each, most in zip(real, reach, strict=True)]
     return {
         "multiplier": np.array([multiplier for multiplier, _ in pairs], np.int32),
         "shift": np.array([shift for _, shift in pairs], np.int8),
     }
 
 
-def check_accumulators(ctx: Lowering, node: onnx.NodeProto, flat: Array, offsets: Array, zero_point: int) -> None:
-    """Refuse weights (channels, taps) and biases whose sums could leave int32 for some input, in any order."""
+def accumulators(ctx: Lowering, node: onnx.NodeProto, flat: Array, offsets: Array, zero_point: int) -> Array:
+    """The largest magnitude of each channel's sum with weights (channels, taps) and biases, in any order of adding.
+
+    ModelError where a sum could leave int32 for some input.
+    """
     total = np.abs(flat.astype(np.int64)).sum(axis=1)
     folded = offsets.astype(np.int64) - zero_point * flat.astype(np.int64).sum(axis=1)
     reach = 128 * total + np.maximum(np.abs(folded), np.abs(offsets.astype(np.int64)))
-    if reach.max(initial=0) > INT32_MAX:
+    if reach.max(initial=0) > INT32_MAX - 255:
         channel = int(reach.argmax())
         hint = "its weight scale is too small for its bias; quantize this channel with a larger one"
         raise ctx.refuse(node, f"the 32-bit sum of channel {channel} can overflow", hint)
+    return np.asarray(reach)

@@ -49,10 +49,10 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     ohwi = np.moveaxis(weights.reshape(weights.shape[0], weights.shape[1], *place.kernel), 1, -1)
     scales = np.float64(quant.scale) * weight_scales
     bias = channels.bias(ctx, node, 2, scales)
-    channels.check_accumulators(ctx, node, ohwi.reshape(len(ohwi), -1), bias, quant.zero_point)
+    reach = channels.accumulators(ctx, node, ohwi.reshape(len(ohwi), -1), bias, quant.zero_point)
     output = ctx.output(node)
     rest = (quant.zero_point, output.quant.zero_point, output.activation_min, output.activation_max)
-    constants = {"bias": bias, **channels.multipliers(scales, output.quant)}
+    constants = {"bias": bias, **channels.multipliers(scales, output.quant, reach)}
     params: Conv2DParams | depthwise_conv2d.DepthwiseConv2DParams
     if groups == shape[2] == len(ohwi):
         constants["weights"] = np.ascontiguousarray(ohwi[..., 0].transpose(1, 2, 0))

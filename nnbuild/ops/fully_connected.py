@@ -55,12 +55,12 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     quant = ctx.quant(activation)
     scales = np.float64(quant.scale) * weight_scales * alpha
     bias = channels.bias(ctx, node, 2, scales, beta)
-    channels.check_accumulators(ctx, node, weights, bias, quant.zero_point)
+    reach = channels.accumulators(ctx, node, weights, bias, quant.zero_point)
     output = ctx.output(node)
     params = FullyConnectedParams(
         rows, count, outputs, quant.zero_point, output.quant.zero_point, output.activation_min, output.activation_max
     )
-    constants = {"weights": weights, "bias": bias, **channels.multipliers(scales, output.quant)}
+    constants = {"weights": weights, "bias": bias, **channels.multipliers(scales, output.quant, reach)}
     shape = (*activation.shape[:-1], outputs)
     name = ctx.layer("fully_connected", (tensor,), shape[1:] or shape, output.quant, params, constants, node)
     ctx.define(output.value, name, layout.contiguous(shape))
