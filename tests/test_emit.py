@@ -163,7 +163,7 @@ def test_the_layer_hook_sees_every_layer(tmp_path: Path) -> None:
 def test_the_selftest_notices_a_changed_weight(tmp_path: Path) -> None:
     files = emit(case("conv2d_3x3").network, EmitOptions("m", selftest=3))
     assert host.shared_library(tmp_path / "right", files).m_selftest() == 0
-    changed = files["m_weights.c"].replace("-127,", "99,", 1)
+    changed = files["m_weights.c"].replace("] = {\n    ", "] = {\n    1 + ", 1)
     assert changed != files["m_weights.c"]
     assert host.shared_library(tmp_path / "wrong", {**files, "m_weights.c": changed}).m_selftest() == 1
 
