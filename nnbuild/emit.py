@@ -235,14 +235,23 @@ def _signature(step: _Step) -> str:
     if len(step.arguments) > count + 1 + len(step.symbols):
         parameters.append("int8_t *scratch")
     parameters += [f"const {array.dtype}_t *{key}" for key, array in step.source.data.items()]
-    lines, line = [], f"static void {step.function}("
-    indent = " " * len(line)
-    for position, parameter in enumerate(parameters):
-        piece = parameter + (")" if position == len(parameters) - 1 else ", ")
-        if len(line) + len(piece.rstrip()) > 110:
+    return _wrapped(f"static void {step.function}(", parameters, ")")
+
+
+def _call(step: _Step) -> str:
+    """The statement in `<name>_run`."""
+    return _wrapped(f"    {step.function}(", step.arguments, ");", indent=8)
+
+
+def _wrapped(head: str, pieces: Sequence[str], tail: str, indent: int = 0) -> str:
+    """`head`, the pieces with commas, `tail`, in lines of at most 110; the others start at `indent`, or below."""
+    lines, line = [], head
+    for position, piece in enumerate(pieces):
+        text = piece + (tail if position == len(pieces) - 1 else ", ")
+        if len(line) + len(text.rstrip()) > 110:
             lines.append(line.rstrip())
-            line = indent
-        line += piece
+            line = " " * (indent or len(head))
+        line += text
     return "\n".join([*lines, line])
 
 
@@ -363,7 +372,14 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    filters = {"comment": cnames.comment, "plus": _plus, "times": _times, "step": _step, "literal": _literal}
+    filters = {
+        "comment": cnames.comment,
+        "plus": _plus,
+        "times": _times,
+        "step": _step,
+        "literal": _literal,
+        "call": _call,
+    }
     environment.filters |= filters
     return environment
 
