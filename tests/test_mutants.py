@@ -93,8 +93,8 @@ def noticed(operator: str, old: str, new: str, portable: bool, folder: Path) -> 
             source.write_text(text.replace(old, new))
     program = folder / "program"
     # A mutant may read anywhere: the address sanitizer ends it before it does harm.
-    command = ["gcc", "-O1", "-w", "-fsanitize=address", "-o", str(program), *map(str, sources)]
-    subprocess.run(command, check=True, capture_output=True)
+    command = ["gcc", "-O1", "-w", "-fsanitize=address", "-o", str(program)]
+    subprocess.run([*command, *map(str, programs.units(folder, sources))], check=True, capture_output=True)
     done = subprocess.run([str(program)], capture_output=True, check=False, timeout=120)
     return found, done.returncode != 0
 

@@ -38,7 +38,7 @@ def test_same_bytes(build: list[str], target: str, tmp_path: Path) -> None:
     if target != "generic" and build[1] not in ("-O2", "-O1"):
         pytest.skip("the form for ARMv6-M is covered at -O2 and under the sanitizers")
     cases = some_cases()
-    sources = programs.write(tmp_path, cases, replace(TARGETS[target], guard=""))
+    sources = programs.units(tmp_path, programs.write(tmp_path, cases, replace(TARGETS[target], guard="")))
     program = tmp_path / "program"
     host.compile_c(build, program, sources)
     done = subprocess.run([str(program)], capture_output=True, text=True, check=False, timeout=300)
