@@ -30,6 +30,10 @@ COMMANDS: dict[str, str] = {
 }
 
 
+PACKAGES = frozenset(("numpy", "onnx", "onnxruntime", "jinja2", "elftools"))
+"""What commands import; SCons may run in a Python that lacks them."""
+
+
 def _module(command: str) -> str:
     return f"{command}_" if keyword.iskeyword(command) else command.replace("-", "_")
 
@@ -40,14 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     What a user caused prints one line for each finding and returns 1. Anything else is a fault of nnbuild: one line
     that says so and returns 3, or the traceback where NNBUILD_DEBUG is set.
     """
-    arguments = sys.argv[1:] if argv is None else argv
-    parser = _parser(arguments)
-    parsed = parser.parse_args(arguments)
-    if parsed.command is None:
-        parser.print_help(sys.stderr)
-        return 2
     try:
-        return int(parsed.run(parsed))
+        return _run(sys.argv[1:] if argv is None else argv)
     except NNBuildError as error:
         print(error, file=sys.stderr)
         return 1
@@ -56,9 +54,22 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("NNBUILD_DEBUG"):
             raise
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in PACKAGES:
+            hint = "`pip install .` in nnbuild's checkout installs it; NNPYTHON names another Python to SCons"
+            print(Finding(f"this Python has no package '{error.name}'", sys.executable, hint), file=sys.stderr)
+            return 1
         hint = "this is a fault of nnbuild; NNBUILD_DEBUG=1 shows where, please report it"
         print(Finding(f"internal error: {type(error).__name__}: {error}", hint=hint), file=sys.stderr)
         return 3
+
+
+def _run(arguments: list[str]) -> int:
+    parser = _parser(arguments)
+    parsed = parser.parse_args(arguments)
+    if parsed.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    return int(parsed.run(parsed))
 
 
 def _parser(arguments: list[str]) -> argparse.ArgumentParser:

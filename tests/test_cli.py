@@ -106,3 +106,12 @@ def test_no_command_is_help() -> None:
     done = nnbuild()
     assert done.returncode == 2
     assert "quantize" in done.stderr + done.stdout
+
+
+def test_a_python_without_the_packages_is_told_so() -> None:
+    """Such as the system's Python in a checkout."""
+    code = "import sys; sys.modules['onnx'] = None; from nnbuild.cli import main; sys.exit(main(['ops']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 1
+    assert "this Python has no package 'onnx'; hint: " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
