@@ -99,14 +99,24 @@ class Source:
     includes: tuple[str, ...] = ()
 
 
+def each_output(view: LayerView, target: Target) -> Mapping[str, int]:
+    """The trips of a kernel with one loop, over the elements of its output."""
+    return {"output": view.output.size}
+
+
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One way to compute an operator. `supports` answers None, or the reason against."""
+    """One way to compute an operator. `supports` answers None, or the reason against.
+
+    `trips` says how often each of the kernel's loops runs for a layer, by the loop's name; `nnbuild.cost` knows what
+    a trip of each costs on a core. Constants do not matter to it but by their shapes.
+    """
 
     name: str
     render: Callable[[LayerView, Target], Source]
     supports: Callable[[LayerView, Target], str | None] = lambda view, target: None
     scratch: Callable[[LayerView, Target], int] = lambda view, target: 0
+    trips: Callable[[LayerView, Target], Mapping[str, int]] = each_output
 
 
 @dataclass(frozen=True, slots=True)

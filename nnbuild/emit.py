@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from nnbuild import __version__, cnames, interpret
+from nnbuild import __version__, cnames, cost, interpret
 from nnbuild.contract import Source
 from nnbuild.errors import ConfigError
 from nnbuild.memory import Plan, plan
@@ -207,8 +207,7 @@ def _steps(
         symbols = {key: f"{name}_{layer.name}_{key}" for key in source.data}
         scratch = [f"arena + {planned.scratch[layer.name]}"] if layer.name in planned.scratch else []
         arguments = (*(places[tensor] for tensor in (*layer.inputs, layer.output)), *scratch, *symbols.values())
-        shape = repr((source.template, source.values, [(k, v.dtype) for k, v in source.data.items()], len(scratch)))
-        function = functions.setdefault(f"{shape}{len(layer.inputs)}", f"{name}_{layer.name}")
+        function = functions.setdefault(cost.function_key(choice, source, target), f"{name}_{layer.name}")
         steps.append(_Step(choice, source, function, arguments, symbols))
     return steps
 

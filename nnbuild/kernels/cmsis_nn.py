@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnbuild.contract import Kernel, LayerView, Source
+from nnbuild.contract import Kernel, LayerView, Source, each_output
 from nnbuild.network import INT8_MAX, INT8_MIN, Array
 from nnbuild.target import Target
 
@@ -41,8 +41,14 @@ def _kernel(
     functions: Callable[[LayerView, Target], str],
     supports: Supports = lambda view, target: None,
     scratch: Callable[[LayerView, Target], int] = lambda view, target: 0,
+    trips: Callable[[LayerView, Target], Mapping[str, int]] = each_output,
 ) -> Kernel:
     """A kernel that calls `functions(view, target)`, which this version of CMSIS-NN must have."""
+
+    def named(view: LayerView, target: Target) -> dict[str, int]:
+        # Each function has costs of its own.
+        function = functions(view, target).removeprefix("arm_")
+        return {f"{function} {name}": count for name, count in {"call": 1, **trips(view, target)}.items()}
 
     def available(view: LayerView, target: Target) -> str | None:
         if target.cmsis_nn is None:
@@ -55,7 +61,12 @@ def _kernel(
             return f"CMSIS-NN {target.cmsis_nn.version} has no {function}"
         return None
 
-    return Kernel("cmsis_nn", render, available, scratch)
+    return Kernel("cmsis_nn", render, available, scratch, named)
+
+
+def _vectors(target: Target, elements: int, lanes: int) -> int:
+    """Steps over `elements`: one each, or on MVE one for each vector."""
+    return -(-elements // lanes) if target.mve else elements
 
 
 def _per_channel(constants: Mapping[str, Array], weights: Array, padding: int = 0) -> dict[str, Array]:
@@ -156,7 +167,16 @@ def _window_values(view: LayerView) -> dict[str, Any]:
     return {"p": view.params, "w": view.params.window}
 
 
-CONVOLVE = _kernel(_convolve, convolve_function, scratch=convolve_scratch)
+def _convolve_trips(view: LayerView, target: Target) -> dict[str, int]:
+    """Pixels, the inputs that are gathered for them, outputs, and products."""
+    place = view.params.window
+    taps = place.kernel[0] * place.kernel[1] * _group_inputs(view)
+    size = view.output.size
+    gathered = place.pixels * place.kernel[0] * place.kernel[1] * place.input[2]
+    return {"pixel": place.pixels, "input": gathered, "output": size, "mac": size * _vectors(target, taps, 16)}
+
+
+CONVOLVE = _kernel(_convolve, convolve_function, scratch=convolve_scratch, trips=_convolve_trips)
 
 
 # Depthwise convolution.
@@ -203,7 +223,15 @@ def _depthwise(view: LayerView, target: Target) -> Source:
     )
 
 
-DEPTHWISE = _kernel(_depthwise, depthwise_function, scratch=depthwise_scratch)
+def _depthwise_trips(view: LayerView, target: Target) -> dict[str, int]:
+    """Pixels, rows of windows, outputs and products."""
+    place = view.params.window
+    rows, columns = place.kernel
+    channels = place.pixels * _vectors(target, place.input[2], 4)
+    return {"pixel": place.pixels, "output": channels, "row": channels * rows, "mac": channels * rows * columns}
+
+
+DEPTHWISE = _kernel(_depthwise, depthwise_function, scratch=depthwise_scratch, trips=_depthwise_trips)
 
 
 # Fully connected.
@@ -233,7 +261,12 @@ def _fully_connected(view: LayerView, target: Target) -> Source:
     return Source("cmsis_nn_fully_connected.c.j2", values, data, INCLUDES)
 
 
-FULLY_CONNECTED = _kernel(_fully_connected, fully_connected_function)
+def _fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
+    """Outputs and products."""
+    return {"output": view.output.size, "mac": view.output.size * _vectors(target, view.params.inputs, 16)}
+
+
+FULLY_CONNECTED = _kernel(_fully_connected, fully_connected_function, trips=_fully_connected_trips)
 
 
 # Elementwise.
@@ -285,14 +318,27 @@ def average_pool_scratch(view: LayerView, target: Target) -> int:
     return int(4 * view.params.window.input[2]) if target.dsp and not target.mve else 0
 
 
+def _pool_trips(view: LayerView, target: Target) -> dict[str, int]:
+    """Pixels, positions under their windows, outputs, and the values that these are made of."""
+    place = view.params.window
+    rows, columns = place.clipped()
+    channels = place.input[2]
+    loops = {"pixel": place.pixels, "position": rows * columns, "output": place.pixels * _vectors(target, channels, 16)}
+    return {**loops, "tap": rows * columns * _vectors(target, channels, 16)}
+
+
 MAX_POOL = _kernel(
-    lambda view, target: _pool(view, "arm_max_pool_s8", 0), lambda view, target: "arm_max_pool_s8", _max_pool_supports
+    lambda view, target: _pool(view, "arm_max_pool_s8", 0),
+    lambda view, target: "arm_max_pool_s8",
+    _max_pool_supports,
+    trips=_pool_trips,
 )
 AVERAGE_POOL = _kernel(
     lambda view, target: _pool(view, "arm_avgpool_s8", average_pool_scratch(view, target)),
     lambda view, target: "arm_avgpool_s8",
     _average_pool_supports,
     average_pool_scratch,
+    _pool_trips,
 )
 
 
@@ -309,6 +355,7 @@ SOFTMAX = _kernel(
     lambda view, target: Source("cmsis_nn_softmax.c.j2", {"p": view.params}, includes=INCLUDES),
     lambda view, target: "arm_softmax_s8",
     _softmax_supports,
+    trips=lambda view, target: {"vector": view.params.rows, "output": view.output.size},
 )
 
 
@@ -318,7 +365,13 @@ def _pad(view: LayerView, target: Target) -> Source:
     return Source("cmsis_nn_pad.c.j2", {"p": params, "after": after}, includes=INCLUDES)
 
 
-PAD = _kernel(_pad, lambda view, target: "arm_pad_s8")
+def _pad_trips(view: LayerView, target: Target) -> dict[str, int]:
+    """Rows and pixels copied, bytes of output."""
+    rows, columns, channels = view.params.input
+    return {"row": rows, "pixel": rows * columns, "input": rows * columns * channels, "output": view.output.size}
+
+
+PAD = _kernel(_pad, lambda view, target: "arm_pad_s8", trips=_pad_trips)
 
 
 def _permutation(view: LayerView) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
@@ -417,4 +470,10 @@ def _concat(view: LayerView, target: Target) -> Source:
     return Source("cmsis_nn_concat.c.j2", {"parts": parts}, dict(view.constants), INCLUDES)
 
 
-CONCAT = _kernel(_concat, lambda view, target: "arm_concatenation_s8_x", _concat_supports)
+def _concat_trips(view: LayerView, target: Target) -> dict[str, int]:
+    """Calls, blocks and bytes."""
+    blocks = [found for part in view.params.parts if (found := _blocks(part)) is not None]
+    return {"part": len(blocks), "block": sum(count for _, count, _ in blocks), "output": view.output.size}
+
+
+CONCAT = _kernel(_concat, lambda view, target: "arm_concatenation_s8_x", _concat_supports, trips=_concat_trips)

@@ -49,6 +49,26 @@ def conv2d(view: LayerView, target: Target) -> Source:
     return Source("horner_conv2d.c.j2", values, _constants(view, view.params.input_zero_point))
 
 
+def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
+    """The loops of horner_conv2d.c.j2; `word` is one input and the weights of four channels."""
+    from nnbuild.ops.conv2d import gathered, place_trips
+
+    place = view.params.window
+    rows, blocks = place.kernel[0], place.pixels * -(-view.params.channels // 4)
+    taps = rows * place.kernel[1] * place.input[2]
+    own = {"input": place.pixels * taps, "block": blocks, "word": blocks * taps, "output": view.output.size}
+    by_row = {"row": blocks * rows} if rows > 1 else {}
+    return {**place_trips(place, gathered(place)), **own, **by_row}
+
+
+def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
+    """The loops of horner_fully_connected.c.j2."""
+    params = view.params
+    blocks = params.rows * -(-params.outputs // 4)
+    own = {"input": params.rows * params.inputs, "block": blocks, "word": blocks * params.inputs}
+    return {**own, "output": view.output.size, "vector": params.rows}
+
+
 def fully_connected(view: LayerView, target: Target) -> Source:
     """A fully connected layer."""
     return Source("horner_fully_connected.c.j2", {"p": view.params}, _constants(view, view.params.input_zero_point))

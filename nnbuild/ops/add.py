@@ -136,6 +136,6 @@ OPERATOR = Operator(
     params=AddParams,
     reference=reference,
     inplace=broadcast.inplace,
-    kernels=(Kernel("direct", render), cmsis_nn.ADD),
+    kernels=(Kernel("direct", render, trips=broadcast.trips), cmsis_nn.ADD),
     cases=cases,
 )

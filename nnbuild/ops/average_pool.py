@@ -153,6 +153,18 @@ def render(view: LayerView, target: Target) -> Source:
     return Source(template="average_pool.c.j2", values=values)
 
 
+def trips(view: LayerView, target: Target) -> dict[str, int]:
+    """The loops of the two templates; a count that varies is divided by, or looked up, each time."""
+    place = view.params.window
+    rows, columns = place.clipped()
+    channels = place.input[2]
+    rescaled = "rescaled_" if view.params.rescales else ""
+    counts = place.inside(view.params.pads_count)
+    varied = "varied_" if counts.min() != counts.max() else ""
+    loops = {"row": rows * place.output[1] * channels, "tap": rows * columns * channels}
+    return {"pixel": place.pixels, f"{varied}{rescaled}output": view.output.size, **loops}
+
+
 def cases() -> Iterable[Case]:
     """Own and shared scales, padding that counts and that does not, odd sizes, global pools, one axis."""
     from nnbuild.ops import singles
@@ -183,6 +195,6 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(fuses_clamp=True),
     params=AveragePoolParams,
     reference=reference,
-    kernels=(Kernel("direct", render), cmsis_nn.AVERAGE_POOL),
+    kernels=(Kernel("direct", render, trips=trips), cmsis_nn.AVERAGE_POOL),
     cases=cases,
 )

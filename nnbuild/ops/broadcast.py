@@ -13,6 +13,7 @@ from nnbuild import layout
 from nnbuild.contract import LayerView, Source
 from nnbuild.lower import Activation, Constant, Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
+from nnbuild.target import Target
 
 Loops = tuple[tuple[int, int, int], ...]
 """(count, stride of input 1, stride of input 2), outermost first; the output is written in order."""
@@ -140,6 +141,11 @@ def inplace(view: LayerView) -> tuple[int, ...]:
         for position, name in enumerate(names)
         if all(ordered for other, ordered in zip(names, in_order, strict=True) if other == name)
     )
+
+
+def trips(view: LayerView, target: Target) -> dict[str, int]:
+    """Elements, and how often the innermost loop starts."""
+    return {"output": view.output.size, "run": view.output.size // view.params.loops[-1][0]}
 
 
 def source(view: LayerView, template: str, **values: object) -> Source:

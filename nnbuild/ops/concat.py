@@ -7,6 +7,7 @@ them is, else that of the ONNX value.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -157,6 +158,16 @@ def render(view: LayerView, target: Target) -> Source:
     return Source(template="concat.c.j2", values={"parts": parts}, data=dict(view.constants))
 
 
+def trips(view: LayerView, target: Target) -> dict[str, int]:
+    """Copies, how often their innermost loops start, and elements, through a table or not."""
+    found = {"part": len(view.params.parts), "run": 0, "output": 0, "looked_up": 0}
+    for part in view.params.parts:
+        size = math.prod(dim[0] for dim in part.loops)
+        found["run"] += size // part.loops[-1][0]
+        found["looked_up" if part.table else "output"] += size
+    return found
+
+
 def cases() -> Iterable[Case]:
     """Each axis, many inputs, one twice, memory orders, scales, constants, a clamp behind."""
     from nnbuild.ops import singles
@@ -198,6 +209,6 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(fuses_clamp=True, inputs_like_output=True),
     params=ConcatParams,
     reference=reference,
-    kernels=(Kernel("direct", render), cmsis_nn.CONCAT),
+    kernels=(Kernel("direct", render, trips=trips), cmsis_nn.CONCAT),
     cases=cases,
 )

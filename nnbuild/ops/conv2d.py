@@ -97,6 +97,26 @@ def scratch(view: LayerView, target: Target) -> int:
     return place.kernel[0] * place.kernel[1] * place.input[2] if gathers(place) else 0
 
 
+def place_trips(place: Window, gathered: int) -> dict[str, int]:
+    """Trips of window.c.j2: windows, and what is copied of `gathered` of them."""
+    positions = gathered * place.kernel[0] * place.kernel[1]
+    return {"pixel": place.pixels, "gathered_tap": positions, "gathered": positions * place.input[2]}
+
+
+def gathered(place: Window) -> int:
+    """Windows that are copied into a patch."""
+    return place.pixels if place.dilation != (1, 1) else place.reaching_outside
+
+
+def trips(view: LayerView, target: Target) -> dict[str, int]:
+    """The loops of conv2d.c.j2."""
+    place = view.params.window
+    rows, columns = place.kernel
+    size = view.output.size
+    loops = {"output": size, "row": size * rows, "column": size * rows * columns, "mac": macs(view)}
+    return {**place_trips(place, gathered(place)), **loops}
+
+
 def render(view: LayerView, target: Target) -> Source:
     """Dot products over windows; the input's zero point is folded into the bias."""
     params, constants = view.params, view.constants
@@ -167,8 +187,8 @@ OPERATOR = Operator(
     reference=reference,
     macs=macs,
     kernels=(
-        Kernel("horner", horner.conv2d, horner.supports_conv2d, scratch),
-        Kernel("direct", render, scratch=scratch),
+        Kernel("horner", horner.conv2d, horner.supports_conv2d, scratch, horner.conv2d_trips),
+        Kernel("direct", render, scratch=scratch, trips=trips),
         cmsis_nn.CONVOLVE,
     ),
     cases=cases,

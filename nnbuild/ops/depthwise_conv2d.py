@@ -21,6 +21,9 @@ from nnbuild.network import Array, QuantParams
 from nnbuild.ops.spatial import Window
 from nnbuild.target import Target
 
+UNROLLED = 5
+"""The widest window whose columns are written one after the other."""
+
 
 @dataclass(frozen=True, slots=True)
 class DepthwiseConv2DParams:
@@ -67,9 +70,21 @@ def render(view: LayerView, target: Target) -> Source:
     by_channel = np.ascontiguousarray(constants["weights"].transpose(2, 0, 1))
     return Source(
         template="depthwise_conv2d.c.j2",
-        values={"p": params, "w": params.window, "gathers": params.window.padded},
+        values={"p": params, "w": params.window, "gathers": params.window.padded, "unrolled": UNROLLED},
         data={"weights": by_channel, "bias": folded, **{k: constants[k] for k in ("multiplier", "shift")}},
     )
+
+
+def trips(view: LayerView, target: Target) -> dict[str, int]:
+    """The loops of depthwise_conv2d.c.j2; that over the columns of a narrow window is unrolled."""
+    from nnbuild.ops.conv2d import place_trips
+
+    place = view.params.window
+    rows, columns = place.kernel
+    size = view.output.size
+    tap = "unrolled_mac" if columns <= UNROLLED else "mac"
+    loops = {"output": size, "row": size * rows, tap: size * rows * columns}
+    return {**place_trips(place, place.reaching_outside), **loops}
 
 
 def cases() -> Iterable[Case]:
@@ -111,6 +126,6 @@ OPERATOR = Operator(
     params=DepthwiseConv2DParams,
     reference=reference,
     macs=macs,
-    kernels=(Kernel("direct", render, scratch=scratch), cmsis_nn.DEPTHWISE),
+    kernels=(Kernel("direct", render, scratch=scratch, trips=trips), cmsis_nn.DEPTHWISE),
     cases=cases,
 )

@@ -103,6 +103,12 @@ def render(view: LayerView, target: Target) -> Source:
     )
 
 
+def trips(view: LayerView, target: Target) -> dict[str, int]:
+    """The loops of fully_connected.c.j2."""
+    params = view.params
+    return {"vector": params.rows, "output": view.output.size, "mac": view.output.size * params.inputs}
+
+
 def cases() -> Iterable[Case]:
     """One and several rows, odd sizes, both orders of weights, clamps, saturation, weights in another memory order."""
     from nnbuild.ops import singles
@@ -137,6 +143,10 @@ OPERATOR = Operator(
     params=FullyConnectedParams,
     reference=reference,
     macs=lambda view: view.params.rows * view.params.inputs * view.params.outputs,
-    kernels=(Kernel("horner", horner.fully_connected), Kernel("direct", render), cmsis_nn.FULLY_CONNECTED),
+    kernels=(
+        Kernel("horner", horner.fully_connected, trips=horner.fully_connected_trips),
+        Kernel("direct", render, trips=trips),
+        cmsis_nn.FULLY_CONNECTED,
+    ),
     cases=cases,
 )

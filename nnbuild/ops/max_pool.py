@@ -57,6 +57,21 @@ def render(view: LayerView, target: Target) -> Source:
     return Source(template="max_pool.c.j2", values={"p": view.params, "w": view.params.window})
 
 
+def trips(view: LayerView, target: Target) -> dict[str, int]:
+    """The loops of max_pool.c.j2; a tap outside of the input is skipped."""
+    place, size = view.params.window, view.output.size
+    rows, columns = place.clipped()
+    taps = size * place.kernel[0] * place.kernel[1]
+    inside = min(taps, rows * columns * place.input[2])
+    return {
+        "pixel": place.pixels,
+        "output": size,
+        "row": size * place.kernel[0],
+        "tap": inside,
+        "skipped": taps - inside,
+    }
+
+
 def cases() -> Iterable[Case]:
     """Padding on either side, stride, dilation, one axis, a clamp, another scale."""
     from nnbuild.ops import singles
@@ -85,6 +100,6 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(output=SameAsInput()),
     params=MaxPoolParams,
     reference=reference,
-    kernels=(Kernel("direct", render), cmsis_nn.MAX_POOL),
+    kernels=(Kernel("direct", render, trips=trips), cmsis_nn.MAX_POOL),
     cases=cases,
 )

@@ -42,6 +42,6 @@ OPERATOR = Operator(
     params=extremum.ExtremumParams,
     reference=reference,
     inplace=broadcast.inplace,
-    kernels=(Kernel("direct", render), cmsis_nn.MAXIMUM),
+    kernels=(Kernel("direct", render, trips=broadcast.trips), cmsis_nn.MAXIMUM),
     cases=lambda: extremum.cases("Max"),
 )

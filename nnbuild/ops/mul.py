@@ -110,6 +110,6 @@ OPERATOR = Operator(
     params=MulParams,
     reference=reference,
     inplace=broadcast.inplace,
-    kernels=(Kernel("direct", render), cmsis_nn.MUL),
+    kernels=(Kernel("direct", render, trips=broadcast.trips), cmsis_nn.MUL),
     cases=cases,
 )

@@ -98,6 +98,12 @@ def render(view: LayerView, target: Target) -> Source:
     return Source(template="pad.c.j2", values={"p": view.params, "size": math.prod(view.params.output)})
 
 
+def trips(view: LayerView, target: Target) -> dict[str, int]:
+    """The fill, the rows and the pixels copied."""
+    rows, columns, channels = view.params.input
+    return {"output": view.output.size, "row": rows, "pixel": rows * columns, "input": rows * columns * channels}
+
+
 def cases() -> Iterable[Case]:
     """Space, channels, one axis, a value other than zero."""
     from nnbuild.ops import singles
@@ -117,6 +123,6 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(output=SameAsInput()),
     params=PadParams,
     reference=reference,
-    kernels=(Kernel("direct", render), cmsis_nn.PAD),
+    kernels=(Kernel("direct", render, trips=trips), cmsis_nn.PAD),
     cases=cases,
 )

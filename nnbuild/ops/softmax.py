@@ -143,6 +143,11 @@ def render(view: LayerView, target: Target) -> Source:
     )
 
 
+def trips(view: LayerView, target: Target) -> dict[str, int]:
+    """Rows, and values in them."""
+    return {"vector": view.params.rows, "output": view.output.size}
+
+
 def cases() -> Iterable[Case]:
     """Few and many values, steep and flat scales, several rows, another axis, another output scale."""
     from nnbuild.ops import singles
@@ -164,6 +169,6 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(output=Fixed(OUTPUT)),
     params=SoftmaxParams,
     reference=reference,
-    kernels=(Kernel("direct", render), cmsis_nn.SOFTMAX),
+    kernels=(Kernel("direct", render, trips=trips), cmsis_nn.SOFTMAX),
     cases=cases,
 )

@@ -47,6 +47,21 @@ class Window:
         """Whether the input is as large as a window, so that some windows can lie in it wholly."""
         return all(self.input[axis] >= self.extent(axis) for axis in (0, 1))
 
+    @property
+    def pixels(self) -> int:
+        """Windows, one for each position of the output."""
+        return self.output[0] * self.output[1]
+
+    @property
+    def reaching_outside(self) -> int:
+        """Windows that are not wholly inside of the input."""
+        inside = []
+        for axis in (0, 1):
+            last = self.input[axis] - self.extent(axis) + self.pad[axis]
+            first = -(-self.pad[axis] // self.stride[axis])
+            inside.append(max(0, min(self.output[axis] - 1, last // self.stride[axis]) - first + 1))
+        return self.pixels - inside[0] * inside[1]
+
     def extent(self, axis: int) -> int:
         """Elements from the first to the last one that a window covers."""
         return (self.kernel[axis] - 1) * self.dilation[axis] + 1
@@ -74,6 +89,12 @@ class Window:
             )
             counts.append(((positions >= low) & (positions < high)).sum(axis=1))
         return np.asarray(counts[0][:, None] * counts[1][None, :])
+
+    def clipped(self) -> tuple[int, int]:
+        """Rows inside of the input, summed over the rows of the output, and the same for columns."""
+        rows, columns = (self._positions(axis) for axis in (0, 1))
+        inside = ((rows >= 0) & (rows < self.input[0])).sum(), ((columns >= 0) & (columns < self.input[1])).sum()
+        return int(inside[0]), int(inside[1])
 
     def _positions(self, axis: int) -> Array:
         starts = np.arange(self.output[axis]) * self.stride[axis] - self.pad[axis]

@@ -81,6 +81,11 @@ def render_gather(view: LayerView, target: Target) -> Source:
     return Source(template="gather.c.j2", values={"p": view.params}, data={"offsets": offsets.astype(kind)})
 
 
+def trips(view: LayerView, target: Target) -> dict[str, int]:
+    """Elements, and how often the innermost loop starts."""
+    return {"output": view.params.size, "run": view.params.size // view.params.loops[-1][0]}
+
+
 def cases() -> Iterable[Case]:
     """Channels first to last and back, odd sizes, several axes, an order that needs a table."""
     from nnbuild.ops import singles
@@ -104,7 +109,10 @@ OPERATOR = Operator(
     reference=reference,
     kernels=(
         Kernel(
-            "direct", render, supports=lambda view, target: None if view.params.loops else "no nested loops express it"
+            "direct",
+            render,
+            supports=lambda view, target: None if view.params.loops else "no nested loops express it",
+            trips=trips,
         ),
         cmsis_nn.TRANSPOSE,
         Kernel("gather", render_gather, supports=lambda view, target: "loops serve" if view.params.loops else None),
