@@ -36,6 +36,14 @@ def parse_size(value: Any) -> int:
     return size
 
 
+def _own_size(value: Any) -> int:
+    """Bytes of a model's own budget, which is no part of anything."""
+    if isinstance(value, str) and value.strip().endswith("%"):
+        shares = "a share is of a region, which env.NNBudget(fw, linker_script=...) limits"
+        raise ConfigError(f"must be bytes such as '64K' ({shares})")
+    return parse_size(value)
+
+
 def _identifier(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", value):
         raise ConfigError("must be a C identifier that starts with a letter, such as 'kws'")
@@ -264,7 +272,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "flash",
             "build",
-            parse_size,
+            _own_size,
             "",
             '"64K"',
             "the most that code and constants of the model's objects may take; more fails the build",
@@ -272,7 +280,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "ram",
             "build",
-            parse_size,
+            _own_size,
             "",
             '"16K"',
             "the most that arena and statics of the model may take; more fails the build",

@@ -71,14 +71,62 @@ def test_limits_of_regions() -> None:
 
 
 def test_over_budget_names_every_region() -> None:
-    found = list(uses({"FLASH": 1099, "RAM": 100}, (FLASH, RAM)).values())
+    over = list(uses({"FLASH": 1099, "RAM": 100}, (FLASH, RAM)).values())
+    found = budget.region_verdicts(over, "largest layers: a 1")
     with pytest.raises(BudgetError) as caught:
-        budget.check(found, "fw.elf", "largest layers: a 1")
+        budget.check(found, "fw.elf")
     assert str(caught.value).splitlines() == [
         "fw.elf: FLASH is 1 bytes over its limit: 1,100 of 1,099 bytes; hint: largest layers: a 1",
         "fw.elf: RAM is 200 bytes over its limit: 300 of 100 bytes; hint: largest layers: a 1",
     ]
-    budget.check(list(uses({"FLASH": 1100}, (FLASH, RAM)).values()), "fw.elf", "")
+    budget.check(budget.region_verdicts(list(uses({"FLASH": 1100}, (FLASH, RAM)).values())), "fw.elf")
+
+
+VERDICTS: list[tuple[budget.Verdict, float | None, str]] = [
+    (budget.Verdict("FLASH", 100, 100), 0, ""),
+    (budget.Verdict("RAM", 1101, 100), 1001, "RAM is 1,001 bytes over its limit: 1,101 of 100 bytes"),
+    (
+        budget.Verdict("kws latency", 2100.26, 2000, "us", "a; b"),
+        100.26,
+        "kws latency is 100.3 us over its limit: 2,100.3 of 2,000.0 us; hint: a; b",
+    ),
+    (budget.Verdict("kws agreement", 97.0, 97.0, "percent", at_least=True), 0, ""),
+    (
+        budget.Verdict("kws agreement", 95.5, 97.0, "percent", at_least=True),
+        1.5,
+        "kws agreement is 1.50 percent below its limit: 95.50 of at least 97.00 percent",
+    ),
+    (
+        budget.Verdict("kws sqnr", 20.0, 25.5, "dB", at_least=True),
+        5.5,
+        "kws sqnr is 5.5 dB below its limit: 20.0 of at least 25.5 dB",
+    ),
+    (
+        budget.Verdict("kws stack", None, 512, hint="recursion"),
+        None,
+        "kws stack is unknown, and its limit is 512 bytes; hint: recursion",
+    ),
+]
+
+
+@pytest.mark.parametrize(("verdict", "over", "line"), VERDICTS)
+def test_verdicts(verdict: budget.Verdict, over: float | None, line: str) -> None:
+    """Upper and lower limits, and values that nobody knows, which are never good."""
+    assert verdict.over == (over if over is None else pytest.approx(over))
+    assert verdict.ok == (line == "")
+    assert verdict.data()["ok"] == verdict.ok
+    if line:
+        assert str(verdict.finding("fw.elf")) == f"fw.elf: {line}"
+
+
+def test_the_failure_table_holds_what_is_missed_and_what_helps() -> None:
+    lines = budget.failure_table([verdict for verdict, _, _ in VERDICTS])
+    assert len(lines) == 1 + 5 + 3
+    assert [line.split()[:2] for line in lines[1:3]] == [["RAM", "1,101"], ["kws", "latency"]]
+    assert lines[3:5] == ["    a", "    b"]
+    assert ">= 97.00 percent" in lines[5]
+    assert lines[7].split() == ["kws", "stack", "unknown", "512", "bytes", "?"]
+    assert budget.failure_table([VERDICTS[0][0]]) == []
 
 
 def test_wrong_regions_are_named_all_at_once() -> None:

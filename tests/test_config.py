@@ -78,7 +78,7 @@ BAD: dict[str, list[Any]] = {
     "input_layout": ["NCHW", "nhwc"],
     "pins": [["a=b"], {"a": 1}, {"": "direct"}, "a=b"],
     "flash": ["64G", -1, "85%"],
-    "ram": [True],
+    "ram": [True, "50 %"],
     "sources": ["yes", 1],
 }
 
@@ -103,6 +103,11 @@ def test_bad_values(name: str, value: Any) -> None:
         config.parse_options(given(name, value), "m.onnx")
     assert str(caught.value).startswith(f"m.onnx: option '{name}' must")
     assert repr(value) in str(caught.value)
+
+
+def test_a_share_of_a_model_is_explained() -> None:
+    with pytest.raises(ConfigError, match=r"must be bytes such as '64K' \(a share is of a region, .*not '85%'"):
+        config.parse_options({"flash": "85%"}, "m.onnx")
 
 
 def test_unknown_option_names_the_nearest() -> None:

@@ -95,7 +95,7 @@ def test_the_header_is_cplusplus_too(tmp_path: Path) -> None:
     host.write(tmp_path, emit(case("fully_connected_16x10").network, EmitOptions("kws", raw=("u8", 0.1, 0.0))))
     (tmp_path / "main.cpp").write_text(
         '#include "kws.h"\n'
-        'int main() { int8_t in[KWS_INPUT_SIZE] = {}, out[KWS_OUTPUT_SIZE]; return kws_run(in, out); }\n'
+        "int main() { int8_t in[KWS_INPUT_SIZE] = {}, out[KWS_OUTPUT_SIZE]; return kws_run(in, out); }\n"
     )
     command = ["g++", "-std=c++11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", str(tmp_path / "main.cpp")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

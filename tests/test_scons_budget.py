@@ -156,7 +156,7 @@ def test_model_over_its_budget_is_never_linked(project: Project, user: str) -> N
     project.write({"SConstruct": text.format(limit="90K"), "models/kws.onnx": LARGE})
     for _ in range(2):
         output = project.scons("-j2", status=2)
-        assert "FLASH is " in output
+        assert "kws.o: kws flash is " in output
         assert "bytes over its limit" in output
         assert not (project.folder / "fw.elf").exists()
     project.write({"SConstruct": text.format(limit="110K")})

@@ -172,7 +172,7 @@ def test_link_time_optimization_keeps_the_models(tmp_path: Path) -> None:
 def test_objects_of_one_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Before linking, all bytes of the objects are the model's, and so is an arena that its caller owns."""
     compile_all(tmp_path)
-    words = ["size", *(str(tmp_path / name) for name in ("kws.o", "kws_weights.o")), "--budget", "RAM=404"]
+    words = ["size", *(str(tmp_path / name) for name in ("kws.o", "kws_weights.o")), "--model-budget", "kws.ram=404"]
     words += ["--model-report", str(tmp_path / "kws.report.json"), "--json", str(tmp_path / "size.json")]
     assert main(words) == 0
     found = json.loads((tmp_path / "size.json").read_text())
@@ -181,13 +181,13 @@ def test_objects_of_one_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         sum(sections(tmp_path / f).get(s, 0) for s in sections(tmp_path / f) if s.startswith((".text", ".rodata")))
         for f in ("kws.o", "kws_weights.o")
     )
-    assert main([*words, "--budget", "RAM=403"]) == 1
-    assert "kws.o: RAM is 1 bytes over its limit: 404 of 403 bytes" in capsys.readouterr().err
+    assert main([*words, "--model-budget", "kws.ram=403"]) == 1
+    assert "kws.o: kws ram is 1 bytes over its limit: 404 of 403 bytes" in capsys.readouterr().err
     (tmp_path / "kws_big.o").rename(tmp_path / "caller.o")
-    words[1:3] = [str(tmp_path / "caller.o")]
+    words[1:5] = [str(tmp_path / "caller.o"), "--model-budget", "caller.ram=404"]
     (tmp_path / "kws.report.json").write_text(json.dumps(report("caller", [], arena=1000)))
     assert main(words) == 1
-    assert "RAM is 636 bytes over its limit: 1,040 of 404 bytes" in capsys.readouterr().err
+    assert "caller ram is 636 bytes over its limit: 1,040 of 404 bytes" in capsys.readouterr().err
 
 
 def test_output_is_deterministic_and_names_no_folder(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Bytes of flash and RAM of a linked ELF, by region, by what they are for, by model and by layer.
 
 Reads sections and symbols. Given object files instead of an image, it measures one model before it is linked. With
---budget, or a linker script, whose regions have a length, the exit status is 1 where something is over.
+--budget, or a linker script, whose regions have a length, the exit status is 1 where something is over, and all that
+is over is in one table.
 
     python -m nnbuild size fw.elf --model-report kws.report.json --linker-script stm32.ld --budget FLASH=240K
+    python -m nnbuild size kws.o kws_weights.o --model-report kws.report.json --model-budget kws.flash=64K
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnbuild.errors import BudgetError, ConfigError
+from nnbuild.config import parse_size
+from nnbuild.errors import ConfigError
 from nnbuild.files import write_text
 from nnbuild.report import budget, elf, linkerscript, render, usage
 
@@ -25,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--linker-script", metavar="LD", help="take the regions from its MEMORY block")
     parser.add_argument(
         "--budget", action="append", default=[], metavar="REGION=LIMIT", help="FLASH=240K, RAM=85%%; repeatable"
+    )
+    parser.add_argument(
+        "--model-budget", action="append", default=[], metavar="MODEL.KIND=LIMIT", help="KIND: flash, ram; repeatable"
     )
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument("--text", metavar="FILE", help="write the report as text")
@@ -44,13 +50,36 @@ def _limits(words: list[str]) -> dict[str, int | budget.Share]:
     return limits
 
 
+def _model_limits(words: list[str], models: list[usage.ModelUsage]) -> list[tuple[usage.ModelUsage, str, int]]:
+    by_name = {model.report.name: model for model in models}
+    limits = []
+    for word in words:
+        name, _, value = word.partition("=")
+        model, _, kind = name.partition(".")
+        if kind not in usage.MODEL_KINDS:
+            raise ConfigError(f"--model-budget takes MODEL.KIND=LIMIT, not '{word}'", hint="KIND is flash or ram")
+        if model not in by_name:
+            hint = "add --model-report"
+            raise ConfigError(f"--model-budget is for model '{model}', whose report is not given", hint=hint)
+        limits.append((by_name[model], kind, parse_size(value)))
+    return limits
+
+
+def _verdicts(
+    arguments: argparse.Namespace, uses: list[budget.RegionUse], measured: usage.Usage, linked: bool
+) -> list[budget.Verdict]:
+    """All budgets that were given, each held against what it limits."""
+    largest = ", ".join(f"{name} {size:,}" for name, size in usage.largest_layers(measured.models, 5))
+    hint = f"largest layers: {largest}" if largest else ""
+    verdicts = budget.region_verdicts(uses, hint)
+    for model, kind, limit in _model_limits(arguments.model_budget, measured.models):
+        value = usage.model_bytes(measured, model, kind, linked)
+        verdicts.append(budget.Verdict(f"{model.report.name} {kind}", value, limit, hint=hint))
+    return verdicts
+
+
 def _regions(script: str | None) -> tuple[linkerscript.Region, ...]:
     return linkerscript.regions(script) if script else ()
-
-
-def _over(uses: list[budget.RegionUse], measured: usage.Usage, where: str) -> None:
-    largest = ", ".join(f"{name} {size:,}" for name, size in usage.largest_layers(measured.models, 5))
-    budget.check(uses, where, f"largest layers: {largest}" if largest else "")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -61,17 +90,16 @@ def run(arguments: argparse.Namespace) -> int:
     script = arguments.linker_script
     reserve = sum(usage.reserved(image)[0] for image in elves)
     uses = budget.region_uses(elves, reserve + usage.unplaced(measured, elves), _regions(script), limits, script or "")
+    verdicts = _verdicts(arguments, uses, measured, elves[0].linked)
     names = [Path(path).name for path in arguments.files]
     title = names[0] if elves[0].linked or not measured.models else f"model {measured.models[0].report.name}"
     text = render.as_text(title, measured, uses)
     if arguments.json:
-        write_text(arguments.json, render.as_json(names, measured, uses))
+        write_text(arguments.json, render.as_json(names, measured, uses, verdicts))
     if arguments.text:
         write_text(arguments.text, text)
-    try:
-        _over(uses, measured, arguments.files[0])
-    except BudgetError:
-        print(text, end="", flush=True)
-        raise
-    print(render.summary(title, uses) if arguments.summary else text, end="\n" if arguments.summary else "")
+    missed = budget.failure_table(verdicts)
+    print(text if missed or not arguments.summary else render.summary(title, uses, verdicts) + "\n", end="")
+    print("".join(f"{line}\n" for line in ["", *missed] if missed), end="", flush=True)
+    budget.check(verdicts, arguments.files[0])
     return 0

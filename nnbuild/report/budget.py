@@ -1,13 +1,15 @@
-"""Limits on memory, and what is over them.
+"""Limits, what is held against them, and the one table of all that is over.
 
-Without a linker script there are two regions: FLASH, all that is loaded, and RAM, all that is writable. With one
-they are those of its MEMORY block. The SCons side imports this module: standard library only.
+Whatever is limited (regions, a model's flash, RAM and stack, growth, latency, accuracy) ends as a `Verdict`; `check`
+reports all that are missed at once. Regions: without a linker script there are two, FLASH, all that is loaded, and
+RAM, all that is writable; with one they are those of its MEMORY block. The SCons side imports this module: standard
+library only.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,84 @@ from nnbuild.report.linkerscript import Region
 
 if TYPE_CHECKING:
     from nnbuild.report.elf import Elf, Section
+
+
+_DIGITS = {"bytes": 0, "us": 1, "percent": 2, "dB": 1}
+
+
+def amount(value: float, unit: str) -> str:
+    """A value as reports show it: `1,234 bytes`, `1,234.5 us`, `97.25 percent`, `31.4 dB`."""
+    return f"{value:,.{_DIGITS[unit]}f} {unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One budget held against its limit.
+
+    `what` names it (`FLASH`, `growth RAM`, `kws flash`, `kws latency`, `kws sqnr`), `unit` is bytes, us, percent or
+    dB. `value` is None where it cannot be known, which `hint` explains: such a budget is missed. With `at_least` the
+    limit is the least that is allowed, as for accuracy. `hint` says what would help, in parts separated by `; `.
+    """
+
+    what: str
+    value: float | None
+    limit: float
+    unit: str = "bytes"
+    hint: str = ""
+    at_least: bool = False
+
+    @property
+    def over(self) -> float | None:
+        """By how much the limit is missed, in `unit`; 0 where it holds, None where the value is unknown."""
+        if self.value is None:
+            return None
+        missing = self.limit - self.value if self.at_least else self.value - self.limit
+        return max(0, missing)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the budget holds."""
+        return self.over == 0
+
+    def data(self) -> dict[str, Any]:
+        """The verdict as `budgets` of fw.size.json has it."""
+        return {key: getattr(self, key) for key in ("what", "value", "limit", "unit", "over", "ok", "hint")}
+
+    def finding(self, where: str) -> Finding:
+        """The one line that says that it is missed."""
+        limit = amount(self.limit, self.unit)
+        if self.value is None or self.over is None:
+            return Finding(f"{self.what} is unknown, and its limit is {limit}", where, self.hint)
+        short, least = ("below", "at least ") if self.at_least else ("over", "")
+        value = amount(self.value, self.unit).removesuffix(f" {self.unit}")
+        missed = f"{amount(self.over, self.unit)} {short} its limit: {value} of {least}{limit}"
+        return Finding(f"{self.what} is {missed}", where, self.hint)
+
+
+def failure_table(verdicts: Iterable[Verdict]) -> list[str]:
+    """The lines of the table of missed budgets: what, value, limit, by how much, and below each what would help."""
+    missed = [verdict for verdict in verdicts if not verdict.ok]
+    if not missed:
+        return []
+    width = max(16, *(len(verdict.what) for verdict in missed))
+    lines = [f"{'over its budget':<{width + 2}}{'value':>18}{'limit':>18}{'over':>18}"]
+    for verdict in missed:
+        lines.append(f"  {verdict.what:<{width}}" + "".join(f"{cell:>18}" for cell in _cells(verdict)))
+        lines += [f"    {part}" for part in verdict.hint.split("; ") if part]
+    return lines
+
+
+def _cells(verdict: Verdict) -> Iterator[str]:
+    yield "unknown" if verdict.value is None else amount(verdict.value, verdict.unit)
+    yield (">= " if verdict.at_least else "") + amount(verdict.limit, verdict.unit)
+    yield "?" if verdict.over is None else amount(verdict.over, verdict.unit)
+
+
+def check(verdicts: Iterable[Verdict], where: str) -> None:
+    """BudgetError with a line for each missed budget; `where` is the file that they are about."""
+    findings = [verdict.finding(where) for verdict in verdicts if not verdict.ok]
+    if findings:
+        raise BudgetError.of(findings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +188,6 @@ def _limit(limit: int | Share | None, length: int | None) -> int | None:
     return length if limit is None else limit
 
 
-def check(uses: Sequence[RegionUse], where: str, hint: str) -> None:
-    """BudgetError with a line for each region that is over its limit."""
-    findings = [
-        Finding(f"{use.name} is {use.over:,} bytes over its limit: {use.used:,} of {use.limit:,} bytes", where, hint)
-        for use in uses
-        if use.over
-    ]
-    if findings:
-        raise BudgetError.of(findings)
+def region_verdicts(uses: Sequence[RegionUse], hint: str = "") -> list[Verdict]:
+    """The regions that have a limit, each held against it."""
+    return [Verdict(use.name, use.used, use.limit, hint=hint) for use in uses if use.limit is not None]

@@ -1,6 +1,7 @@
 """The size report as text and as JSON.
 
-JSON (schema 1): `files`, `regions` [{name, used, length, limit, over}], `flash` and `ram` {kind: bytes, total},
+JSON (schema 1): `files`, `regions` [{name, used, length, limit, over}], `budgets` [{what, value, limit, unit, over,
+ok, hint}] (see `budget.Verdict`), `flash` and `ram` {kind: bytes, total},
 `models` [{name, model_id, flash, ram, scratch_in_arena, shared_arena, layers [{index, name, op, kernel, function,
 weights, code}]}].
 All figures are bytes. `ram.stack_reserve` is null where the image does not say it; `ram.scratch` is scratch memory
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nnbuild import __version__
-from nnbuild.report.budget import RegionUse
+from nnbuild.report.budget import RegionUse, Verdict
 from nnbuild.report.usage import SCHEMA, ModelUsage, Usage
 
 _FLASH_LABELS = {
@@ -28,8 +29,8 @@ _FLASH_LABELS = {
 _RAM_LABELS = {"arena": "arena", "scratch": "scratch", "other": "other", "stack_reserve": "stack reserve"}
 
 
-def as_json(files: Sequence[str], usage: Usage, uses: Sequence[RegionUse]) -> str:
-    """The report for programs; `files` are the names to print."""
+def as_json(files: Sequence[str], usage: Usage, uses: Sequence[RegionUse], verdicts: Sequence[Verdict] = ()) -> str:
+    """The report for programs; `files` are the names to print, `verdicts` all budgets, held or missed."""
     ram: dict[str, int | None] = {**usage.ram}
     if not usage.reserve_known:
         ram["stack_reserve"] = None
@@ -38,6 +39,7 @@ def as_json(files: Sequence[str], usage: Usage, uses: Sequence[RegionUse]) -> st
         "nnbuild": __version__,
         "files": list(files),
         "regions": [{key: getattr(use, key) for key in ("name", "used", "length", "limit", "over")} for use in uses],
+        "budgets": [verdict.data() for verdict in verdicts],
         "flash": {**usage.flash, "total": sum(usage.flash.values())},
         "ram": {**ram, "total": sum(usage.ram.values())},
         "models": [_model_data(model) for model in usage.models],
@@ -125,10 +127,14 @@ def _model_table(model: ModelUsage) -> Iterator[str]:
     yield f"  {name + '_run and others':<{width}}{'':>22}{whole:>8,}"
 
 
-def summary(title: str, uses: Sequence[RegionUse]) -> str:
-    """One line: how full every region is."""
+def summary(title: str, uses: Sequence[RegionUse], verdicts: Sequence[Verdict] = ()) -> str:
+    """One line: how full every region is, or how far every budget is used where no region has one."""
+    if verdicts and not any(use.limit for use in uses):
+        rows = [(verdict.what, verdict.value or 0, verdict.limit) for verdict in verdicts if verdict.unit == "bytes"]
+    else:
+        rows = [(use.name, use.used, use.limit or 0) for use in uses]
     parts = []
-    for use in uses:
-        share = f" of {use.limit:,} ({100 * use.used / use.limit:.1f} %)" if use.limit else ""
-        parts.append(f"{use.name} {use.used:,}{share}")
+    for name, used, limit in rows:
+        share = f" of {limit:,} ({100 * used / limit:.1f} %)" if limit else ""
+        parts.append(f"{name} {used:,}{share}")
     return f"{title}: {', '.join(parts)} bytes"

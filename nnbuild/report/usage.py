@@ -17,6 +17,7 @@ from nnbuild.errors import ConfigError
 from nnbuild.report.elf import Elf, Section, Symbol
 
 FLASH_KINDS = ("weights", "code", "kernels", "selftest", "rest", "unattributed")
+MODEL_KINDS = ("flash", "ram")
 RAM_KINDS = ("arena", "scratch", "other", "stack_reserve")
 SCHEMA = 1
 
@@ -96,6 +97,19 @@ def unplaced(usage: Usage, elves: Sequence[Elf]) -> int:
     if any(elf.linked for elf in elves):
         return 0  # the caller's own buffer is in the image
     return sum(model.report.arena for model in usage.models if not model.ram["arena"])
+
+
+def model_bytes(usage: Usage, model: ModelUsage, kind: str, linked: bool) -> int:
+    """What the budget `kind` ("flash" or "ram") of a model judges, without its self-test.
+
+    Of objects it is all that is in them; of an image what its symbols say is the model's. An arena that the caller
+    owns, or that models share, counts as far as the model needs it.
+    """
+    if not linked:
+        return sum((usage.flash if kind == "flash" else usage.ram).values())
+    if kind == "flash":
+        return sum(model.flash.values()) - model.flash["selftest"]
+    return sum(model.ram.values()) + (0 if model.ram["arena"] else model.report.arena)
 
 
 def reserved(elf: Elf) -> tuple[int, bool]:

@@ -60,10 +60,13 @@ def _model_arguments(target: Sequence[Any], source: Sequence[Any], env: Any) -> 
     model = REGISTRY.by_object[target[0]]
     objects = [str(node) for node in model.objects if not node.name.startswith(f"{model.name}_selftest.")]
     words = [*objects, "--summary", "--model-report", str(model.file(".report.json"))]
-    for option, region in (("flash", "FLASH"), ("ram", "RAM")):
-        if option in model.options:
-            words += ["--budget", f"{region}={model.options[option]}"]
-    return words
+    return words + _model_limits(model)
+
+
+def _model_limits(model: Model) -> list[str]:
+    """The arguments for the budgets that a model has of its own."""
+    given = [f"{model.name}.{name}={model.options[name]}" for name in ("flash", "ram") if name in model.options]
+    return [word for limit in given for word in ("--model-budget", limit)]
 
 
 _MODEL_CHECK = run.action("NNSIZECOM", _model_arguments, after=_settle)
