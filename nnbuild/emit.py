@@ -6,7 +6,6 @@ Everything that is written is a function of the integer network and the options:
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +15,11 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from nnbuild import __version__, cnames, cost, interpret
+from nnbuild import __version__, cnames, cost, interpret, model_report
 from nnbuild.contract import Source
 from nnbuild.errors import ConfigError
 from nnbuild.memory import Plan, plan
 from nnbuild.network import Array, Network, Port, Tensor
-from nnbuild.ops import BY_NAME
 from nnbuild.raw_input import RawInput, raw_input
 from nnbuild.selection import Choice, select
 from nnbuild.target import TARGETS, Target
@@ -58,12 +56,9 @@ class _Instance:
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _Step(model_report.Step):
     """One layer as the generated code sees it."""
 
-    choice: Choice
-    source: Source
-    function: str
     arguments: tuple[str, ...]
     symbols: Mapping[str, str]
 
@@ -125,7 +120,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         ),
         f"{name}_weights.c": environment.get_template("weights.c.j2").render(context, arrays=_arrays(steps, name, raw)),
         f"{name}_kernels.S": environment.get_template("kernels.S.j2").render(context),
-        f"{name}.report.json": _report(name, network, options, steps, planned),
+        f"{name}.report.json": model_report.as_json(network, options, steps, planned),
     }
     if options.selftest:
         samples = selftest_samples(network, options.selftest)
@@ -306,58 +301,6 @@ def _array(symbol: str, array: Array, title: str) -> dict[str, str]:
     rows = [", ".join(word + suffix for word in words[start : start + width]) for start in range(0, len(words), width)]
     declaration = f"const {flat.dtype}_t {symbol}[{flat.size}]"
     return {"declaration": declaration, "rows": ",\n    ".join(rows), "title": title}
-
-
-def _report(name: str, network: Network, options: EmitOptions, steps: Sequence[_Step], planned: Plan) -> str:
-    def port(item: Port) -> dict[str, Any]:
-        quant = network.tensors[item.tensor].quant
-        return {
-            "name": item.name,
-            "shape": list(item.shape),
-            "layout": item.layout,
-            "scale": quant.scale,
-            "zero_point": quant.zero_point,
-        }
-
-    layers = [_layer_report(name, index, step, planned, options.target) for index, step in enumerate(steps)]
-    document = {
-        "schema": 1,
-        "name": name,
-        "model_id": f"0x{network.model_id():08x}",
-        "nnbuild": __version__,
-        "cpu": options.target.cpu,
-        "backend": options.backend,
-        "cmsis_nn": options.target.cmsis_nn.version if options.target.cmsis_nn else None,
-        "arena": options.arena,
-        "arena_bytes": planned.arena,
-        "arena_bound_bytes": planned.bound,
-        "scratch_bytes": max((layer["scratch_bytes"] for layer in layers), default=0),
-        "peak_layer": planned.peak,
-        "macs": sum(layer["macs"] for layer in layers),
-        "inputs": [port(item) for item in network.inputs],
-        "outputs": [port(item) for item in network.outputs],
-        "layers": layers,
-    }
-    return json.dumps(document, indent=1, ensure_ascii=True) + "\n"
-
-
-def _layer_report(name: str, index: int, step: _Step, planned: Plan, target: Target) -> dict[str, Any]:
-    choice, view = step.choice, step.choice.view
-    return {
-        "index": index,
-        "name": f"{name}_{choice.layer.name}",
-        "function": step.function,
-        "op": choice.layer.op,
-        "node": choice.layer.node,
-        "kernel": choice.kernel.name,
-        "reasons": dict(sorted(choice.reasons.items())),
-        "inputs": [list(tensor.shape) for tensor in view.inputs],
-        "output": list(view.output.shape),
-        "macs": BY_NAME[choice.layer.op].macs(view),
-        "weights_bytes": sum(array.nbytes for array in step.source.data.values()),
-        "scratch_bytes": choice.kernel.scratch(view, target),
-        "live_bytes": planned.live[index],
-    }
 
 
 @functools.cache

@@ -49,9 +49,11 @@ def emit(arguments: list[str]) -> None:
         f"{name}_weights.c": f"extern const signed char {name}_l00_conv2d_weights[{weights}];\n"
         f"const signed char {name}_l00_conv2d_weights[{weights}] = {{{fill % 100}}};\n",
         f"{name}_kernels.S": '#if defined(__linux__)\n.section .note.GNU-stack,"",%progbits\n#endif\n',
-        f"{name}.report.json": f'{{"schema": 1, "name": "{name}", "model_id": "0x12345678", "arena_bytes": {arena}, '
-        f'"scratch_bytes": 0, "layers": [{{"index": 0, "name": "{name}_l00_conv2d", "op": "conv2d", '
-        f'"function": "{name}_l00_conv2d", "kernel": "direct"}}]}}\n',
+        f"{name}.report.json": f'{{"schema": 2, "name": "{name}", "model_id": "0x12345678", "cpu": "generic", '
+        f'"arena_bytes": {arena}, "arena_map": [], "scratch_bytes": 0, "layers": [{{"index": 0, '
+        f'"name": "{name}_l00_conv2d", "node": "conv1", "op": "conv2d", "kernel": "direct", "reasons": {{}}, '
+        f'"function": "{name}_l00_conv2d", "inputs": [[16]], "output": [16], "macs": 1000, '
+        f'"weights_bytes": {weights}, "scratch_bytes": 0}}]}}\n',
     }
     if value(arguments, "--selftest") not in ("", "0"):
         files[f"{name}_selftest.c"] = (

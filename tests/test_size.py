@@ -12,7 +12,7 @@ import pytest
 
 from nnbuild.cli import main
 from nnbuild.errors import ConfigError
-from nnbuild.report import elf, usage
+from nnbuild.report import elf, schema, usage
 from nnbuild.report.elf import Elf, Section, Symbol
 
 COMPILER = "arm-none-eabi-gcc"
@@ -56,14 +56,20 @@ int main(void) { return kws_run(counter) + kws_big_run(2) + kws_selftest() + buf
 
 def report(name: str, layers: list[str], arena: int = 400) -> dict[str, Any]:
     return {
-        "schema": 1,
+        "schema": 2,
         "name": name,
         "model_id": "0xdeadbeef",
+        "cpu": "cortex-m0",
         "arena": "static",
+        "arena_map": [],
         "arena_bytes": arena,
         "scratch_bytes": 0,
         "layers": [
-            {"index": i, "name": f"{name}_{layer}", "op": layer[4:], "function": f"{name}_{layer}", "kernel": "direct"}
+            {
+                **{"index": i, "name": f"{name}_{layer}", "node": layer, "op": layer[4:], "kernel": "direct"},
+                **{"reasons": {}, "function": f"{name}_{layer}", "inputs": [[4]], "output": [4], "macs": 16},
+                **{"weights_bytes": 256, "scratch_bytes": 0},
+            }
             for i, layer in enumerate(layers)
         ],
     }
@@ -109,7 +115,8 @@ def test_every_byte_is_counted_once(tmp_path: Path) -> None:
     path = compile_all(tmp_path)
     found = measured(tmp_path, "--linker-script", str(tmp_path / "chip.ld"))
     sizes = sections(path)
-    assert found["schema"] == 1
+    assert found["schema"] == 2
+    assert schema.violations(found, strict=True) == []
     assert found["flash"]["total"] == sizes[".text"] + sizes[".data"]
     assert sum(v for k, v in found["flash"].items() if k != "total") == found["flash"]["total"]
     assert found["ram"]["total"] == sizes[".data"] + sizes[".bss"]

@@ -11,12 +11,14 @@ is over is in one table.
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
 from nnbuild.config import parse_size
 from nnbuild.errors import ConfigError
 from nnbuild.files import write_text
-from nnbuild.report import budget, elf, linkerscript, render, usage
+from nnbuild.report import budget, document, elf, linkerscript, render, terminal, usage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument("--text", metavar="FILE", help="write the report as text")
+    parser.add_argument("--style", choices=terminal.STYLES, help="of the tables; what suits the terminal if not given")
     parser.add_argument("--summary", action="store_true", help="print one line instead of the tables")
 
 
@@ -93,13 +96,17 @@ def run(arguments: argparse.Namespace) -> int:
     verdicts = _verdicts(arguments, uses, measured, elves[0].linked)
     names = [Path(path).name for path in arguments.files]
     title = names[0] if elves[0].linked or not measured.models else f"model {measured.models[0].report.name}"
-    text = render.as_text(title, measured, uses)
+    found = document.build(names, measured, uses, verdicts)
     if arguments.json:
-        write_text(arguments.json, render.as_json(names, measured, uses, verdicts))
+        write_text(arguments.json, document.as_json(found))
     if arguments.text:
-        write_text(arguments.text, text)
+        write_text(arguments.text, render.as_text(title, found))
     missed = budget.failure_table(verdicts)
-    print(text if missed or not arguments.summary else render.summary(title, uses, verdicts) + "\n", end="")
+    if missed or not arguments.summary:
+        style = terminal.STYLES[arguments.style or terminal.style_for(sys.stdout, os.environ)]
+        print(render.as_text(title, found, style), end="")
+    else:
+        print(render.summary(title, uses, verdicts))
     print("".join(f"{line}\n" for line in ["", *missed] if missed), end="", flush=True)
     budget.check(verdicts, arguments.files[0])
     return 0

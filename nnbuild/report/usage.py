@@ -15,15 +15,17 @@ from typing import Any
 
 from nnbuild.errors import ConfigError
 from nnbuild.report.elf import Elf, Section, Symbol
+from nnbuild.report.schema import MODEL_SCHEMA
 
 FLASH_KINDS = ("weights", "code", "kernels", "selftest", "rest", "unattributed")
 MODEL_KINDS = ("flash", "ram")
 RAM_KINDS = ("arena", "scratch", "other", "stack_reserve")
-SCHEMA = 1
-
 SHARED_ARENA = "nn_shared_arena"
 
-_LAYER_KEYS = ("index", "name", "op", "kernel", "function")
+_LAYER_KEYS = {
+    *("index", "name", "node", "op", "kernel", "reasons", "function", "inputs", "output", "macs"),
+    *("weights_bytes", "scratch_bytes"),
+}
 
 # How startup files and linker scripts call the stack's and heap's size; one of each line is taken.
 _RESERVES = (
@@ -37,7 +39,8 @@ _STACK_BOUNDS = (("__StackTop", "__StackLimit"), ("__stack_top", "__stack_limit"
 class ModelReport:
     """What a size report needs of `<model>.report.json`.
 
-    `scratch` is the most that a layer takes of the arena; `shared` says that the arena is that of all such models.
+    `scratch` is the most that a layer takes of the arena; `shared` says that the arena is that of all such models;
+    `facts` is the whole report (nnbuild/model_report.py).
     """
 
     name: str
@@ -46,18 +49,22 @@ class ModelReport:
     scratch: int
     layers: tuple[dict[str, Any], ...]
     shared: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def read_report(path: str | Path) -> ModelReport:
     """The report that `emit` wrote beside the C. ConfigError where it is not one."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-        layers = tuple({key: layer[key] for key in _LAYER_KEYS} for layer in data["layers"])
+        layers = tuple(data["layers"])
+        complete = {"cpu", "arena_map"} <= data.keys() and all(layer.keys() >= _LAYER_KEYS for layer in layers)
+        if data["schema"] != MODEL_SCHEMA or not complete:
+            raise ValueError
         arena, scratch, shared = data["arena_bytes"], data["scratch_bytes"], data.get("arena") == "shared"
-        return ModelReport(data["name"], data["model_id"], arena, scratch, layers, shared)
+        return ModelReport(data["name"], data["model_id"], arena, scratch, layers, shared, data)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", str(path)) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError("is no model report of this version", str(path), "build the model again") from None
 
 
@@ -73,12 +80,13 @@ class ModelUsage:
 
 @dataclass(slots=True)
 class Usage:
-    """Bytes of a whole image, or of a model's objects."""
+    """Bytes of a whole image, or of a model's objects; `cmsis_nn` are the kernels of that library."""
 
     flash: dict[str, int]
     ram: dict[str, int]
     models: list[ModelUsage]
     reserve_known: bool
+    cmsis_nn: int = 0
 
 
 def measure(elves: Sequence[Elf], reports: Sequence[ModelReport]) -> Usage:
@@ -207,6 +215,8 @@ def _add_section(usage: Usage, section: Section, whole: ModelUsage | None) -> No
             continue
         kind = _flash_kind(symbol, model)
         usage.flash[kind] += size
+        if model is None and kind == "kernels" and _is_cmsis_nn(symbol):
+            usage.cmsis_nn += size
         if model is not None and kind in model.flash:
             model.flash[kind] += size
             _add_layer(model, symbol, kind, size)

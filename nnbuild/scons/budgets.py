@@ -9,6 +9,7 @@ makes it again. A stamp beside the target would have to be named by everybody wh
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ import SCons.Util
 from nnbuild.config import parse_size
 from nnbuild.errors import ConfigError
 from nnbuild.report.budget import parse_limit
+from nnbuild.report.terminal import style_for
 from nnbuild.scons import cmsis_library, run
 from nnbuild.scons.models import REGISTRY, Model
 
@@ -179,7 +181,9 @@ def list_size(env: Any, elf: Any) -> None:
     _LISTED.add(elf)
 
     def table(target: Sequence[Any], source: Sequence[Any], env: Any) -> list[str]:
-        return [*_report_arguments(elf), *_limit_arguments(_IMAGES.get(elf, Image({})))]
+        # The command runs without the variables of the shell, so that it would not see NO_COLOR.
+        style = ["--style", style_for(sys.stdout, os.environ)]
+        return [*_report_arguments(elf), *style, *_limit_arguments(_IMAGES.get(elf, Image({})))]
 
     mine = env.Alias(f"{SIZE_ALIAS}-{elf.name}", [elf], run.action("NNSIZECOM", table))
     env.AlwaysBuild(mine)

@@ -1,0 +1,137 @@
+"""What is known of a model before it is compiled: `<name>.report.json`, schema 2, written by `emit`.
+
+Kernels with the reasons against the others, shapes, MACs, and the arena map. docs/REPORT.md lists the keys. The `size`
+command joins this with the linked image to `fw.size.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nnbuild import __version__
+from nnbuild.contract import Source
+from nnbuild.memory import Plan
+from nnbuild.network import Network, Port
+from nnbuild.ops import BY_NAME
+from nnbuild.report.schema import MODEL_SCHEMA
+from nnbuild.selection import Choice
+from nnbuild.target import Target
+
+if TYPE_CHECKING:
+    from nnbuild.emit import EmitOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One layer as the generated code has it: its kernel, what that contributes, the C function that it calls."""
+
+    choice: Choice
+    source: Source
+    function: str
+
+
+def as_json(network: Network, options: EmitOptions, steps: Sequence[Step], planned: Plan) -> str:
+    """The text of `<name>.report.json`."""
+    name, target = options.name, options.target
+    layers = [_layer(name, index, step, planned, target) for index, step in enumerate(steps)]
+    document = {
+        "schema": MODEL_SCHEMA,
+        "name": name,
+        "model_id": f"0x{network.model_id():08x}",
+        "nnbuild": __version__,
+        "cpu": target.cpu,
+        "backend": options.backend,
+        "cmsis_nn": target.cmsis_nn.version if target.cmsis_nn else None,
+        "arena": options.arena,
+        "arena_bytes": planned.arena,
+        "arena_bound_bytes": planned.bound,
+        "arena_map": arena_map(network, [step.choice for step in steps], planned, target),
+        "scratch_bytes": max((layer["scratch_bytes"] for layer in layers), default=0),
+        "peak_layer": planned.peak,
+        "macs": sum(layer["macs"] for layer in layers),
+        "inputs": [_port(network, item) for item in network.inputs],
+        "outputs": [_port(network, item) for item in network.outputs],
+        "layers": layers,
+    }
+    return json.dumps(document, indent=1, ensure_ascii=True) + "\n"
+
+
+def _port(network: Network, item: Port) -> dict[str, Any]:
+    quant = network.tensors[item.tensor].quant
+    return {
+        "name": item.name,
+        "shape": list(item.shape),
+        "layout": item.layout,
+        "scale": quant.scale,
+        "zero_point": quant.zero_point,
+    }
+
+
+def _layer(name: str, index: int, step: Step, planned: Plan, target: Target) -> dict[str, Any]:
+    choice, view = step.choice, step.choice.view
+    return {
+        "index": index,
+        "name": f"{name}_{choice.layer.name}",
+        "function": step.function,
+        "op": choice.layer.op,
+        "node": choice.layer.node,
+        "kernel": choice.kernel.name,
+        "reasons": dict(sorted(choice.reasons.items())),
+        "inputs": [list(tensor.shape) for tensor in view.inputs],
+        "output": list(view.output.shape),
+        "macs": BY_NAME[choice.layer.op].macs(view),
+        "weights_bytes": sum(array.nbytes for array in step.source.data.values()),
+        "scratch_bytes": choice.kernel.scratch(view, target),
+        "live_bytes": planned.live[index],
+    }
+
+
+def arena_map(network: Network, choices: Sequence[Choice], planned: Plan, target: Target) -> list[dict[str, Any]]:
+    """Every buffer of an inference: where it is, and from which layer to which its contents are needed.
+
+    `offset` is None where the buffer is the caller's. Of a layer in place, input and output have one offset.
+    """
+    return [*_inputs(network, planned), *_written(network, planned), *_scratch(choices, planned, target)]
+
+
+def _last_reads(network: Network) -> dict[str, int]:
+    return {name: index for index, layer in enumerate(network.layers) for name in layer.inputs}
+
+
+def _inputs(network: Network, planned: Plan) -> list[dict[str, Any]]:
+    reads = _last_reads(network)
+    return [
+        _place(network, port.tensor, port.name, "input", planned, 0, reads.get(port.tensor, 0))
+        for port in network.inputs
+    ]
+
+
+def _written(network: Network, planned: Plan) -> list[dict[str, Any]]:
+    """What layers write, in their order: the model's outputs live to its end, the others to their last reader."""
+    reads, end = _last_reads(network), len(network.layers) - 1
+    ports = {port.tensor: port.name for port in network.outputs}
+    return [
+        _place(network, layer.output, ports[layer.output], "output", planned, index, end)
+        if layer.output in ports
+        else _place(network, layer.output, layer.output, "activation", planned, index, reads.get(layer.output, index))
+        for index, layer in enumerate(network.layers)
+    ]
+
+
+def _scratch(choices: Sequence[Choice], planned: Plan, target: Target) -> list[dict[str, Any]]:
+    rows = []
+    for index, choice in enumerate(choices):
+        if choice.layer.name in planned.scratch:
+            size, offset = choice.kernel.scratch(choice.view, target), planned.scratch[choice.layer.name]
+            row = {"name": choice.layer.name, "kind": "scratch", "shape": [size], "offset": offset, "bytes": size}
+            rows.append({**row, "first": index, "last": index})
+    return rows
+
+
+def _place(network: Network, tensor: str, name: str, kind: str, planned: Plan, first: int, last: int) -> dict[str, Any]:
+    shape, size = list(network.tensors[tensor].shape), network.tensors[tensor].size
+    offset = planned.offsets.get(tensor)
+    return {"name": name, "kind": kind, "shape": shape, "offset": offset, "bytes": size, "first": first, "last": last}

@@ -1,0 +1,150 @@
+"""`fw.size.json`: what is known of an image and its models, in one document (schema 2, docs/REPORT.md).
+
+One small function for each key; `schema.KEYS` says what they mean. All other forms of the report, as text, Markdown
+and HTML, are made from this document alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnbuild import __version__
+from nnbuild.errors import ConfigError
+from nnbuild.report import schema
+from nnbuild.report.budget import RegionUse, Verdict
+from nnbuild.report.usage import ModelUsage, Usage
+
+Document = dict[str, Any]
+
+
+def build(files: Sequence[str], usage: Usage, uses: Sequence[RegionUse], verdicts: Sequence[Verdict]) -> Document:
+    """The document; `files` are the names to print, `verdicts` all budgets, held or missed."""
+    return {
+        "schema": schema.SCHEMA,
+        "nnbuild": __version__,
+        "files": list(files),
+        "regions": [{key: getattr(use, key) for key in ("name", "used", "length", "limit", "over")} for use in uses],
+        "flash": {**usage.flash, "total": sum(usage.flash.values())},
+        "ram": _ram(usage),
+        "budgets": [verdict.data() for verdict in verdicts],
+        "baseline": None,
+        "models": [{key: value(model) for key, value in _OF_MODEL.items()} for model in usage.models],
+        "licences": _licences(usage),
+    }
+
+
+def as_json(document: Document) -> str:
+    """The text of `fw.size.json`."""
+    return json.dumps(document, indent=1, ensure_ascii=True) + "\n"
+
+
+def read(path: str | Path) -> Document:
+    """A document from a file. ConfigError where it is none of this schema."""
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", str(path)) from None
+    except (ValueError, RecursionError):
+        raise ConfigError("is no JSON", str(path), "give the fw.size.json that a build wrote") from None
+    found = document.get("schema") if isinstance(document, dict) else None
+    if found != schema.SCHEMA:
+        message = f"is no size report of schema {schema.SCHEMA}"
+        raise ConfigError(message, str(path), "build the image again with this nnbuild")
+    wrong = schema.violations(document)
+    if wrong:
+        raise ConfigError(f"is no size report: {wrong[0]}", str(path), "build the image again with this nnbuild")
+    return dict(document)
+
+
+def _ram(usage: Usage) -> dict[str, int | None]:
+    known: dict[str, int | None] = {**usage.ram}
+    if not usage.reserve_known:
+        known["stack_reserve"] = None
+    return {**known, "total": sum(usage.ram.values())}
+
+
+# --- a model -----------------------------------------------------------------------------------------------------
+
+
+def _layers(model: ModelUsage) -> list[dict[str, Any]]:
+    return [{key: value(model, layer) for key, value in _OF_LAYER.items()} for layer in model.report.layers]
+
+
+def _other_code(model: ModelUsage) -> int | None:
+    return model.flash["code"] - sum(sizes["code"] for sizes in model.layers.values()) or None
+
+
+def _total(kinds: dict[str, int]) -> dict[str, int]:
+    return {**kinds, "total": sum(kinds.values())}
+
+
+_OF_MODEL: dict[str, Callable[[ModelUsage], Any]] = {
+    "name": lambda model: model.report.name,
+    "model_id": lambda model: model.report.model_id,
+    "cpu": lambda model: model.report.facts["cpu"],
+    "flash": lambda model: _total(model.flash),
+    "ram": lambda model: _total(model.ram),
+    "other_code": _other_code,
+    "scratch_in_arena": lambda model: model.report.scratch,
+    "shared_arena": lambda model: model.report.arena if model.report.shared else 0,
+    "arena_bytes": lambda model: model.report.arena,
+    "stack": lambda model: None,
+    "latency": lambda model: None,
+    "accuracy": lambda model: None,
+    "arena": lambda model: model.report.facts["arena_map"],
+    "layers": _layers,
+}
+
+
+# --- a layer -----------------------------------------------------------------------------------------------------
+
+
+def _code(model: ModelUsage, layer: dict[str, Any]) -> int | None:
+    """Bytes of the layer's own function; None where it has one of which no symbol is left."""
+    size = _measured(model, layer, "code")
+    return size if size or layer["function"] != layer["name"] else None
+
+
+def _weights(model: ModelUsage, layer: dict[str, Any]) -> int | None:
+    size = _measured(model, layer, "weights")
+    return size if size or not layer["weights_bytes"] else None
+
+
+def _measured(model: ModelUsage, layer: dict[str, Any], kind: str) -> int:
+    return model.layers.get(layer["index"], {}).get(kind, 0)
+
+
+def _fact(key: str) -> Callable[[ModelUsage, dict[str, Any]], Any]:
+    return lambda model, layer: layer[key]
+
+
+_OF_LAYER: dict[str, Callable[[ModelUsage, dict[str, Any]], Any]] = {
+    **{
+        key: _fact(key)
+        for key in ("index", "name", "node", "op", "kernel", "reasons", "function", "inputs", "output", "macs")
+    },
+    "weights": _weights,
+    "code": _code,
+    "cycles": lambda model, layer: None,
+    "scratch": _fact("scratch_bytes"),
+    "sqnr_db": lambda model, layer: None,
+}
+
+
+# --- licences ----------------------------------------------------------------------------------------------------
+
+
+def _licences(usage: Usage) -> list[dict[str, Any]]:
+    """What is linked, as far as symbols tell: nothing is said of bytes whose origin is not known."""
+    generated = usage.flash["code"] + usage.flash["selftest"] + usage.flash["kernels"] - usage.cmsis_nn
+    rows: list[tuple[str, str | None, int]] = [("code generated by nnbuild", "0BSD", generated)]
+    rows += [(f"weights of {model.report.name}", None, model.flash["weights"]) for model in usage.models]
+    rows += [
+        ("CMSIS-NN", "Apache-2.0", usage.cmsis_nn),
+        ("rest of the firmware and its libraries", None, usage.flash["rest"]),
+        ("bytes without a symbol", None, usage.flash["unattributed"]),
+    ]
+    return [{"component": name, "licence": licence, "bytes": size} for name, licence, size in rows if size]
