@@ -92,6 +92,30 @@ def _flag(value: Any) -> bool:
     return value
 
 
+def _section(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_.][A-Za-z0-9_.]*", value):
+        raise ConfigError("must be a section's name of letters, digits, '_' and '.', such as '.ext_flash'")
+    return value
+
+
+def _weights_section(value: Any) -> str:
+    if _section(value) in (".text", ".data", ".bss") or value.startswith(".bss."):
+        raise ConfigError("must be a section for constants, which the linker script places")
+    return str(value)
+
+
+def _arena_section(value: Any) -> str:
+    if re.fullmatch(r"\.(text|rodata|data)(\..*)?", _section(value)):
+        raise ConfigError("must be a section for variables without contents, which the linker script places")
+    return str(value)
+
+
+def _alignment(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 4 <= value <= 4096 or value & (value - 1):
+        raise ConfigError("must be a power of two from 4 to 4096")
+    return value
+
+
 def _shapes(value: Any) -> tuple[tuple[str, str], ...]:
     """`{"input": [1, 3, 32, 32]}` or `{"input": "1,3,32,32"}`, as pairs of name and `1,3,32,32`."""
     problem = "must map the input's name to its shape, such as {'input': [1, 3, 32, 32]}"
@@ -228,6 +252,39 @@ OPTIONS: dict[str, Option] = {
             '`"shared"` is one for all such models of an image, as large as the largest needs; they never run at once',
         ),
         Option(
+            "arena_section",
+            "emit",
+            _arena_section,
+            "--arena-section",
+            '".dtcm"',
+            "the linker section of the model's own arena, a section without contents; nobody needs to clear it",
+        ),
+        Option(
+            "arena_align",
+            "emit",
+            _alignment,
+            "--arena-align",
+            "32",
+            "what the arena's address and size are a multiple of, such as a cache line for DMA; 4 where not given",
+        ),
+        Option(
+            "io",
+            "emit",
+            _choice("caller", "arena"),
+            "--io",
+            '"arena"',
+            "input and output lie in the arena, at `kws_input()` and `kws_output()`, and `kws_run()` takes none: no "
+            "buffers beside the arena, no copies",
+        ),
+        Option(
+            "section",
+            "emit",
+            _weights_section,
+            "--section",
+            '".ext_flash"',
+            "the linker section of the model's weights and tables, for external flash or tightly coupled memory",
+        ),
+        Option(
             "input_layout",
             "emit",
             _choice("NHWC"),
@@ -295,7 +352,6 @@ LATER: dict[str, str] = {
     "validation": "samples that accuracy is checked on",
     "min_agreement": "the share of validation samples that must agree with the float model",
     "min_sqnr": "the signal-to-noise ratio that the int8 model must reach",
-    "section": "linker sections for weights and arena",
     "stream_axis": "streaming inference",
     "weights": "where weights are stored",
     "assembly": "kernels in assembly",
@@ -377,6 +433,12 @@ def _combined(options: Mapping[str, Any]) -> Iterable[Finding]:
             yield Finding(f"option '{name}' needs raw_input", hint="add raw_input='u8' or raw_input='i16'")
     if "raw_input" in options and "raw_input_scale" not in options:
         yield Finding("option 'raw_input' needs raw_input_scale", hint="for pixels that were divided by 255: 1 / 255")
+    if "arena_section" in options and options.get("arena") == "caller":
+        hint = "place the caller's buffer"
+        yield Finding("option 'arena_section' has no arena to place with arena='caller'", hint=hint)
+    if "arena_section" in options and options.get("arena") == "shared":
+        hint = "it is a common symbol: place `*_kernels.o(COMMON)` in the linker script"
+        yield Finding("option 'arena_section' cannot place a shared arena", hint=hint)
     if options.get("sources"):
         for name in ("flash", "ram"):
             if name in options:

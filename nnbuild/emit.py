@@ -20,6 +20,7 @@ from nnbuild.contract import Source
 from nnbuild.errors import ConfigError
 from nnbuild.memory import Plan, plan
 from nnbuild.network import Array, Network, Port, Tensor
+from nnbuild.placement import Placement
 from nnbuild.raw_input import RawInput, raw_input
 from nnbuild.selection import Choice, select
 from nnbuild.target import TARGETS, Target
@@ -33,7 +34,7 @@ class EmitOptions:
     """What the C is generated for. `raw` is (kind, scale, offset); `pins` maps a layer or node to a kernel.
 
     `arena` is who owns the working memory: this model ("static"), the caller, or all models of the image that say
-    "shared" together. `backend` is as in `selection.select`.
+    "shared" together. `backend` is as in `selection.select`; `placement` is where weights, arena and ports lie.
     """
 
     name: str
@@ -43,6 +44,7 @@ class EmitOptions:
     arena: str = "static"
     pins: Mapping[str, str] = field(default_factory=dict)
     backend: str = "auto"
+    placement: Placement = field(default_factory=Placement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,14 @@ class _Step(model_report.Step):
 
 @dataclass(frozen=True, slots=True)
 class _NamedPort:
-    """A model input or output with its names in C: macro prefix, function suffix, argument."""
+    """A model input or output with its names in C: macro prefix, function suffix, argument; `offset` in the arena."""
 
     port: Port
     tensor: Tensor
     macro: str
     suffix: str
     argument: str
+    offset: int | None = None
 
 
 def emit(network: Network, options: EmitOptions) -> dict[str, str]:
@@ -81,10 +84,12 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         raise ConfigError(f"arena '{options.arena}' is unknown", hint=f"one of {', '.join(ARENAS)}")
     if options.selftest < 0:
         raise ConfigError(f"selftest {options.selftest} is not a number of samples", hint="0 for none")
+    placement = options.placement
+    placement.check(options.arena)
     choices = select(network, options.target, options.pins, options.backend)
-    planned = plan(network, choices, options.target)
-    inputs = _named(network, network.inputs, name, "input")
-    outputs = _named(network, network.outputs, name, "output")
+    planned = plan(network, choices, options.target, placement.in_arena, placement.arena_align)
+    inputs = _named(network, network.inputs, name, "input", planned)
+    outputs = _named(network, network.outputs, name, "output", planned)
     steps = _steps(name, network, choices, planned, options.target, (*inputs, *outputs))
     raw = _raw(options, inputs)
     context: dict[str, Any] = {
@@ -95,14 +100,19 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         "target": options.target,
         "inputs": inputs,
         "outputs": outputs,
-        "parameters": ", ".join(
-            [f"const int8_t *{p.argument}" for p in inputs] + [f"int8_t *{p.argument}" for p in outputs]
-        ),
+        "parameters": _parameters(options, inputs, outputs),
+        "arguments": _arguments(options, (*inputs, *outputs)),
+        "placement": placement,
+        "reserved": placement.reserved(name, options.arena),
         "arena": planned.arena,
         "caller_arena": options.arena == "caller",
         "shared_arena": options.arena == "shared",
         "steps": steps,
-        "unread": [p.argument for p in inputs if all(p.port.tensor not in s.choice.layer.inputs for s in steps)],
+        "unread": [
+            p.argument
+            for p in inputs
+            if p.offset is None and all(p.port.tensor not in s.choice.layer.inputs for s in steps)
+        ],
         "raw": raw,
         "spdx": SPDX,
         "single_rounding": network.single_rounding,
@@ -165,15 +175,34 @@ def _pseudorandom(size: int, state: int, damping: int) -> tuple[Array, int]:
     return values.astype(np.int8), state
 
 
-def _named(network: Network, ports: Sequence[Port], name: str, kind: str) -> list[_NamedPort]:
+def _named(network: Network, ports: Sequence[Port], name: str, kind: str, planned: Plan) -> list[_NamedPort]:
     """One port is `input`; of several each carries its own name."""
-    if len(ports) == 1:
-        tensor = network.tensors[ports[0].tensor]
-        return [_NamedPort(ports[0], tensor, f"{name.upper()}_{kind.upper()}", "", kind)]
+    names = [f"_{own}" for own in cnames.distinct([port.name for port in ports])] if len(ports) > 1 else [""]
     return [
-        _NamedPort(port, network.tensors[port.tensor], f"{name}_{kind}_{own}".upper(), f"_{own}", f"{kind}_{own}")
-        for port, own in zip(ports, cnames.distinct([port.name for port in ports]), strict=True)
+        _NamedPort(
+            port,
+            network.tensors[port.tensor],
+            f"{name}_{kind}{own}".upper(),
+            own,
+            f"{kind}{own}",
+            planned.offsets.get(port.tensor),
+        )
+        for port, own in zip(ports, names, strict=True)
     ]
+
+
+def _parameters(options: EmitOptions, inputs: Sequence[_NamedPort], outputs: Sequence[_NamedPort]) -> str:
+    """Those of `<name>_run`."""
+    words = ["void *arena"] if options.arena == "caller" else []
+    words += [f"const int8_t *{p.argument}" for p in inputs if p.offset is None]
+    words += [f"int8_t *{p.argument}" for p in outputs if p.offset is None]
+    return ", ".join(words) or "void"
+
+
+def _arguments(options: EmitOptions, ports: Sequence[_NamedPort]) -> str:
+    """What the self-test passes to `<name>_run`."""
+    own = ["arena"] if options.arena == "caller" else []
+    return ", ".join([*own, *(p.argument for p in ports if p.offset is None)])
 
 
 def _raw(options: EmitOptions, inputs: Sequence[_NamedPort]) -> RawInput | None:
@@ -192,7 +221,7 @@ def _steps(
     target: Target,
     ports: Sequence[_NamedPort],
 ) -> list[_Step]:
-    places = {named.port.tensor: named.argument for named in ports}
+    places = {named.port.tensor: named.argument for named in ports if named.offset is None}
     places |= {tensor: f"arena + {offset}" for tensor, offset in planned.offsets.items()}
     functions: dict[str, str] = {}
     steps = []

@@ -1,13 +1,14 @@
 """Where each tensor lives in the arena.
 
-The model's inputs and outputs are its caller's buffers; everything else, and the scratch of each kernel, gets an
-offset. Tensors whose lifetimes overlap never share a byte, except in place, where the operator allows it.
+The model's inputs and outputs are its caller's buffers, or lie in the arena as well; everything else, and the scratch
+of each kernel, gets an offset. Tensors whose lifetimes overlap never share a byte, except in place, where the operator
+allows it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 from nnbuild.contract import LayerView
@@ -26,12 +27,16 @@ EXHAUSTIVE = 6
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """Bytes that live from layer `first` to layer `last`, both included. `tensors` share them, one after the other."""
+    """Bytes that live from layer `first` to layer `last`, both included. `tensors` share them, one after the other.
+
+    `alignment` is what their offset is a multiple of.
+    """
 
     tensors: tuple[str, ...]
     size: int
     first: int
     last: int
+    alignment: int = ALIGNMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +58,15 @@ class Plan:
         return max(range(len(self.live)), key=self.live.__getitem__, default=0)
 
 
-def plan(network: Network, choices: Sequence[Choice], target: Target) -> Plan:
-    """Offsets for every tensor and scratch buffer, verified."""
-    buffers = _tensors(network) + _scratch(choices, target)
+def plan(
+    network: Network, choices: Sequence[Choice], target: Target, io: bool = False, alignment: int = ALIGNMENT
+) -> Plan:
+    """Offsets for every tensor and scratch buffer, verified.
+
+    With `io` the model's inputs and outputs lie in the arena: inputs from before the first layer to their last reader,
+    outputs up to the end. Their offsets and the arena's size are multiples of `alignment`.
+    """
+    buffers = _tensors(network, io, alignment) + _scratch(choices, target)
     places = min(
         (_place(buffers, order) for order in _orders(buffers)), key=lambda found: _extent(buffers, found), default=()
     )
@@ -70,38 +81,47 @@ def plan(network: Network, choices: Sequence[Choice], target: Target) -> Plan:
     if not set(scratch) <= layers:
         raise InternalError("scratch of a layer that is not there")
     tensors = {name: place for name, place in offsets.items() if not name.startswith("scratch:")}
-    return Plan(_extent(buffers, places), max(live, default=0), tensors, scratch, live)
+    arena = _aligned(_extent(buffers, places), alignment)
+    return Plan(arena, max(live, default=0), tensors, scratch, live)
 
 
-def _tensors(network: Network) -> list[Buffer]:
-    """One buffer for each tensor, or chain of tensors in place, that is no input or output."""
-    ports = {port.tensor for port in (*network.inputs, *network.outputs)}
+def _tensors(network: Network, io: bool, alignment: int) -> list[Buffer]:
+    """One buffer for each tensor that lives in the arena, or chain of tensors in place."""
+    inputs = {port.tensor for port in network.inputs}
+    outputs = {port.tensor for port in network.outputs}
+    elsewhere = set() if io else inputs | outputs
     last = {name: index for index, layer in enumerate(network.layers) for name in layer.inputs}
-    buffers: dict[str, Buffer] = {}
-    home: dict[str, str] = {}
+    # An output is kept beyond the last layer, also where a layer reads it.
+    last |= {name: len(network.layers) for name in outputs}
+    buffers = {
+        port.tensor: Buffer((port.tensor,), network.tensors[port.tensor].size, 0, last.get(port.tensor, 0), alignment)
+        for port in (network.inputs if io else ())
+    }
+    home = {name: name for name in buffers}
     for index, layer in enumerate(network.layers):
-        if layer.output in ports:
+        name = layer.output
+        if name in elsewhere:
             continue
-        size = network.tensors[layer.output].size
-        end = last.get(layer.output, index)
-        shared = _dying_input(network, index, last, ports)
-        if shared is None:
-            buffers[layer.output] = Buffer((layer.output,), size, index, end)
-            home[layer.output] = layer.output
-        else:
-            root = home[layer.output] = home[shared]
-            old = buffers[root]
-            buffers[root] = Buffer((*old.tensors, layer.output), old.size, old.first, end)
+        own = Buffer((name,), network.tensors[name].size, index, last.get(name, index))
+        own = replace(own, alignment=alignment) if name in outputs else own
+        shared = _dying_input(network, index, last, elsewhere)
+        home[name] = home[shared] if shared is not None else name
+        buffers[home[name]] = _joined(buffers[home[shared]], own) if shared is not None else own
     return list(buffers.values())
 
 
-def _dying_input(network: Network, index: int, last: Mapping[str, int], ports: set[str]) -> str | None:
+def _joined(old: Buffer, new: Buffer) -> Buffer:
+    """The buffer whose bytes `new` takes over from `old`."""
+    return Buffer((*old.tensors, *new.tensors), old.size, old.first, new.last, max(old.alignment, new.alignment))
+
+
+def _dying_input(network: Network, index: int, last: Mapping[str, int], elsewhere: set[str]) -> str | None:
     """The input that layer `index` may overwrite with its output."""
     layer = network.layers[index]
     for position in BY_NAME[layer.op].inplace(LayerView.of(network, layer)):
         name = layer.inputs[position]
         fits = network.tensors[name].size == network.tensors[layer.output].size
-        if name not in ports and last[name] == index and fits:
+        if name not in elsewhere and last[name] == index and fits:
             return name
     return None
 
@@ -143,7 +163,7 @@ def _place(buffers: Sequence[Buffer], order: Sequence[int]) -> tuple[int, ...]:
         for start, end in taken:
             if offset + buffer.size <= start:
                 break
-            offset = max(offset, end)
+            offset = _aligned(max(offset, end), buffer.alignment)
         places[index] = offset
     return tuple(places[index] for index in range(len(buffers)))
 
@@ -152,8 +172,8 @@ def _extent(buffers: Sequence[Buffer], places: Sequence[int]) -> int:
     return max((place + _aligned(buffer.size) for buffer, place in zip(buffers, places, strict=True)), default=0)
 
 
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+def _aligned(size: int, alignment: int = ALIGNMENT) -> int:
+    return -(-size // alignment) * alignment
 
 
 def _verify(buffers: Sequence[Buffer], places: Sequence[int]) -> None:

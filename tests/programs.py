@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from nnbuild import interpret
+from nnbuild import cnames, interpret
 from nnbuild.contract import Case
 from nnbuild.emit import EmitOptions, emit
+from nnbuild.placement import Placement
 from nnbuild.target import Target
 
 from . import host
@@ -24,7 +25,7 @@ from .host import Array
 UNIT = 12
 """Models in one translation unit: a compiler takes longer to start than to compile a model."""
 
-_RUN = """
+_PROGRAM = """
 #define GUARD 16
 #define FILL 77
 
@@ -74,7 +75,8 @@ def write(folder: Path, cases: Sequence[Case], target: Target, **options: Any) -
 
     `options` go to EmitOptions, such as `backend="cmsis_nn"`.
     """
-    sources = host.write(folder, {"main.c": _main(cases)})
+    in_arena = options.get("placement", Placement()).in_arena
+    sources = host.write(folder, {"main.c": _main(cases, in_arena)})
     for number, case in enumerate(cases):
         sources += host.write(folder, emit(case.network, EmitOptions(f"m{number}", target, arena="caller", **options)))
     return sources
@@ -96,7 +98,7 @@ def _included(model: Path) -> str:
     return f'{before}#include "{model.name}"\n' + "".join(f"#undef {name}\n" for name in names)
 
 
-def _main(cases: Sequence[Case]) -> str:
+def _main(cases: Sequence[Case], in_arena: bool) -> str:
     numbers = range(len(cases))
     lines = ["#include <stddef.h>", "#include <string.h>", *[f'#include "m{n}.h"' for n in numbers]]
     lines += ["#ifndef CASE_BEGINS", "#define CASE_BEGINS(number)", "#define CASE_DIFFERS(number)", "#endif"]
@@ -108,7 +110,7 @@ def _main(cases: Sequence[Case]) -> str:
     lines += [f"    int8_t of_m{n}[17 + M{n}_OUTPUT_SIZE + 16];" for n in numbers]
     lines += ["} result_memory;", "static int8_t *const results = (int8_t *)&result_memory;"]
     for number, case in enumerate(cases):
-        lines += _case(f"m{number}", case)
+        lines += _case(f"m{number}", case, in_arena)
     lines += [
         "static const struct test {",
         "    int (*run)(int sample, int8_t *output);",
@@ -119,25 +121,48 @@ def _main(cases: Sequence[Case]) -> str:
         f"    {{run_m{n}, (const int8_t *)m{n}_out, {len(case.inputs[0])}, M{n}_OUTPUT_SIZE, M{n}_ARENA_SIZE}},"
         for n, case in enumerate(cases)
     ]
-    return "\n".join([*lines, "};", _RUN])
+    return "\n".join([*lines, "};", _PROGRAM])
 
 
-def _case(name: str, case: Case) -> list[str]:
+def _case(name: str, case: Case, in_arena: bool) -> list[str]:
     """Inputs and outputs of all samples, and a function that runs one."""
     count = len(case.inputs[0])
     expected = np.array([interpret.run(case.network, [v[k] for v in case.inputs])[0].ravel() for k in range(count)])
-    inputs = ", ".join(
+    inputs = [
         f"(const int8_t *){name}_in{position} + sample * {values.shape[1]}"
         for position, values in enumerate(case.inputs)
-    )
+    ]
     return [
         *[_array(f"{name}_in{position}", values) for position, values in enumerate(case.inputs)],
         _array(f"{name}_out", expected),
         f"static int run_{name}(int sample, int8_t *output)",
         "{",
-        f"    return {name}_run(arena, {inputs}, output);",
+        *(_run_in_arena(name, case, inputs) if in_arena else [_run(name, inputs)]),
         "}",
     ]
+
+
+def _run(name: str, inputs: Sequence[str]) -> str:
+    return f"    return {name}_run(arena, {', '.join(inputs)}, output);"
+
+
+def _run_in_arena(name: str, case: Case, inputs: Sequence[str]) -> list[str]:
+    offsets = [f"{name.upper()}_INPUT_OFFSET"]
+    if len(inputs) > 1:
+        offsets = [f"{name.upper()}_INPUT_{own.upper()}_OFFSET" for own in _own_names(case)]
+    return [
+        *(
+            f"    memcpy(arena + {offset}, {source}, {values.shape[1]});"
+            for offset, source, values in zip(offsets, inputs, case.inputs, strict=True)
+        ),
+        f"    if ({name}_run(arena) != 0) {{ return 1; }}",
+        f"    memcpy(output, {name}_output(arena), {name.upper()}_OUTPUT_SIZE);",
+        "    return 0;",
+    ]
+
+
+def _own_names(case: Case) -> list[str]:
+    return cnames.distinct([port.name for port in case.network.inputs])
 
 
 def _array(name: str, values: Array) -> str:

@@ -23,18 +23,22 @@ HARD = "-mfloat-abi=hard"
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Where a machine starts from and what it may write: origin and length, as a linker script has them."""
+    """Where a machine starts from and what it may write: origin and length, as a linker script has them.
+
+    `more` are further commands of a linker script, such as regions and sections.
+    """
 
     flash: tuple[int, str]
     ram: tuple[int, str]
     stack: str
+    more: str = ""
 
     def script(self) -> str:
         return (
             "MEMORY\n{\n"
             f"  FLASH (rx) : ORIGIN = {self.flash[0]:#x}, LENGTH = {self.flash[1]}\n"
             f"  RAM (rwx) : ORIGIN = {self.ram[0]:#x}, LENGTH = {self.ram[1]}\n"
-            f"}}\n__stack_size = {self.stack};\n"
+            f"}}\n__stack_size = {self.stack};\n{self.more}"
         )
 
 

@@ -21,6 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arena", choices=["static", "caller", "shared"], default="static", help="who owns the working memory"
     )
+    parser.add_argument("--arena-section", default="", metavar="SECTION", help="of the model's own arena")
+    parser.add_argument(
+        "--arena-align", type=int, default=4, metavar="BYTES", help="multiple of the arena's address and size"
+    )
+    parser.add_argument(
+        "--io", choices=["caller", "arena"], default="caller", help="who owns the memory of inputs and outputs"
+    )
+    parser.add_argument("--section", default="", help="of weights and tables")
     parser.add_argument("--raw-input", choices=["u8", "i16"], help="generate <name>_set_input_u8 / _i16")
     parser.add_argument("--raw-input-scale", type=float, default=1.0, help="real = raw * scale + offset")
     parser.add_argument("--raw-input-offset", type=float, default=0.0)
@@ -30,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the files."""
     from nnbuild.emit import EmitOptions, emit
     from nnbuild.files import write_text
+    from nnbuild.placement import Placement
 
     raw = None
     if arguments.raw_input:
@@ -42,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         arena=arguments.arena,
         pins=network_arguments.pins(arguments),
         backend=arguments.backend,
+        placement=Placement(arguments.section, arguments.arena_section, arguments.arena_align, arguments.io),
     )
     for name, text in emit(network_arguments.network(arguments), options).items():
         write_text(Path(arguments.output_dir) / name, text)

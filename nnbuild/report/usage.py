@@ -208,8 +208,11 @@ def _add_section(usage: Usage, section: Section, whole: ModelUsage | None) -> No
         if section.load is not None:
             usage.flash["rest"] += section.size
         return
+    copied = section.load not in (None, section.address)
     for symbol, size in _pieces(section):
         model = whole if symbol is None else _owner(usage, symbol) or whole
+        if copied:
+            _add_copy(usage, model, size)
         if symbol is None:
             usage.flash["unattributed"] += size
             continue
@@ -220,6 +223,13 @@ def _add_section(usage: Usage, section: Section, whole: ModelUsage | None) -> No
         if model is not None and kind in model.flash:
             model.flash[kind] += size
             _add_layer(model, symbol, kind, size)
+
+
+def _add_copy(usage: Usage, model: ModelUsage | None, size: int) -> None:
+    """Constants or code that start-up code copies to where they run: they take RAM as well."""
+    usage.ram["other"] += size
+    if model is not None:
+        model.ram["other"] += size
 
 
 def _add_ram(usage: Usage, section: Section, whole: ModelUsage | None) -> None:

@@ -3,9 +3,11 @@
 #ifndef BOARD_H
 #define BOARD_H
 
+#ifndef __ASSEMBLER__
 extern volatile int board_case; /* the one that runs */
 void board_differs(int number);
 void board_scratch(int needed, int given); /* ends the program unless they are equal */
+#endif
 
 #define CASE_BEGINS(number)  (board_case = (number))
 #define CASE_DIFFERS(number) board_differs(number)
