@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "select": "which kernel each layer gets, and why",
     "plan": "where each tensor lives in the arena",
     "emit": "QDQ .onnx -> C source, header, report",
+    "export": "models -> a folder of C for builds without SCons and Python",
     "accuracy": "compare the integer network with the float model",
     "size": "bytes of a linked ELF by region, model and layer; budgets",
     "ops": "the operators that nnbuild knows",

@@ -168,8 +168,8 @@ def _order(folder: Path) -> tuple[tuple[int, ...], bool, str]:
 # Its sources.
 
 
-def sources(root: Path) -> list[Path]:
-    """The C files that the functions of CALLS need on any core, by what they name; in the order of their paths.
+def sources(root: Path, functions: Iterable[str] | None = None) -> list[Path]:
+    """The C files that `functions`, or all of CALLS, need on any core, by what they name; in the order of their paths.
 
     A function is in the file of its name, or among the functions that tell buffer sizes. Those that this version does
     not have are left out.
@@ -178,7 +178,7 @@ def sources(root: Path) -> list[Path]:
     for path in [path for stem, path in files.items() if "_get_buffer_sizes_" in stem]:
         files |= dict.fromkeys(re.findall(r"^\w[\w *]*\b(arm_\w+)\(", _text(path), re.MULTILINE), path)
     needed: set[Path] = set()
-    names = {name for functions in CALLS.values() for name in functions}
+    names = set(functions) if functions is not None else {name for called in CALLS.values() for name in called}
     while names:
         found = {files[name] for name in names if name in files} - needed
         needed |= found

@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnbuild.commands import network_arguments
+
+if TYPE_CHECKING:
+    from nnbuild.emit import EmitOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `nnbuild emit`."""
     network_arguments.add_model(parser)
-    network_arguments.add_target(parser)
     parser.add_argument("--name", required=True, help="the model's name in C")
     parser.add_argument("--output-dir", required=True, metavar="DIR")
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What the C is generated for, all of it with a default: also for `nnbuild export`."""
+    network_arguments.add_target(parser)
     parser.add_argument("--selftest", type=int, default=0, metavar="N", help="samples in <name>_selftest.c")
     parser.add_argument(
         "--arena", choices=["static", "caller", "shared"], default="static", help="who owns the working memory"
@@ -34,17 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--raw-input-offset", type=float, default=0.0)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Write the files."""
-    from nnbuild.emit import EmitOptions, emit
-    from nnbuild.files import write_text
+def options(arguments: argparse.Namespace, name: str) -> EmitOptions:
+    """What `add_options` asks for, for the model that is called `name` in C."""
+    from nnbuild.emit import EmitOptions
     from nnbuild.placement import Placement
 
     raw = None
     if arguments.raw_input:
         raw = (arguments.raw_input, arguments.raw_input_scale, arguments.raw_input_offset)
-    options = EmitOptions(
-        name=arguments.name,
+    return EmitOptions(
+        name=name,
         target=network_arguments.target(arguments),
         selftest=arguments.selftest,
         raw=raw,
@@ -53,6 +61,14 @@ def run(arguments: argparse.Namespace) -> int:
         backend=arguments.backend,
         placement=Placement(arguments.section, arguments.arena_section, arguments.arena_align, arguments.io),
     )
-    for name, text in emit(network_arguments.network(arguments), options).items():
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the files."""
+    from nnbuild.emit import emit
+    from nnbuild.files import write_text
+
+    wanted = options(arguments, arguments.name)
+    for name, text in emit(network_arguments.network(arguments), wanted).items():
         write_text(Path(arguments.output_dir) / name, text)
     return 0

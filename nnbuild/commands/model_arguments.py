@@ -14,6 +14,11 @@ from nnbuild.quantize import FULLY_CONNECTED
 def add_model(parser: argparse.ArgumentParser) -> None:
     """MODEL and --input-shape."""
     parser.add_argument("model", metavar="MODEL.onnx")
+    add_shapes(parser)
+
+
+def add_shapes(parser: argparse.ArgumentParser) -> None:
+    """--input-shape."""
     parser.add_argument(
         "--input-shape",
         action="append",

@@ -17,6 +17,11 @@ from nnbuild.target import TARGETS, Target, named, of_compiler
 def add_model(parser: argparse.ArgumentParser) -> None:
     """The model and how its input lies in memory."""
     parser.add_argument("model", metavar="MODEL.int8.onnx", help="a QDQ model, as `nnbuild quantize` writes it")
+    add_lowering(parser)
+
+
+def add_lowering(parser: argparse.ArgumentParser) -> None:
+    """How an int8 model becomes a network."""
     parser.add_argument("--input-layout", choices=["NHWC"], default="", help="take NCHW inputs channels last")
     parser.add_argument(
         "--rounding",
@@ -43,13 +48,13 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def network(arguments: argparse.Namespace) -> Network:
-    """The lowered network of `arguments.model`."""
+def network(arguments: argparse.Namespace, where: str = "") -> Network:
+    """The lowered network of `arguments.model`, which messages about its nodes call `where`."""
     from nnbuild.importer import import_model
     from nnbuild.lower import lower
 
     single = arguments.rounding == "single"
-    return lower(import_model(arguments.model, {}), arguments.model, arguments.input_layout, single)
+    return lower(import_model(arguments.model, {}), where or arguments.model, arguments.input_layout, single)
 
 
 def target(arguments: argparse.Namespace) -> Target:
