@@ -87,6 +87,23 @@ def test_compiles_alone_without_a_warning_and_passes_its_self_test(exported: Pat
         assert subprocess.run([tmp_path / "fw"], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("arena", ["static", "shared", "caller"])
+def test_aligned_arena(arena: str, project: Path) -> None:
+    """An arena of its own comes with an assembly file then, which CMake compiles too."""
+    export(project, "nn", *BOTH, "--arena", arena, "--arena-align", "64")
+    assert ("kws_kernels.S" in contents(project / "nn")) == (arena == "static")
+    (project / "main.c").write_text(CALL)
+    sources = [project / "main.c", *listed(project / "nn")]
+    host.compile_c(["gcc", f"-I{project / 'nn'}", "-no-pie"], project / "fw", sources)
+    symbols = subprocess.run(["nm", project / "fw"], capture_output=True, text=True, check=True).stdout
+    addresses = [int(digits, 16) for digits in re.findall(r"^(\w+) . (?:kws|nn_shared)_arena$", symbols, re.MULTILINE)]
+    assert len(addresses) == (arena != "caller")
+    assert not any(address % 64 for address in addresses)
+    assert subprocess.run([project / "fw"], check=False).returncode == 0
+    if shutil.which("cmake") is not None:
+        build_with_cmake(project)
+
+
 def test_the_self_test_of_an_export_can_fail(exported: Path, tmp_path: Path) -> None:
     text = (exported / "kws_weights.c").read_text()
     number = re.search(r"\{\n    (-?\d+)", text)
@@ -111,23 +128,27 @@ def test_cross_compiles_for_the_core_it_names(project: Path, tmp_path: Path) -> 
     assert "was generated for cortex-m0" in refused.stderr
 
 
+def build_with_cmake(folder: Path) -> None:
+    """`main.c` and the export in `nn`, as its README says."""
+    readme = (folder / "nn/README.txt").read_text()
+    lines = re.search(r"CMake\n    add_subdirectory\(<this folder>\)\n    (.*)\n", readme)
+    assert lines is not None
+    (folder / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.13)\nproject(firmware C)\nadd_executable(firmware main.c)\n"
+        f"add_subdirectory(nn)\n{lines[1]}\n"
+    )
+    for command in (["cmake", "-S", ".", "-B", "build", "-Werror=dev"], ["cmake", "--build", "build"]):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert subprocess.run([folder / "build/firmware"], check=False).returncode == 0
+
+
 def test_builds_with_cmake(exported: Path, tmp_path: Path) -> None:
     if shutil.which("cmake") is None:
         pytest.skip("cmake is not installed")
     shutil.copytree(exported, tmp_path / "nn")
     shutil.copy(exported.parent / "main.c", tmp_path / "main.c")
-    lines = re.search(
-        r"CMake\n    add_subdirectory\(<this folder>\)\n    (.*)\n", (exported / "README.txt").read_text()
-    )
-    assert lines is not None
-    (tmp_path / "CMakeLists.txt").write_text(
-        "cmake_minimum_required(VERSION 3.13)\nproject(firmware C)\nadd_executable(firmware main.c)\n"
-        f"add_subdirectory(nn)\n{lines[1]}\n"
-    )
-    for command in (["cmake", "-S", ".", "-B", "build", "-Werror=dev"], ["cmake", "--build", "build"]):
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert subprocess.run([tmp_path / "build/firmware"], check=False).returncode == 0
+    build_with_cmake(tmp_path)
 
 
 def test_builds_with_the_make_lines_of_its_readme(exported: Path, tmp_path: Path) -> None:
