@@ -44,6 +44,30 @@ def _own_size(value: Any) -> int:
     return parse_size(value)
 
 
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """A limit on the time of one inference: microseconds at a clock in MHz, wait states of flash or None."""
+
+    us: float
+    mhz: float
+    wait_states: int | None = None
+
+
+_LATENCY = re.compile(
+    r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s)\s*@\s*(\d+(?:\.\d+)?)\s*(k|M|G)[Hh]z\s*(?:,\s*(\d{1,2})\s*ws)?\s*", re.ASCII
+)
+
+
+def parse_latency(value: Any) -> Latency:
+    """`"2ms @ 48MHz, 1ws"`: time, clock, and wait states where they are given. ConfigError for anything else."""
+    match = _LATENCY.fullmatch(value) if isinstance(value, str) else None
+    if match is None or not float(match[1]) or not float(match[3]):
+        raise ConfigError("must be a time at a clock, such as '2ms @ 48MHz' or '2ms @ 48MHz, 1ws'")
+    us = float(match[1]) * {"us": 1, "ms": 1e3, "s": 1e6}[match[2]]
+    mhz = float(match[3]) * {"k": 1e-3, "M": 1, "G": 1e3}[match[4]]
+    return Latency(us, mhz, None if match[5] is None else int(match[5]))
+
+
 def _identifier(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", value):
         raise ConfigError("must be a C identifier that starts with a letter, such as 'kws'")

@@ -6,21 +6,22 @@ that work on activations, all of static and bounded shape. Everything that stand
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, TypeProto, checker, defs, helper, numpy_helper, shape_inference
+from onnx import NodeProto, TensorProto, TypeProto, checker, defs, helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from nnbuild.errors import Finding, ModelError
 from nnbuild.network import Array
+from nnbuild.node_order import remove_dead_nodes, sort_nodes
 from nnbuild.onnxfile import ELEMENT_BYTES, MAX_ELEMENTS, MAX_NODES, opset, subgraphs
 from nnbuild.passes.graph import attribute, static_shape
+from nnbuild.placeholder import array_of, is_placeholder, is_unread, tensor_of
 
 MAX_ACTIVATION = 2**24  # elements of one activation
 MAX_MACS = 2**32  # of one node
@@ -88,7 +89,7 @@ class _Folder:
     def run(self) -> None:
         graph = self.model.graph
         for tensor in graph.initializer:
-            self.constants[tensor.name] = numpy_helper.to_array(tensor)
+            self.constants[tensor.name] = array_of(tensor)
         for value in graph.input:
             self.types[value.name] = value.type
         pending = list(reversed(graph.node))
@@ -135,6 +136,8 @@ class _Folder:
 
     def _malformed(self, node: NodeProto) -> str | None:
         """What onnx's own checker says against the node: number of inputs, attributes and their types."""
+        if node.op_type == "Constant" and any(is_unread(entry.t) for entry in node.attribute):
+            return None
         context = checker.C.CheckerContext()
         context.ir_version = self.model.ir_version
         context.opset_imports = {"": self.version}
@@ -166,7 +169,7 @@ class _Folder:
         if found is None or found.name not in ("value", "value_float", "value_floats", "value_int", "value_ints"):
             self.report(node, "a constant of this form is not supported")
         elif found.name == "value":
-            self.constants[node.output[0]] = numpy_helper.to_array(found.t)
+            self.constants[node.output[0]] = array_of(found.t)
         else:
             kind = np.float32 if "float" in found.name else np.int64
             self.constants[node.output[0]] = np.asarray(helper.get_attribute_value(found), kind)
@@ -192,8 +195,8 @@ class _Folder:
             if value in self.constants:
                 array = self.constants[value]
                 types[value] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-                if array.size <= _MAX_SHAPE_DATA:
-                    data[value] = numpy_helper.from_array(array, value)
+                if array.size <= _MAX_SHAPE_DATA and not is_placeholder(array):
+                    data[value] = tensor_of(array, value)
             elif value:
                 types[value] = self.types[value]
         try:
@@ -229,7 +232,7 @@ class _Folder:
             self.report(node, f"its constants cannot be computed: {_first_line(error)}")
             return
         for value, result in zip((value for value in node.output if value), results, strict=True):
-            self.constants[value] = np.asarray(result)
+            self.constants[value] = np.asanyarray(result)
 
     def _evaluated_size(self, node: NodeProto, kind: TypeProto | None) -> int:
         """Elements that an output will have; far below zero where that is unknown."""
@@ -268,7 +271,7 @@ class _Folder:
             return []
         renamed = {tensor.name: f"if{serial}_{tensor.name}" for tensor in graph.initializer}
         for tensor in graph.initializer:
-            self.constants[renamed[tensor.name]] = numpy_helper.to_array(tensor)
+            self.constants[renamed[tensor.name]] = array_of(tensor)
         for inner in graph.node:
             renamed.update({value: f"if{serial}_{value}" for value in inner.output if value})
         nodes = [_renamed(inner, renamed, f"if{serial}_") for inner in graph.node]
@@ -300,7 +303,7 @@ class _Folder:
         graph.output.extend(outputs)
         named = {value.name for value in outputs}
         used = dict.fromkeys(value for node in nodes for value in node.input if value in self.constants)
-        graph.initializer.extend(numpy_helper.from_array(np.array(self.constants[name]), name) for name in used)
+        graph.initializer.extend(tensor_of(self.constants[name], name) for name in used)
         written = (value for node in nodes for value in node.output if value and value not in named)
         graph.value_info.extend(helper.make_value_info(name, self.types[name]) for name in written)
 
@@ -317,59 +320,9 @@ def fold(model: onnx.ModelProto, file: str, supported: Collection[str]) -> None:
     _Folder(model, file, supported).run()
 
 
-def sort_nodes(graph: onnx.GraphProto) -> None:
-    """Bring the nodes into execution order, which ONNX asks for and some exporters forget; stable.
-
-    Nodes that wait for each other, or for a value that nobody writes, stay at the end, where the walk reports them.
-    """
-    nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node]
-    writer = {value: index for index, node in enumerate(nodes) for value in node.output if value}
-    waits = [{writer[value] for value in _reads(node) if value in writer} for node in nodes]
-    readers: dict[int, list[int]] = {}
-    for index, needed in enumerate(waits):
-        for before in needed:
-            readers.setdefault(before, []).append(index)
-    left = [len(needed) for needed in waits]
-    ready = [index for index, count in enumerate(left) if count == 0]
-    order: list[int] = []
-    while ready:
-        index = heapq.heappop(ready)
-        order.append(index)
-        for reader in readers.get(index, ()):
-            left[reader] -= 1
-            if left[reader] == 0:
-                heapq.heappush(ready, reader)
-    placed = set(order)
-    order += [index for index in range(len(nodes)) if index not in placed]
-    del graph.node[:]
-    graph.node.extend(nodes[index] for index in order)
-
-
-def remove_dead_nodes(graph: onnx.GraphProto) -> None:
-    """Drop the nodes that no output depends on."""
-    alive = {value.name for value in graph.output}
-    kept: list[NodeProto] = []
-    for node in reversed(graph.node):
-        if alive.intersection(node.output):
-            kept.append(NodeProto.FromString(node.SerializeToString()))
-            alive.update(_reads(node))
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-
-
 def is_qdq(model: onnx.ModelProto) -> bool:
     """Whether the model already holds QuantizeLinear or DequantizeLinear nodes."""
     return any(node.op_type in _QDQ for node in model.graph.node)
-
-
-def _reads(node: NodeProto) -> Iterator[str]:
-    """What a node reads, captures of its sub-graphs included."""
-    yield from (value for value in node.input if value)
-    for graph in subgraphs(node):
-        for value in graph.output:
-            yield value.name
-        for inner in graph.node:
-            yield from _reads(inner)
 
 
 def _renamed(node: NodeProto, renamed: dict[str, str], prefix: str) -> NodeProto:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -18,7 +19,9 @@ from onnx import TensorProto, helper, inliner, shape_inference
 
 from nnbuild.errors import ConfigError, Finding, InternalError, ModelError
 from nnbuild.folding import element_type_name, fold, is_qdq
+from nnbuild.node_order import positions, restore_order
 from nnbuild.onnxfile import MAX_ELEMENTS, MAX_NODES, opset, read_model
+from nnbuild.outline import Outline, read_outline
 from nnbuild.passes import EARLY_RULES, FLOAT_RULES, QDQ_RULES, REWRITTEN, name_nodes, simplify
 from nnbuild.passes.graph import Graph, static_shape
 from nnbuild.passes.modern_opset import declare, raise_opset
@@ -41,12 +44,40 @@ def import_model(
     those of `nnbuild.ops`). Raises ModelError with everything that stands against the model, ConfigError for a shape
     of an input that does not exist.
     """
-    if operators is None:
-        from nnbuild.ops import BY_ONNX
-
-        operators = BY_ONNX.keys()
+    operators = _known_operators() if operators is None else operators
     file = str(path)
-    model = read_model(path)
+    model, quantized = _folded(read_model(path), file, input_shapes, operators)
+    if not quantized:
+        model = _runtime_optimized(model, file)
+    model = _simplified(model, file, quantized)
+    _check_operators(model, file, operators)
+    return _finished(model, file)
+
+
+def import_outline(path: str | os.PathLike[str], input_shapes: Shapes | None = None) -> Outline:
+    """What `import_model` makes of the shapes alone, for judging a model: large tensors are placeholders, not read.
+
+    onnxruntime is not asked; on the reference models the rules of `nnbuild.passes` come to the same nodes. Raises as
+    `import_model` does, but for data that is missing where shapes do not need it: `Outline.missing` names the files.
+    """
+    operators, file = _known_operators(), str(path)
+    outline = read_outline(Path(path))
+    model, quantized = _folded(outline.model, file, input_shapes, operators)
+    model = _simplified(model, file, quantized)
+    _check_operators(model, file, operators)
+    return replace(outline, model=_inferred(model, file))
+
+
+def _known_operators() -> Collection[str]:
+    from nnbuild.ops import BY_ONNX
+
+    return BY_ONNX.keys()
+
+
+def _folded(
+    model: onnx.ModelProto, file: str, input_shapes: Shapes | None, operators: Collection[str]
+) -> tuple[onnx.ModelProto, bool]:
+    """The model before any runtime sees it: one graph of known operators with static shapes; and whether it is QDQ."""
     _inline_functions(model, file)
     _drop_remarks(model)
     _fix_inputs(model, file, dict(input_shapes or {}))
@@ -58,11 +89,7 @@ def import_model(
     raise_opset(graph)
     simplify(graph, EARLY_RULES)
     graph.commit()
-    if not quantized:
-        model = _runtime_optimized(model, file)
-    model = _simplified(model, file, quantized)
-    _check_operators(model, file, operators)
-    return _finished(model, file)
+    return model, quantized
 
 
 def _inline_functions(model: onnx.ModelProto, file: str) -> None:
@@ -211,6 +238,7 @@ def _runtime_optimized(model: onnx.ModelProto, file: str) -> onnx.ModelProto:
     if foreign or len(default) != 1:
         raise InternalError(f"onnxruntime wrote nodes that are not ONNX: {foreign[:1]}")
     declare(optimized, default[0].version)
+    restore_order(optimized.graph, positions(model.graph))
     return optimized
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from nnbuild import layout, qdq
 from nnbuild.errors import Finding, ModelError
 from nnbuild.network import Array, Layer, Network, Port, QuantParams, Tensor
+from nnbuild.placeholder import array_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Lowering:
         self.graph_outputs = {output.name for output in self.graph.output}
         self.absorbed: set[str] = set()
         for initializer in self.graph.initializer:
-            self.values[initializer.name] = Constant(numpy_helper.to_array(initializer))
+            self.values[initializer.name] = Constant(array_of(initializer))
 
     # What operators read.
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -17,6 +18,8 @@ from google.protobuf.message import DecodeError, EncodeError, Message
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
 from nnbuild.errors import Finding, ModelError
+
+Load = Callable[[TensorProto, int, Path], Finding | None]
 
 MAX_FILE_BYTES = 2**31 - 1
 MAX_ELEMENTS = 2**26  # of one tensor, and of all constants together: far beyond any microcontroller
@@ -59,20 +62,28 @@ def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
     file = Path(path)
     where = str(path)
     model = parse(file)
+    check_size(model, where)
+    check_tensors(model, file, load_external)
+    return model
+
+
+def check_size(model: onnx.ModelProto, where: str) -> None:
+    """ModelError for an opset outside 7..24 and for more nodes than a network of this kind has."""
     _check_opset(model, where)
     if sum(len(graph.node) for graph in graphs(model)) > MAX_NODES:
         raise ModelError(f"more than {MAX_NODES} nodes", where)
-    findings = [finding for finding in _load_and_check(model, file) if finding]
-    if findings:
-        raise ModelError.of(findings)
-    return model
 
 
 def parse(file: Path) -> onnx.ModelProto:
     """The file as a protobuf, without its external data; ModelError where it is none."""
+    return parse_bytes(_read_bytes(file), file)
+
+
+def parse_bytes(content: bytes, file: Path) -> onnx.ModelProto:
+    """What `file` holds as a protobuf; ModelError where it is none."""
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(_read_bytes(file))
+        model.ParseFromString(content)
     except (DecodeError, EncodeError, RuntimeError, UnicodeDecodeError):
         raise ModelError("not an ONNX file, or truncated", str(file), "export or copy it again") from None
     if not _is_text(model):
@@ -89,7 +100,7 @@ def opset(model: onnx.ModelProto) -> int:
 
 def external_files(model: onnx.ModelProto) -> list[str]:
     """The files, relative to the model's folder, that its tensors keep their data in; sorted."""
-    entries = (entry for tensor in _tensors(model) for entry in tensor.external_data)
+    entries = (entry for tensor in tensors(model) for entry in tensor.external_data)
     return sorted({entry.value for entry in entries if entry.key == "location"})
 
 
@@ -134,7 +145,8 @@ def _is_text(message: Message) -> bool:
     return True
 
 
-def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+def tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Initializers and tensors in attributes, in every graph."""
     for graph in graphs(model):
         if isinstance(graph, GraphProto):
             yield from graph.initializer
@@ -164,12 +176,19 @@ def _check_opset(model: onnx.ModelProto, where: str) -> None:
         raise ModelError(f"opset {version} is not supported", where, f"export with an opset from {wanted}")
 
 
-def _load_and_check(model: onnx.ModelProto, file: Path) -> Iterator[Finding | None]:
+def check_tensors(model: onnx.ModelProto, file: Path, load: Load) -> None:
+    """ModelError with every tensor whose size, type or data is not sound; `load` takes those with external data."""
+    findings = [finding for finding in _checked(model, file, load) if finding]
+    if findings:
+        raise ModelError.of(findings)
+
+
+def _checked(model: onnx.ModelProto, file: Path, load: Load) -> Iterator[Finding | None]:
     where = str(file)
     if any(isinstance(graph, GraphProto) and graph.sparse_initializer for graph in graphs(model)):
         yield Finding("sparse initializers are not supported", where, "export with dense weights")
     total = 0
-    for tensor in _tensors(model):
+    for tensor in tensors(model):
         count = _elements(tensor)
         total += max(count, 0)
         if count < 0 or count > MAX_ELEMENTS or total > MAX_ELEMENTS:
@@ -179,7 +198,7 @@ def _load_and_check(model: onnx.ModelProto, file: Path) -> Iterator[Finding | No
             kind = TensorProto.DataType.Name(tensor.data_type) if tensor.data_type in _KINDS else tensor.data_type
             yield Finding(f"tensor '{tensor.name}' has the unsupported element type {kind}", where)
         elif tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-            yield _load_external(tensor, count * ELEMENT_BYTES[tensor.data_type], file)
+            yield load(tensor, count * ELEMENT_BYTES[tensor.data_type], file)
         else:
             yield _check_data(tensor, count, where)
 
@@ -205,37 +224,51 @@ def _check_data(tensor: TensorProto, count: int, where: str) -> Finding | None:
     )
 
 
-def _load_external(tensor: TensorProto, size: int, file: Path) -> Finding | None:
-    """Read the tensor's elements from its file, which must lie in the model's folder, into `raw_data`."""
+@dataclass(frozen=True, slots=True)
+class External:
+    """Where in the model's folder the elements of a tensor lie; the file may be missing."""
+
+    location: str
+    file: Path
+    offset: int
+
+
+def external(tensor: TensorProto, size: int, file: Path) -> External | Finding:
+    """Where the `size` bytes of `tensor` in the model `file` lie, or what is wrong with what it says about that."""
     where, name = str(file), tensor.name
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
-    outside = Finding(
-        f"tensor '{name}' wants its data from '{location}', outside the model's folder",
-        where,
-        "only files in the model's folder are read",
-    )
     data = inside(file.resolve().parent, location)
     if data is None:
-        return outside
-    if not data.is_file():
-        return Finding(
-            f"external data file '{location}' of tensor '{name}' is missing", where, "copy it beside the model"
-        )
+        message = f"tensor '{name}' wants its data from '{location}', outside the model's folder"
+        return Finding(message, where, "only files in the model's folder are read")
     try:
         offset, length = int(entries.get("offset") or 0), int(entries.get("length") or size)
     except ValueError:
         return Finding(f"tensor '{name}' has a damaged external data entry", where)
     if length != size or not 0 <= offset <= MAX_FILE_BYTES:
         return Finding(f"tensor '{name}' needs {size} bytes, its external data entry says {length}", where)
+    return External(location, data, offset)
+
+
+def load_external(tensor: TensorProto, size: int, file: Path) -> Finding | None:
+    """Read the tensor's elements from its file, which must lie in the model's folder, into `raw_data`."""
+    where, name = str(file), tensor.name
+    place = external(tensor, size, file)
+    if isinstance(place, Finding):
+        return place
+    if not place.file.is_file():
+        message = f"external data file '{place.location}' of tensor '{name}' is missing"
+        return Finding(message, where, "copy it beside the model")
     try:
-        with data.open("rb") as stream:
-            stream.seek(offset)
+        with place.file.open("rb") as stream:
+            stream.seek(place.offset)
             content = stream.read(size)
     except OSError as error:
-        return Finding(f"cannot read external data file '{location}': {error.strerror or error}", where)
+        reason = error.strerror or error
+        return Finding(f"cannot read external data file '{place.location}': {reason}", where)
     if len(content) != size:
-        return Finding(f"external data file '{location}' ends before the data of tensor '{name}'", where)
+        return Finding(f"external data file '{place.location}' ends before the data of tensor '{name}'", where)
     tensor.raw_data = content
     del tensor.external_data[:]
     tensor.data_location = TensorProto.DEFAULT

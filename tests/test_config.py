@@ -80,7 +80,7 @@ BAD: dict[str, list[Any]] = {
     "arena_section": ["", "a b", ".data", ".rodata.x", "__DATA,x", 3],
     "arena_align": [0, 2, 12, 8192, 4.0, True, "32"],
     "io": ["dma", True],
-    "section": ["", ".a\"b", "a,b", "1st", ".bss", ".data", ".text", 3],
+    "section": ["", '.a"b', "a,b", "1st", ".bss", ".data", ".text", 3],
     "backend": ["cmsis", True, ""],
     "cmsis_nn_sources": ["no", 0],
     "input_layout": ["NCHW", "nhwc"],
@@ -98,6 +98,41 @@ def given(name: str, value: Any) -> dict[str, Any]:
 
 def test_every_option_has_cases() -> None:
     assert set(GOOD) == set(BAD) == set(config.OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("text", "us", "mhz", "wait_states"),
+    [
+        ("100us @ 48MHz", 100, 48, None),
+        ("2ms@48MHz,1ws", 2000, 48, 1),
+        (" 0.25 s @ 1.5 GHz , 0 ws ", 250_000, 1500, 0),
+        ("7ms @ 32.768kHz", 7000, 0.032768, None),
+    ],
+)
+def test_latencies(text: str, us: float, mhz: float, wait_states: int | None) -> None:
+    found = config.parse_latency(text)
+    assert (found.us, found.wait_states) == (us, wait_states)
+    assert found.mhz == pytest.approx(mhz)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "2ms",
+        "2 @ 48MHz",
+        "2ms @ 48",
+        "0ms @ 48MHz",
+        "2ms @ 0MHz",
+        "2ms @ 48MHz, ws",
+        "2ns @ 1MHz",
+        "-1ms @ 1MHz",
+        2,
+    ],
+)
+def test_no_latencies(text: object) -> None:
+    with pytest.raises(ConfigError, match="must be a time at a clock, such as '2ms @ 48MHz'"):
+        config.parse_latency(text)
 
 
 @pytest.mark.parametrize(("name", "value", "parsed"), [(n, *case) for n, cases in GOOD.items() for case in cases])

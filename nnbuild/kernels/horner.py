@@ -12,12 +12,15 @@ import numpy as np
 
 from nnbuild.contract import LayerView, Source
 from nnbuild.network import Array
+from nnbuild.placeholder import is_placeholder, placeholder
 from nnbuild.target import Target
 
 
 def words(weights: Array) -> Array:
     """(channels, taps) int8 -> int32 words, one for each four channels and tap, taps running fastest."""
     channels, taps = weights.shape
+    if is_placeholder(weights):
+        return placeholder((-(-channels // 4) * taps,), np.int32)
     padded = np.zeros((-(-channels // 4) * 4, taps), np.int64)
     padded[:channels] = weights
     blocks = padded.reshape(-1, 4, taps)

@@ -19,6 +19,7 @@ from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, depthwise_conv2d
 from nnbuild.ops.spatial import Window, window
+from nnbuild.placeholder import packed
 from nnbuild.target import Target
 
 
@@ -55,10 +56,10 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     constants = {"bias": bias, **channels.multipliers(scales, output.quant, reach)}
     params: Conv2DParams | depthwise_conv2d.DepthwiseConv2DParams
     if groups == shape[2] == len(ohwi):
-        constants["weights"] = np.ascontiguousarray(ohwi[..., 0].transpose(1, 2, 0))
+        constants["weights"] = packed(ohwi[..., 0].transpose(1, 2, 0))
         op, params = "depthwise_conv2d", depthwise_conv2d.DepthwiseConv2DParams(place, *rest)
     else:
-        constants["weights"] = np.ascontiguousarray(ohwi)
+        constants["weights"] = packed(ohwi)
         op, params = "conv2d", Conv2DParams(place, len(ohwi), groups, *rest)
     name = ctx.layer(op, (tensor,), (*place.output, len(ohwi)), output.quant, params, constants, node)
     ctx.define_spatial(output.value, name, weights.ndim)

@@ -18,6 +18,7 @@ from nnbuild.kernels import cmsis_nn, horner
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels
+from nnbuild.placeholder import is_placeholder, packed
 from nnbuild.target import Target
 
 
@@ -76,10 +77,12 @@ def _in_memory_order(
     same = np.array_equal(inside, np.broadcast_to(inside[0], inside.shape))
     fills = ctx.tensors[activation.tensor].size == index.size
     if same and fills and np.array_equal(np.sort(inside[0]), np.arange(count)):
+        if is_placeholder(weights):
+            return activation.tensor, weights
         permuted = np.empty_like(weights)
         permuted[:, inside[0]] = weights
         return activation.tensor, permuted
-    return ctx.arrange(activation, index, node, (rows, count)), np.ascontiguousarray(weights)
+    return ctx.arrange(activation, index, node, (rows, count)), packed(weights)
 
 
 def reference(params: FullyConnectedParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:

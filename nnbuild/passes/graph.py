@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
 from nnbuild.errors import InternalError
 from nnbuild.network import Array
+from nnbuild.placeholder import array_of, tensor_of
 
 
 class Graph:
@@ -25,9 +26,7 @@ class Graph:
         self.nodes: list[NodeProto] = list(model.graph.node)
         self.inputs: tuple[str, ...] = tuple(value.name for value in model.graph.input)
         self.outputs: tuple[str, ...] = tuple(value.name for value in model.graph.output)
-        self.constants: dict[str, Array] = {
-            tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer
-        }
+        self.constants: dict[str, Array] = {tensor.name: array_of(tensor) for tensor in model.graph.initializer}
         self.shapes: dict[str, tuple[int, ...]] = {name: array.shape for name, array in self.constants.items()}
         self.types: dict[str, int] = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
         for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
@@ -97,7 +96,7 @@ class Graph:
     def add_constant(self, wish: str, array: Array | np.generic) -> str:
         """A new initializer; returns its name."""
         name = self.unique(wish)
-        self.constants[name] = np.asarray(array)
+        self.constants[name] = np.asanyarray(array)
         self.shapes[name] = self.constants[name].shape
         self.types[name] = helper.np_dtype_to_tensor_dtype(self.constants[name].dtype)
         return name
@@ -215,7 +214,7 @@ class Graph:
         used: dict[str, None] = dict.fromkeys(value for node in nodes for value in node.input if value)
         kept = [name for name in used if name in self.constants]
         kept += [name for name in self.outputs if name in self.constants and name not in used]
-        graph.initializer.extend(numpy_helper.from_array(_plain(self.constants[name]), name) for name in kept)
+        graph.initializer.extend(tensor_of(self.constants[name], name) for name in kept)
         del graph.value_info[:]
         written = (value for node in nodes for value in node.output if value and value not in self.outputs)
         graph.value_info.extend(
@@ -241,11 +240,6 @@ class Graph:
 
     def _position(self, node: NodeProto) -> int:
         return next(index for index, other in enumerate(self.nodes) if other is node)
-
-
-def _plain(array: Array) -> Array:
-    """C-contiguous and of rank 0 where it was (np.ascontiguousarray makes a vector of a scalar)."""
-    return np.asarray(array, order="C")
 
 
 def static_shape(kind: onnx.TypeProto) -> tuple[int, ...] | None:

@@ -61,9 +61,10 @@ def _replace(graph: Graph, matmul: NodeProto, add: NodeProto, bias: str) -> None
         graph.add_node("Reshape", [value, dims], source, (rows, flat), name=f"{name}_in", before=add)
     if bias in graph.constants:
         bias = graph.add_constant(f"{output}_bias", graph.constants[bias].reshape(-1))
-    graph.add_node("Gemm", [source, weights, bias], target, (rows, shape[-1]), name=name, before=add)
+    gemm = graph.add_node("Gemm", [source, weights, bias], target, (rows, shape[-1]), name=name, before=add)
     if len(shape) > 2:
         dims = graph.add_constant(f"{output}_shape", np.asarray(shape, np.int64))
         graph.add_node("Reshape", [target, dims], output, shape, name=f"{name}_out", before=add)
     graph.remove(add)
     graph.remove(matmul)
+    gemm.name = name

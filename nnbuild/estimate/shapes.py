@@ -1,0 +1,54 @@
+"""An outline of a model (`nnbuild.outline`) becomes an integer network with placeholders for what only data could tell.
+
+Everything goes the way of a build: quantized by the same rules, lowered by the same operators. Only the ranges are
+made up. They differ from each other as real ones do, so that a change of scale between two layers is not lost.
+"""
+
+from __future__ import annotations
+
+import math
+
+import onnx
+
+from nnbuild import qdq
+from nnbuild.calibrate import Range, Ranges
+from nnbuild.folding import is_qdq
+from nnbuild.lower import lower
+from nnbuild.network import Network
+from nnbuild.passes.graph import Graph
+from nnbuild.quantize import quantize
+
+_LOW, _HIGH = -0.8, 1.0
+_APART = 2.0**-7
+_LOGITS = 32
+"""What trained classifiers hand to Softmax reaches about so far; the length of its table depends on it."""
+
+
+def network_of(model: onnx.ModelProto, where: str, input_layout: str = "", per_tensor: bool = False) -> Network:
+    """The network of an imported model, float or QDQ, that may hold placeholders; its numbers mean nothing.
+
+    `per_tensor` is `fully_connected="per_tensor"` of a build. ModelError as a build has it.
+    """
+    if not is_qdq(model):
+        scales = "per_tensor" if per_tensor else "per_channel"
+        model = quantize(model, made_up_ranges(model), fully_connected=scales)
+    return lower(model, where, input_layout)
+
+
+def made_up_ranges(model: onnx.ModelProto) -> Ranges:
+    """A range for each value of a float model, no two the same, cut where a clamp cuts it."""
+    graph = Graph(model)
+    spans: dict[str, Range] = {}
+    for index, name in enumerate((*graph.inputs, *(value for node in graph.nodes for value in node.output))):
+        factor = 1 + index * _APART
+        if any(reader.op_type == "Softmax" for reader in graph.readers(name)):
+            factor *= _LOGITS
+        low, high = _clamped(graph, name)
+        spans[name] = (max(_LOW * factor, low), min(_HIGH * factor, high) if high > 0 else _HIGH * factor)
+    return Ranges(spans, "made up", 0, "")
+
+
+def _clamped(graph: Graph, value: str) -> Range:
+    node = graph.producer(value)
+    bounds = qdq.clamp_bounds(node, graph.constants.get) if node is not None else None
+    return bounds if bounds is not None else (-math.inf, math.inf)

@@ -1,0 +1,201 @@
+"""Models by their shapes alone: placeholders count like arrays, outlines lead to the nodes and layers of a build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import external_data_helper, helper
+
+from nnbuild import outline
+from nnbuild.errors import ModelError
+from nnbuild.estimate.shapes import network_of
+from nnbuild.importer import import_model, import_outline
+from nnbuild.lower import lower
+from nnbuild.memory import plan
+from nnbuild.network import Array, Network
+from nnbuild.node_order import positions, restore_order
+from nnbuild.placeholder import array_of, is_placeholder, is_unread, packed, placeholder, tensor_of
+from nnbuild.selection import select
+from nnbuild.target import TARGETS
+from tests.graphs import i64, model, node, save, weights
+from tests.test_import import REFERENCE
+from tests.test_reference_networks import quantized
+
+HUGE = (60_000, 50_000)  # 12 GB in float32
+
+
+# Placeholders.
+
+
+def small_and_full() -> tuple[Array, Array]:
+    return placeholder((3, 4), np.float32), np.ones((3, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda a: a * np.arange(1, 4, dtype=np.float32)[:, None] + 2,
+        lambda a: np.rint(a.astype(np.float64) / 0.3).astype(np.int64),
+        lambda a: np.clip(a * 300, -127, 127).astype(np.int8),
+        lambda a: np.abs(-a).max(axis=1, initial=0.0),
+        lambda a: (a * np.arange(4)).sum(axis=0),
+        lambda a: (a * np.arange(4)).sum(axis=1),
+        lambda a: np.moveaxis(a, 1, 0).reshape(2, -1).sum(),
+        lambda a: (a * np.arange(3)[:, None]).max(),
+        lambda a: (a * np.arange(3)[:, None]).min(axis=(0, 1), keepdims=True),
+        lambda a: np.isfinite(a).all(),
+        lambda a: np.any(a > 1),
+        lambda a: np.arange(3.0) @ a,
+        lambda a: np.ones((2, 3)) @ (a * np.arange(4)),
+        lambda a: a @ np.ones((4, 2)),
+        lambda a: np.ascontiguousarray(a.T),
+        lambda a: np.add.accumulate(a, axis=1),
+        lambda a: a[1:, ::2] * 2,
+        lambda a: np.where(a > 0, a, 3),
+    ],
+)
+def test_placeholders_compute_what_arrays_do(compute: object) -> None:
+    got, expected = (compute(array) for array in small_and_full())  # type: ignore[operator]
+    assert got.dtype == expected.dtype
+    assert np.shape(got) == np.shape(expected)
+    np.testing.assert_array_equal(np.asarray(got), expected)
+
+
+def test_placeholders_take_no_memory() -> None:
+    huge = placeholder(HUGE, np.float32)
+    scaled = (huge.astype(np.float64) * np.arange(1, HUGE[0] + 1)[:, None]).astype(np.float32)
+    assert is_placeholder(np.clip(np.rint(scaled.T), -127, 127).astype(np.int8))
+    assert scaled.max(axis=1).shape == HUGE[:1]
+    assert scaled.sum(axis=0).shape == HUGE[1:]
+    assert (np.ones(HUGE[0]) @ huge).shape == HUGE[1:]
+    assert packed(huge.reshape(-1)) is not None
+    stored = tensor_of(huge, "w")
+    assert stored.ByteSize() < 100
+    assert array_of(stored).shape == HUGE
+
+
+def test_real_arrays_are_stored_as_ever() -> None:
+    assert array_of(tensor_of(np.float32(3), "s")).shape == ()  # type: ignore[arg-type]
+    turned = weights(3, 5).T
+    np.testing.assert_array_equal(array_of(tensor_of(turned, "t")), turned)
+
+
+# Reading.
+
+
+def network(folder: Path, inside: bool = True, constant: bool = False) -> Path:
+    """Two fully connected layers, the first large; its weights in the file or beside it."""
+    nodes = [node("Gemm", "x w b", "h"), node("Relu", "h", "r"), node("Gemm", "r v", "y")]
+    constants = {"w": weights(300, 200), "b": weights(200), "v": weights(200, 10)}
+    proto = model(nodes, {"x": ["N", 300]}, ["y"], constants)
+    if constant:
+        moved = proto.graph.initializer.pop(0)
+        proto.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=moved))
+    if not inside:
+        external_data_helper.convert_model_to_external_data(proto, location="w.data", size_threshold=0)
+        onnx.save(proto, folder / "m.onnx")
+        return folder / "m.onnx"
+    return save(folder, proto)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_large_tensors_are_not_read(tmp_path: Path, constant: bool) -> None:
+    path = network(tmp_path, constant=constant)
+    found = outline.read_outline(path)
+    assert found.missing == ()
+    assert found.model.ByteSize() < 10_000 < path.stat().st_size - 4 * 300 * 190
+    graph = import_outline(path).model.graph
+    assert [is_unread(tensor) for tensor in graph.initializer] == [True, False, False]
+    np.testing.assert_array_equal(array_of(graph.initializer[1]), weights(200))
+
+
+def test_data_beside_the_file_is_not_opened_where_it_is_large(tmp_path: Path) -> None:
+    path = network(tmp_path, inside=False)
+    graph = import_outline(path).model.graph
+    assert [is_unread(tensor) for tensor in graph.initializer] == [True, False, False]
+
+
+def test_missing_data_is_said_and_not_needed(tmp_path: Path) -> None:
+    path = network(tmp_path, inside=False)
+    (tmp_path / "w.data").unlink()
+    found = import_outline(path)
+    assert found.missing == ("w.data",)
+    assert [layer.op for layer in network_of(found.model, "m").layers] == ["fully_connected", "fully_connected"]
+    with pytest.raises(ModelError, match="missing"):
+        import_model(path)
+
+
+def test_missing_shapes_are_refused(tmp_path: Path) -> None:
+    proto = model([node("Reshape", "x s", "y")], {"x": ["N", 6]}, ["y"], {"s": i64(1, 2, 3)})
+    tensor = proto.graph.initializer[0]
+    external_data_helper.set_external_data(tensor, "s.data")
+    tensor.ClearField("raw_data")
+    with pytest.raises(ModelError, match=r"external data file 's.data' of tensor 's' is missing"):
+        import_outline(save(tmp_path, proto))
+
+
+def test_data_that_does_not_fit_is_found_without_reading_it(tmp_path: Path) -> None:
+    path = network(tmp_path)
+    proto = onnx.load(path)
+    proto.graph.initializer[0].dims[0] = 299
+    with pytest.raises(ModelError, match=r"tensor 'w' of shape \[299, 200\] holds 240000 bytes instead of 239200"):
+        import_outline(save(tmp_path, proto))
+    path = network(tmp_path, inside=False)
+    data = (tmp_path / "w.data").read_bytes()
+    (tmp_path / "w.data").write_bytes(data[:1000])
+    with pytest.raises(ModelError, match="ends before the data of tensor 'w'"):
+        import_outline(path)
+
+
+def test_a_truncated_file_is_one_plain_line(tmp_path: Path) -> None:
+    path = network(tmp_path)
+    content = path.read_bytes()
+    for length in (0, 10, 1000, len(content) // 2, len(content) - 100):
+        path.write_bytes(content[:length])
+        with pytest.raises(ModelError, match="not an ONNX"):
+            import_outline(path)
+
+
+def test_nobody_can_write_a_placeholder_into_a_file(tmp_path: Path) -> None:
+    proto = model([node("Gemm", "x w", "y")], {"x": ["N", 30]}, ["y"], {"w": weights(30, 20)})
+    proto.graph.initializer[0].CopyFrom(tensor_of(placeholder((30, 20), np.float32), "w"))
+    with pytest.raises(ModelError, match="outside the model's folder"):
+        import_model(save(tmp_path, proto))
+
+
+# The same as a build.
+
+
+def test_restored_order_keeps_branches_as_the_exporter_wrote_them() -> None:
+    nodes = [node("Relu", "x", "a"), node("Relu", "a", "b"), node("Neg", "x", "c"), node("Add", "b c", "y")]
+    graph = model(nodes, {"x": [1, 3]}, ["y"]).graph
+    before = positions(graph)
+    shuffled = [nodes[2], nodes[0], node("Abs", "a", "new"), node("Relu", "new", "b"), nodes[3]]
+    del graph.node[:]
+    graph.node.extend(shuffled)
+    restore_order(graph, before)
+    assert [entry.output[0] for entry in graph.node] == ["a", "new", "b", "c", "y"]
+
+
+def layers(network: Network, cpu: str) -> tuple[list[tuple[object, ...]], int]:
+    target = TARGETS[cpu]
+    choices = select(network, target)
+    rows: list[tuple[object, ...]] = []
+    for choice in choices:
+        sizes = {name: array.nbytes for name, array in choice.kernel.render(choice.view, target).data.items()}
+        sizes.pop("exponential", None)  # of softmax: as long as the calibrated scale asks for
+        node_name = choice.layer.node.removesuffix("/MatMulAddFusion")  # a name of onnxruntime's
+        rows.append((choice.layer.name, node_name, choice.kernel.name, choice.view.output.shape, sizes))
+    return rows, plan(network, choices, target).arena
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_layers_equal_those_of_a_build(name: str, reference_dir: Path, tmp_path: Path) -> None:
+    path = reference_dir / "models" / f"{name}.onnx"
+    built = lower(quantized(path, tmp_path)[0], name)
+    judged = network_of(import_outline(path).model, name)
+    for cpu in ("cortex-m0", "cortex-m4"):
+        assert layers(judged, cpu) == layers(built, cpu)
