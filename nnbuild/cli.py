@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "export": "models -> a folder of C for builds without SCons and Python",
     "accuracy": "compare the integer network with the float model",
     "size": "bytes of a linked ELF by region, model and layer; budgets",
+    "report": "a size report as page, Markdown or tables, and what changed",
     "ops": "the operators that nnbuild knows",
     "cmsis-nn": "which CMSIS-NN there is, and what it serves; --fetch gets one",
 }

@@ -18,7 +18,7 @@ from pathlib import Path
 from nnbuild.config import parse_size
 from nnbuild.errors import ConfigError
 from nnbuild.files import write_text
-from nnbuild.report import budget, document, elf, linkerscript, render, terminal, usage
+from nnbuild.report import budget, document, elf, forms, linkerscript, render, terminal, usage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument("--text", metavar="FILE", help="write the report as text")
+    forms.add_arguments(parser)
     parser.add_argument("--style", choices=terminal.STYLES, help="of the tables; what suits the terminal if not given")
     parser.add_argument("--summary", action="store_true", help="print one line instead of the tables")
 
@@ -101,6 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_text(arguments.json, document.as_json(found))
     if arguments.text:
         write_text(arguments.text, render.as_text(title, found))
+    forms.write(arguments, found)
     missed = budget.failure_table(verdicts)
     if missed or not arguments.summary:
         style = terminal.STYLES[arguments.style or terminal.style_for(sys.stdout, os.environ)]

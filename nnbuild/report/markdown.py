@@ -1,0 +1,110 @@
+"""The report as Markdown (GitHub's and GitLab's) for a comment on a pull request: what it is, and what changed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from nnbuild.report import difference
+from nnbuild.report.difference import Change
+from nnbuild.report.render import UNATTRIBUTED, title_of
+
+_UNITS = {"bytes": "bytes", "us": "µs", "cycles": "cycles", "percent": "%", "dB": "dB"}
+
+
+def as_markdown(document: dict[str, Any], old: difference.Earlier | None = None) -> str:
+    """The text; `old` is the build that it is compared with."""
+    lines = [f"### {escape(title_of(document))}", "", _verdict(document["budgets"]), ""]
+    figures = difference.figures(document)
+    changes = difference.changes(old.figures if old else figures, figures)
+    lines += _figures(changes, {budget["what"]: budget for budget in document["budgets"]}, old is not None)
+    lines += _missed(document["budgets"])
+    if old is not None:
+        lines += _changed_layers(difference.changes(old.layers, difference.layers(document)))
+    for model in document["models"]:
+        lines += _layers(model)
+    return "\n".join(lines) + "\n"
+
+
+def escape(text: str) -> str:
+    """`text` that Markdown and HTML show as it is, in a table too: no markup, no link, nobody is mentioned."""
+    one_line = " ".join(text.split())
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])|[^\w \-.,:%()+/]", lambda found: f"&#{ord(found[0])};", one_line)
+
+
+def _table(heads: Sequence[str], rows: Iterator[Sequence[str]], texts: int = 1) -> Iterator[str]:
+    """A table whose first `texts` columns are text and whose others are numbers."""
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{'---|' * texts}{'---:|' * (len(heads) - texts)}"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+    yield ""
+
+
+def _verdict(budgets: Sequence[dict[str, Any]]) -> str:
+    missed = [budget["what"] for budget in budgets if not budget["ok"]]
+    if missed:
+        return f"❌ Over budget: {', '.join(escape(what) for what in missed)}"
+    return f"✅ Within budget ({len(budgets)})" if budgets else "No budgets"
+
+
+def _figures(changes: Sequence[Change], budgets: dict[str, dict[str, Any]], compared: bool) -> Iterator[str]:
+    def rows() -> Iterator[list[str]]:
+        for change in changes:
+            budget = budgets.get(change.what)
+            limit = difference.amount(budget["limit"], change.unit) if budget else ""
+            mark = "" if budget is None or budget["ok"] else "❌ "
+            row = [f"{mark}{escape(change.what)}", _with_unit(change), limit]
+            yield [*row, difference.amount(change.old, change.unit), difference.signed(change)] if compared else row
+
+    yield from _table(["", "now", "limit", *(("before", "change") if compared else ())], rows())
+
+
+def _with_unit(change: Change) -> str:
+    return f"{difference.amount(change.new, change.unit)} {_UNITS[change.unit]}" if change.new is not None else "gone"
+
+
+def _missed(budgets: Sequence[dict[str, Any]]) -> Iterator[str]:
+    missed = [budget for budget in budgets if not budget["ok"]]
+    for budget in missed:
+        over = f"over by {difference.amount(budget['over'], budget['unit'])} {_UNITS[budget['unit']]}"
+        yield f"* {escape(budget['what'])}: {over if budget['over'] is not None else 'not known'}"
+        yield from (f"  * {escape(part)}" for part in budget["hint"].split("; ") if part)
+    if missed:
+        yield ""
+
+
+def _changed_layers(changes: Sequence[Change]) -> Iterator[str]:
+    changed = [change for change in changes if change.old != change.new]
+    if not changed:
+        yield from ("No layer changed its size.", "")
+        return
+
+    def rows() -> Iterator[list[str]]:
+        for change in changed:
+            old, new = (difference.amount(value, change.unit) for value in (change.old, change.new))
+            yield [escape(change.what), old, new, difference.signed(change)]
+
+    yield from (f"<details><summary>{len(changed)} layers changed</summary>", "")
+    yield from _table(["layer", "before", "now", "change"], rows())
+    yield from ("</details>", "")
+
+
+def _layers(model: dict[str, Any]) -> Iterator[str]:
+    timed = any(layer["cycles"] is not None for layer in model["layers"])
+
+    def rows() -> Iterator[list[str]]:
+        for layer in model["layers"]:
+            sizes = [_size(layer["weights"]), _size(layer["code"])]
+            cycles = [_size(layer["cycles"])] if timed else []
+            yield [escape(layer["name"]), escape(layer["kernel"]), f"{layer['macs']:,}", *cycles, *sizes]
+
+    heads = ["layer", "kernel", "MACs", *(("cycles",) if timed else ()), "weights", "code"]
+    summary = f"{escape(model['name'])}: {len(model['layers'])} layers, arena {model['arena_bytes']:,} bytes"
+    yield from (f"<details><summary>{summary}</summary>", "")
+    yield from _table(heads, rows(), texts=2)
+    yield from ("</details>", "")
+
+
+def _size(value: int | None) -> str:
+    return UNATTRIBUTED if value is None else f"{value:,}"
