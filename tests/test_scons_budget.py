@@ -130,6 +130,34 @@ def test_nn_size_prints_the_table(project: Project) -> None:
     assert project.calls() == []  # but only when asked
 
 
+def test_nn_report_writes_the_pages(project: Project) -> None:
+    project.write({"SConstruct": IMAGE.format(limit="190K"), "models/kws.onnx": SMALL})
+    project.scons()
+    assert project.files("fw.size.*") == ["fw.size.json", "fw.size.txt"]
+    for _ in range(2):
+        project.scons("nn-report")
+        assert project.files("fw.size.*") == ["fw.size.html", "fw.size.json", "fw.size.md", "fw.size.txt"]
+        (project.folder / "fw.size.html").unlink()
+    assert "kws_l00_conv2d" in (project.folder / "fw.size.md").read_text(encoding="utf-8")
+    project.calls()
+    assert not project.built(project.scons())  # the pages are nobody's targets
+    project.scons("-c")
+    assert project.files("fw.size.*") == []
+
+
+def test_nn_report_shows_an_image_that_is_over(project: Project) -> None:
+    project.write({"SConstruct": IMAGE.format(limit="90K"), "models/kws.onnx": LARGE})
+    project.scons("nn-report", status=2)
+    assert "1 budget missed" in (project.folder / "fw.size.html").read_text(encoding="utf-8")
+    assert "Over budget: FLASH" in (project.folder / "fw.size.md").read_text(encoding="utf-8")
+
+
+def test_nn_report_of_an_image_without_budget(project: Project) -> None:
+    project.write({"SConstruct": HOST + 'env.Program("fw", ["main.c", env.NNModel("models/kws.onnx")])\n'})
+    project.scons("nn-report")
+    assert "kws_l00_conv2d" in (project.folder / "fw.size.html").read_text(encoding="utf-8")
+
+
 def test_failing_measurement_leaves_no_image(project: Project) -> None:
     """An image that could not be checked is no more to be trusted than one that is over."""
     text = IMAGE.format(limit="90K").replace("env.NNBudget", 'env["NNSIZECOM"] = "no-such-program"\nenv.NNBudget')

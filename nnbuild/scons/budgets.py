@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import SCons.Node
+import SCons.Script
 import SCons.Util
 
 from nnbuild.config import parse_size
@@ -26,6 +27,9 @@ from nnbuild.scons.models import REGISTRY, Model
 
 OVER = ".overbudget"
 SIZE_ALIAS = "nn-size"
+REPORT_ALIAS = "nn-report"
+_FORMS = {"json": ".size.json", "text": ".size.txt", "html": ".size.html", "markdown": ".size.md"}
+"""What the `size` command writes beside an image; the last two only for `scons nn-report`."""
 
 
 @dataclass(slots=True)
@@ -107,9 +111,16 @@ def _report_arguments(elf: Any) -> list[str]:
 
 def _image_arguments(target: Sequence[Any], source: Sequence[Any], env: Any) -> list[str]:
     elf = target[0]
-    image, base = _IMAGES[elf], os.path.splitext(str(elf))[0]
-    words = [*_report_arguments(elf), "--summary", "--json", f"{base}.size.json", "--text", f"{base}.size.txt"]
-    return words + _limit_arguments(image)
+    # With nn-report the pages come with the check, since nothing comes behind one that fails.
+    asked = [str(name) for name in SCons.Script.BUILD_TARGETS]
+    pages = any(name == REPORT_ALIAS or name.startswith(f"{REPORT_ALIAS}-") for name in asked)
+    return [*_report_arguments(elf), "--summary", *_files(elf, pages), *_limit_arguments(_IMAGES[elf])]
+
+
+def _files(elf: Any, pages: bool) -> list[str]:
+    """The arguments for what is written beside the image."""
+    base, forms = os.path.splitext(str(elf))[0], list(_FORMS) if pages else ["json", "text"]
+    return [word for form in forms for word in (f"--{form}", base + _FORMS[form])]
 
 
 def _limit_arguments(image: Image) -> list[str]:
@@ -165,17 +176,17 @@ def image_budget(env: Any, elf: Any, linker_script: Any = None, **given: Any) ->
     _IMAGES[node] = Image(limits, scripts)
     env.Depends(node, [env.Value(f"budget {limits}"), *scripts])
     base = os.path.splitext(node.get_abspath())[0]
-    env.Clean(node, [node.get_abspath() + OVER, f"{base}.size.json", f"{base}.size.txt"])
+    env.Clean(node, [node.get_abspath() + OVER, *(base + suffix for suffix in _FORMS.values())])
     _append_check(node, _IMAGE_CHECK)
     list_size(env, node)
     return [node]
 
 
-# --- scons nn-size -----------------------------------------------------------------------------------------------
+# --- scons nn-size, scons nn-report --------------------------------------------------------------------------------
 
 
 def list_size(env: Any, elf: Any) -> None:
-    """Let `scons nn-size` print the table of `elf`."""
+    """Let `scons nn-size` print the table of `elf`, and `scons nn-report` write its pages."""
     if elf in _LISTED:
         return
     _LISTED.add(elf)
@@ -185,9 +196,14 @@ def list_size(env: Any, elf: Any) -> None:
         style = ["--style", style_for(sys.stdout, os.environ)]
         return [*_report_arguments(elf), *style, *_limit_arguments(_IMAGES.get(elf, Image({})))]
 
-    mine = env.Alias(f"{SIZE_ALIAS}-{elf.name}", [elf], run.action("NNSIZECOM", table))
-    env.AlwaysBuild(mine)
-    env.Alias(SIZE_ALIAS, mine)
+    def pages(target: Sequence[Any], source: Sequence[Any], env: Any) -> list[str]:
+        limits = _limit_arguments(_IMAGES.get(elf, Image({})))
+        return [*_report_arguments(elf), "--summary", *_files(elf, pages=True), *limits]
+
+    for alias, arguments in ((SIZE_ALIAS, table), (REPORT_ALIAS, pages)):
+        mine = env.Alias(f"{alias}-{elf.name}", [elf], run.action("NNSIZECOM", arguments))
+        env.AlwaysBuild(mine)
+        env.Alias(alias, mine)
 
 
 def program_emitter(target: list[Any], source: list[Any], env: Any) -> tuple[list[Any], list[Any]]:

@@ -36,6 +36,7 @@ NNBudget(elf, FLASH="240K", RAM="15K", linker_script="stm32.ld")
     out of the image (unused functions) counts there, the self-test does not.
 
 scons nn-size     prints the size table of every image with a model
+scons nn-report   writes fw.size.html and fw.size.md beside every image with a model
 scons nn-freeze   writes the int8 file of every model with frozen=, and its lock
 
 Variables: NN_DIR, NN_VARIANT, NN_CPU, NN_KERNEL_CCFLAGS, NNPYTHON, NNQUANTCOM, NNQUANTCOMSTR and so on; docs/SCONS.md
