@@ -12,7 +12,7 @@ import pytest
 
 from nnbuild.cli import main
 from nnbuild.errors import ConfigError
-from nnbuild.report import elf, schema, usage
+from nnbuild.report import elf, flashmap, schema, usage
 from nnbuild.report.elf import Elf, Section, Symbol
 
 COMPILER = "arm-none-eabi-gcc"
@@ -75,11 +75,11 @@ def report(name: str, layers: list[str], arena: int = 400) -> dict[str, Any]:
     }
 
 
-def compile_all(folder: Path, stack: str = "", symbols: str = "", flags: list[str] = FLAGS) -> Path:
+def compile_all(folder: Path, stack: str = "", symbols: str = "", flags: list[str] = FLAGS, kws: str = KWS) -> Path:
     """The image `fw.elf` of the sources above."""
     if shutil.which(COMPILER) is None:
         pytest.skip(f"{COMPILER} is not installed")
-    sources = {"kws.c": KWS, "kws_weights.c": KWS_WEIGHTS, "kws_big.c": KWS_BIG, "main.c": MAIN}
+    sources = {"kws.c": kws, "kws_weights.c": KWS_WEIGHTS, "kws_big.c": KWS_BIG, "main.c": MAIN}
     for name, text in sources.items():
         (folder / name).write_text(text)
     (folder / "chip.ld").write_text(symbols + SCRIPT.replace("STACK", stack))
@@ -170,10 +170,44 @@ def test_stack_reserve(tmp_path: Path, stack: str, symbols: str, reserve: int | 
 
 
 def test_link_time_optimization_keeps_the_models(tmp_path: Path) -> None:
-    compile_all(tmp_path, flags=[*FLAGS, "-flto"])
+    """What is left of a model with symbols is the model's; what went into another function is unattributed."""
+    path = compile_all(tmp_path, flags=[*FLAGS, "-flto"])
+    found = measured(tmp_path, "--html", str(tmp_path / "size.html"))
+    kws = found["models"][0]
+    assert kws["flash"]["weights"] == 556
+    assert kws["ram"]["arena"] == 400
+    assert kws["layers"][0]["code"] > 0
+    assert kws["other_code"] is None  # kws_run went into main
+    assert "unattributed" in next(line for line in (tmp_path / "size.txt").read_text().splitlines() if "_run" in line)
+    sums_up(found, path)
+
+
+@pytest.mark.parametrize("flags", [[], ["-flto"]])
+def test_inlined_layers_are_unattributed(tmp_path: Path, flags: list[str]) -> None:
+    """As of a compiler that does not know how generated code asks for functions of their own."""
+    path = compile_all(tmp_path, flags=[*FLAGS, *flags], kws=KWS.replace("__attribute__((noinline))", ""))
     found = measured(tmp_path)
-    assert found["models"][0]["flash"]["weights"] == 556
-    assert found["models"][0]["ram"]["arena"] == 400
+    kws = found["models"][0]
+    assert [layer["code"] for layer in kws["layers"]] == [None, None]
+    assert [layer["weights"] for layer in kws["layers"]] == [300, 256]
+    assert sum(line.count("unattributed") for line in (tmp_path / "size.txt").read_text().splitlines()) >= 2
+    sums_up(found, path)
+
+
+def sums_up(found: Any, path: Path) -> None:
+    """Every byte of the image is in one of the kinds, and no model has more than there is."""
+    sizes = sections(path)
+    assert found["flash"]["total"] == sizes[".text"] + sizes[".data"]
+    for place in (found["flash"], found["ram"]):
+        assert sum(size or 0 for kind, size in place.items() if kind != "total") == place["total"]
+    for kind in ("weights", "code"):
+        assert sum(model["flash"][kind] for model in found["models"]) <= found["flash"][kind]
+    shown = [cell.part.size for group in flashmap.layout(found) for cell in group.cells]
+    assert sum(shown) == found["flash"]["total"]
+    assert sum(row["bytes"] for row in found["licences"]) == found["flash"]["total"]
+    for model in found["models"]:
+        layers = sum(layer["code"] or 0 for layer in model["layers"])
+        assert layers + (model["other_code"] or 0) == model["flash"]["code"]
 
 
 def test_objects_of_one_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
