@@ -1,8 +1,11 @@
 """How well the integer network agrees with the float model, over labelled or unlabelled samples.
 
-The integer side is `nnbuild.interpret`, whose bytes the generated C computes; the float side is the model in
-onnxruntime. SQNR is 10 log10(sum f^2 / sum (f - q)^2) over all outputs of all samples, in dB; agreement is the share of
-samples whose arg-max (of the first output) is that of the float model; top-1 the share whose arg-max is the label.
+The integer side is `nnbuild.interpret`, whose bytes the generated C computes; the float side is the imported model in
+onnxruntime. SQNR is 10 log10(sum f^2 / sum (f - q)^2) over all outputs of all samples, in dB; agreement is the share
+of samples whose arg-max (of the first output) is that of the float model; top-1 the share whose arg-max is the label.
+
+A layer's SQNR is that of its output, dequantized, against the value of the float model that its quantization belongs
+to, clamp included. It holds the errors of all layers before it. Samples are taken one by one: memory does not grow.
 """
 
 from __future__ import annotations
@@ -10,94 +13,229 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 
-from nnbuild import interpret
+from nnbuild import float_model, interpret
 from nnbuild.errors import CalibrationError, ModelError
-from nnbuild.lower import lower
-from nnbuild.network import Array, Network
+from nnbuild.layout import is_contiguous
+from nnbuild.lower import Activation, traced
+from nnbuild.network import Array, Layer, Network, Port, QuantParams
 from nnbuild.pipeline import input_shapes
+from nnbuild.qdq import shapes
+from nnbuild.report.accuracy import CEILING, Accuracy, Confusion, LayerAccuracy, WorstSample
 from nnbuild.samples import Sample, Samples
+
+_SHOWN = 5  # worst samples and confusion pairs that are listed
 
 
 @dataclass(frozen=True, slots=True)
-class Accuracy:
-    """Shares are of 1; `sqnr` is in dB, infinite where nothing differs; top-1 is None without labels."""
+class _Probe:
+    """A tensor and the float value that it stands for: `value` is flat, its elements at `index` (None: as they lie)."""
 
-    samples: int
-    agreement: float
-    sqnr: float
-    top1: float | None
-    top1_float: float | None
+    tensor: str
+    value: str
+    quant: QuantParams
+    index: Array | None
+
+    def real(self, values: Mapping[str, Array]) -> Array:
+        """The tensor as float64, flat, in the order of the float value."""
+        flat = values[self.tensor]
+        return self.quant.dequantize(flat if self.index is None else flat[self.index]).astype(np.float64)
+
+
+@dataclass(slots=True)
+class _Power:
+    """Sums of squares of a float value and of its error."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+
+    def add(self, real: Array, ours: Array) -> None:
+        """Count float64 arrays of one shape."""
+        self.signal += float(np.sum(np.square(real)))
+        self.noise += float(np.sum(np.square(real - ours)))
+
+    @property
+    def decibel(self) -> float:
+        """SQNR, limited to +-CEILING, in hundredths: the last bits of a float kernel do not change a report."""
+        if self.noise == 0.0:
+            return CEILING
+        level = 10 * math.log10(self.signal / self.noise) if self.signal > 0.0 else -CEILING
+        return round(min(max(level, -CEILING), CEILING), 2)
+
+
+class _Comparison:
+    """Both models, and what is counted over the samples; `decisions` are pairs of arg-max, in float and in int8."""
+
+    def __init__(self, model: onnx.ModelProto, network: Network, values: Mapping[str, Activation]) -> None:
+        self.network = network
+        floats = {name: shape for name, shape in shapes(model.graph).items() if name in _computed(model)}
+        self.outputs = [
+            _Probe(port.tensor, value.name, network.tensors[port.tensor].quant, None)
+            for port, value in zip(network.outputs, model.graph.output, strict=True)
+        ]
+        probes = (*_probes(network, values, floats), *self.outputs)
+        self.by_tensor = {probe.tensor: probe for probe in probes}
+        self.places = {port.name: values[port.name].index for port in network.inputs}
+        self.names = [name for name in dict.fromkeys(probe.value for probe in probes) if name not in self.places]
+        self.session = float_model.session(model, self.names)
+        self.count = 0
+        self.all_outputs = _Power()
+        self.tensors = {tensor: _Power() for tensor in self.by_tensor}
+        self.decisions: Counter[tuple[int, int]] = Counter()
+        self.worst: list[WorstSample] = []
+
+    def add(self, sample: Sample, where: str) -> tuple[int, int]:
+        """Count one sample; its arg-max in float and in int8."""
+        found = float_model.run(self.session, self.names, sample)
+        for name, values in zip(self.names, found, strict=True):
+            if not np.isfinite(values).all():
+                raise CalibrationError(f"value '{name}' is not finite for sample {self.count}", where)
+        floats = {**sample, **dict(zip(self.names, found, strict=True))}
+        real = {name: np.asarray(values, np.float64).ravel() for name, values in floats.items()}
+        ours = interpret.run_all(self.network, [self._quantized(port, sample) for port in self.network.inputs])
+        for probe in self.by_tensor.values():
+            self.tensors[probe.tensor].add(real[probe.value], probe.real(ours))
+        mine = _Power()
+        for probe in self.outputs:
+            mine.add(real[probe.value], probe.real(ours))
+        self.all_outputs.signal += mine.signal
+        self.all_outputs.noise += mine.noise
+        first = self.outputs[0]
+        decision = (int(np.argmax(real[first.value])), int(np.argmax(ours[first.tensor])))
+        self._note(WorstSample(self.count, mine.decibel, *decision))
+        self.decisions[decision] += 1
+        self.count += 1
+        return decision
+
+    def _quantized(self, port: Port, sample: Sample) -> Array:
+        """An input as the network takes it, which may be channels last."""
+        tensor = self.network.tensors[port.tensor]
+        flat = np.empty(tensor.size, np.int8)
+        flat[self.places[port.name]] = tensor.quant.quantize(sample[port.name])
+        return flat
+
+    def _note(self, sample: WorstSample) -> None:
+        """Keep the samples with the lowest SQNR, the first of equals."""
+        self.worst = sorted([*self.worst, sample], key=lambda entry: (entry.sqnr_db, entry.sample))[:_SHOWN]
 
 
 def measure(
-    model: onnx.ModelProto, int8: onnx.ModelProto, samples: Samples, limit: int | None = None, where: str = ""
+    model: onnx.ModelProto,
+    int8: onnx.ModelProto,
+    samples: Samples,
+    limit: int | None = None,
+    where: str = "",
+    name: str = "model",
+    input_layout: str = "",
+    single_rounding: bool = False,
 ) -> Accuracy:
     """Compare an imported float `model` with the quantized `int8` over the first `limit` samples (default: all).
 
-    `where` names the int8 file in messages.
+    `where` names the int8 file in messages, `name` stands in front of the layers' names; `input_layout` and
+    `single_rounding` are as in `lower`. CalibrationError for samples that do not fit or that drive a value to infinity.
     """
-    network = lower(int8, where)
+    network, values = traced(int8, where, input_layout, single_rounding)
     _check_same(model, network)
-    session = _session(model)
+    comparison = _Comparison(model, network, values)
     labels = samples.labels()
-    signal = noise = 0.0
-    decisions: list[tuple[int, int]] = []
-    for sample in itertools.islice(samples, limit):
-        real = [np.asarray(output, np.float64).ravel() for output in session.run(None, sample)]
-        ours = list(_outputs(network, sample))
-        signal += sum(float(np.sum(np.square(f))) for f in real)
-        noise += sum(float(np.sum(np.square(f - q))) for f, q in zip(real, ours, strict=True))
-        decisions.append((int(np.argmax(real[0])), int(np.argmax(ours[0]))))
-        _progress(len(decisions))
+    right = [0, 0]
+    for index, sample in enumerate(itertools.islice(samples, limit)):
+        if labels is not None and index == len(labels):
+            message = f"there are {len(labels)} labels for more samples"
+            raise CalibrationError(message, samples.spec, "array 'y' needs one for each sample")
+        decision = comparison.add(sample, samples.spec)
+        if labels is not None:
+            right = [count + (choice == int(labels[index])) for count, choice in zip(right, decision, strict=True)]
+        _progress(index + 1)
     _progress(0)
-    if labels is not None and len(labels) < len(decisions):
-        message = f"there are {len(labels)} labels for {len(decisions)} samples"
-        raise CalibrationError(message, samples.spec, "array 'y' needs one for each sample")
-    pairs = np.asarray(decisions)
-    truth = None if labels is None else labels[: len(pairs)]
+    return _result(name, comparison, None if labels is None else right)
+
+
+def _result(name: str, found: _Comparison, right: list[int] | None) -> Accuracy:
+    """`right`: how many labels the float model and the integer network have met; None without labels."""
+    network = found.network
+    decides = network.tensors[found.outputs[0].tensor].size > 1
+    agreeing = sum(count for (real, ours), count in found.decisions.items() if real == ours)
+    rights = [None, None] if right is None or not decides else [_percent(count, found.count) for count in right]
+    confused = [Confusion(*pair, count) for pair, count in found.decisions.items() if pair[0] != pair[1]]
     return Accuracy(
-        samples=len(pairs),
-        agreement=float(np.mean(pairs[:, 0] == pairs[:, 1])),
-        sqnr=_decibel(signal, noise),
-        top1=None if truth is None else float(np.mean(pairs[:, 1] == truth)),
-        top1_float=None if truth is None else float(np.mean(pairs[:, 0] == truth)),
+        name=name,
+        model_id=f"0x{network.model_id():08x}",
+        samples=found.count,
+        agreement=_percent(agreeing, found.count) if decides else None,
+        sqnr_db=found.all_outputs.decibel,
+        top1=rights[1],
+        top1_float=rights[0],
+        layers=tuple(_layers(name, network, {tensor: power.decibel for tensor, power in found.tensors.items()})),
+        worst=tuple(found.worst),
+        confusions=tuple(sorted(confused, key=lambda pair: (-pair.count, pair.float, pair.int8))[:_SHOWN]),
     )
 
 
-def _outputs(network: Network, sample: Sample) -> Iterator[Array]:
-    """The integer network's outputs as real numbers, flat."""
-    inputs = [network.tensors[port.tensor].quant.quantize(sample[port.name]).ravel() for port in network.inputs]
-    for port, values in zip(network.outputs, interpret.run(network, inputs), strict=True):
-        yield network.tensors[port.tensor].quant.dequantize(values).astype(np.float64).ravel()
+def _layers(name: str, network: Network, levels: Mapping[str, float]) -> Iterator[LayerAccuracy]:
+    """What each layer reaches, and adds; behind a layer without a figure those of its inputs count on."""
+    reached = {port.tensor: levels.get(port.tensor, CEILING) for port in network.inputs}
+    for index, layer in enumerate(network.layers):
+        before = min(reached[tensor] for tensor in layer.inputs)
+        level = levels.get(layer.output)
+        reached[layer.output] = before if level is None else level
+        yield LayerAccuracy(
+            index=index,
+            name=f"{name}_{layer.name}",
+            node=layer.node,
+            op=layer.op,
+            sqnr_db=level,
+            added_db=None if level is None else _added(before, level),
+            weight_scales=_weight_scales(layer),
+        )
+
+
+def _added(before: float, level: float) -> float | None:
+    """The SQNR of noise that makes `level` of `before`, both in dB; None where there is none."""
+    noise = 10 ** (-level / 10) - 10 ** (-before / 10)
+    return round(-10 * math.log10(noise), 2) if noise > 0 else None
+
+
+def _weight_scales(layer: Layer) -> int | None:
+    """How many different multipliers the outputs of a layer with weights have."""
+    if "weights" not in layer.constants or "multiplier" not in layer.constants:
+        return None
+    return len(set(zip(layer.constants["multiplier"].tolist(), layer.constants["shift"].tolist(), strict=True)))
+
+
+def _computed(model: onnx.ModelProto) -> set[str]:
+    """The values that depend on samples: inputs, and outputs of nodes."""
+    return {name for node in model.graph.node for name in node.output if name} | set(input_shapes(model))
+
+
+def _probes(network: Network, values: Mapping[str, Activation], floats: Mapping[str, tuple[int, ...]]) -> list[_Probe]:
+    """The first value of the float model that lies in each tensor."""
+    found: dict[str, _Probe] = {}
+    for value, place in values.items():
+        if place.tensor not in found and floats.get(value) == place.shape:
+            index = place.index.ravel()
+            whole = index.size == network.tensors[place.tensor].size and is_contiguous(index)
+            quant = network.tensors[place.tensor].quant
+            found[place.tensor] = _Probe(place.tensor, value, quant, None if whole else index)
+    return list(found.values())
 
 
 def _check_same(model: onnx.ModelProto, network: Network) -> None:
     expected = {name: math.prod(shape) for name, shape in input_shapes(model).items()}
     found = {port.name: math.prod(port.shape) for port in network.inputs}
-    if expected != found or len(model.graph.output) != len(network.outputs):
+    sizes = [math.prod(shapes(model.graph)[value.name]) for value in model.graph.output]
+    if expected != found or sizes != [math.prod(port.shape) for port in network.outputs]:
         raise ModelError("the int8 model has other inputs or outputs than the float model: it is of another model")
 
 
-def _session(model: onnx.ModelProto) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _decibel(signal: float, noise: float) -> float:
-    if noise == 0.0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal > 0.0 else -math.inf
+def _percent(part: int, whole: int) -> float:
+    return round(100 * part / whole, 4)
 
 
 def _progress(count: int) -> None:

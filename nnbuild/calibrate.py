@@ -18,15 +18,14 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
 
-from nnbuild.errors import CalibrationError, ModelError
+from nnbuild import float_model
+from nnbuild.errors import CalibrationError
 from nnbuild.network import Array
-from nnbuild.samples import Sample, Samples
+from nnbuild.samples import Samples
 
 Range = tuple[float, float]
 
@@ -123,7 +122,8 @@ def ranges(model: onnx.ModelProto, samples: Samples, method: str = DEFAULT_METHO
 
     Raises CalibrationError for samples that do not fit or that drive a value to infinity.
     """
-    session, names = _session(model)
+    names = [name for node in model.graph.node for name in node.output if name]
+    session = float_model.session(model, names)
     inputs = [value.name for value in model.graph.input]
     statistics = {name: _Statistics() for name in (*inputs, *names)}
     digest = hashlib.sha256()
@@ -132,7 +132,7 @@ def ranges(model: onnx.ModelProto, samples: Samples, method: str = DEFAULT_METHO
         for name in inputs:
             digest.update(sample[name].astype("<f4").tobytes())
             statistics[name].add(sample[name])
-        for name, values in zip(names, _run(session, names, sample), strict=True):
+        for name, values in zip(names, float_model.run(session, names, sample), strict=True):
             if not np.isfinite(values).all():
                 raise CalibrationError(f"value '{name}' is not finite for sample {count}", samples.spec)
             statistics[name].add(values)
@@ -153,39 +153,6 @@ def digest_of(samples: Samples) -> str:
         for name in samples.inputs:
             digest.update(sample[name].astype("<f4").tobytes())
     return digest.hexdigest()
-
-
-def _session(model: onnx.ModelProto) -> tuple[Any, list[str]]:
-    """An onnxruntime session that gives every float activation, and their names in the order of the graph."""
-    import onnxruntime
-
-    everything = onnx.ModelProto()
-    everything.CopyFrom(model)
-    names = [name for node in model.graph.node for name in node.output if name]
-    outputs = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
-    del everything.graph.output[:]
-    everything.graph.output.extend(helper.make_value_info(name, outputs[name].type) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    try:
-        session = onnxruntime.InferenceSession(
-            everything.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime raises a class for each status
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"onnxruntime cannot run the model: {reason}") from None
-    return session, names
-
-
-def _run(session: Any, names: list[str], sample: Sample) -> list[Array]:
-    """The values of `names` for one sample; ModelError where shapes turn out not to fit only now."""
-    try:
-        return list(session.run(names, sample))
-    except Exception as error:  # onnxruntime raises a class for each status
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"onnxruntime cannot run the model: {reason}") from None
 
 
 def _minmax(found: _Statistics) -> Range:

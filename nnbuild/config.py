@@ -68,6 +68,16 @@ def parse_latency(value: Any) -> Latency:
     return Latency(us, mhz, None if match[5] is None else int(match[5]))
 
 
+def parse_share(value: Any) -> float:
+    """A share of 1 from `0.97` or `"97%"`. ConfigError for anything else."""
+    text = value.strip() if isinstance(value, str) else ""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", text, re.ASCII)
+    number = float(match[1]) / (100 if match[2] else 1) if match else value
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number <= 1:
+        raise ConfigError("must be a share above 0 and up to 1, such as 0.97 or '97%'")
+    return round(float(number), 6)
+
+
 def _identifier(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", value):
         raise ConfigError("must be a C identifier that starts with a letter, such as 'kws'")
@@ -167,8 +177,8 @@ def _pins(value: Any) -> tuple[tuple[str, str], ...]:
 class Option:
     """One option of a model.
 
-    `stage` is the command that takes it as `flag` ("quantize", "emit"), or "build" where SCons itself acts on it.
-    `path` marks a file that the build depends on.
+    `stage` is the command that takes it as `flag` ("quantize", "emit", "accuracy"), or "build" where SCons itself acts
+    on it. `path` marks a file that the build depends on.
     """
 
     name: str
@@ -366,6 +376,31 @@ OPTIONS: dict[str, Option] = {
             '"16K"',
             "the most that arena and statics of the model may take; more fails the build",
         ),
+        Option(
+            "validation",
+            "accuracy",
+            _path,
+            "--samples",
+            '"models/kws_val.npz"',
+            "samples, as for `calibration`, on which the integers are compared with the float model",
+            True,
+        ),
+        Option(
+            "min_agreement",
+            "accuracy",
+            parse_share,
+            "--min-agreement",
+            '"97%"',
+            "the least share of these samples whose arg-max is that of the float model; less fails the build",
+        ),
+        Option(
+            "min_sqnr",
+            "accuracy",
+            _positive,
+            "--min-sqnr",
+            "25",
+            "the least signal-to-noise ratio of the outputs against the float model, in dB; less fails the build",
+        ),
         Option("sources", "build", _flag, "", "True", "return the C files, for hosts that compile themselves"),
     )
 }
@@ -373,9 +408,6 @@ OPTIONS: dict[str, Option] = {
 # In the design, but not in this version: refused by name, never ignored.
 LATER: dict[str, str] = {
     "latency": "a limit on the estimated time of one inference",
-    "validation": "samples that accuracy is checked on",
-    "min_agreement": "the share of validation samples that must agree with the float model",
-    "min_sqnr": "the signal-to-noise ratio that the int8 model must reach",
     "stream_axis": "streaming inference",
     "weights": "where weights are stored",
     "assembly": "kernels in assembly",
@@ -413,6 +445,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("NNQUANTCOMSTR", "QUANT  $SOURCE", "what is printed for it; empty prints the command"),
     Variable("NNEMITCOM", "$NNPYTHON -m nnbuild emit ...", "the command that writes C"),
     Variable("NNEMITCOMSTR", "NNGEN  ${TARGET.file}", "what is printed for it"),
+    Variable("NNACCURACYCOM", "$NNPYTHON -m nnbuild accuracy ...", "the command that compares with the float model"),
+    Variable("NNACCURACYCOMSTR", "ACCUR  $SOURCE", "what is printed for it"),
     Variable("NNSIZECOM", "$NNPYTHON -m nnbuild size ...", "the command that measures and checks budgets"),
     Variable("NNSIZECOMSTR", "SIZE   $TARGET", "what is printed for it"),
     Variable("NNFREEZECOM", "$NNPYTHON -m nnbuild freeze ...", "the command behind `scons nn-freeze`"),
@@ -463,6 +497,10 @@ def _combined(options: Mapping[str, Any]) -> Iterable[Finding]:
     if "arena_section" in options and options.get("arena") == "shared":
         hint = "it is a common symbol: place `*_kernels.o(COMMON)` in the linker script"
         yield Finding("option 'arena_section' cannot place a shared arena", hint=hint)
+    for name in ("min_agreement", "min_sqnr"):
+        if name in options and "validation" not in options:
+            hint = "add validation='kws_val.npz': samples that do not calibrate"
+            yield Finding(f"option '{name}' needs validation", hint=hint)
     if options.get("sources"):
         for name in ("flash", "ram"):
             if name in options:

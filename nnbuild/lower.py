@@ -371,4 +371,23 @@ def lower(model: onnx.ModelProto, where: str = "", input_layout: str = "", singl
     `single_rounding` is for firmware whose CMSIS-NN is built with CMSIS_NN_USE_SINGLE_ROUNDING.
     ModelError lists every node that cannot be lowered.
     """
-    return replace(Lowering(model, where, input_layout).run(), single_rounding=single_rounding)
+    return traced(model, where, input_layout, single_rounding)[0]
+
+
+def traced(
+    model: onnx.ModelProto, where: str = "", input_layout: str = "", single_rounding: bool = False
+) -> tuple[Network, Mapping[str, Activation]]:
+    """What `lower` returns, and where in it each ONNX value lies, in the order of the graph.
+
+    A value that a QuantizeLinear reads is there too: `v` in front of `v_quantized` lies where that does.
+    """
+    lowering = Lowering(model, where, input_layout)
+    network = replace(lowering.run(), single_rounding=single_rounding)
+    found: dict[str, Activation] = {}
+    for name, value in lowering.values.items():
+        if isinstance(value, Activation):
+            found[name] = value
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and (result := found.get(node.output[0])) is not None:
+            found.setdefault(node.input[0], result)
+    return network, found

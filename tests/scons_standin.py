@@ -1,11 +1,12 @@
 """A stand-in for nnbuild's commands in tests of build mechanics: it starts in milliseconds and logs its calls.
 
 It "quantizes" text such as `weights=200 arena=100` with calibration data that are a number, and writes C with the
-symbols that the real command writes. `size` is the real one.
+symbols that the real command writes. `size` is the real one, and so is `accuracy --report`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -63,12 +64,26 @@ def emit(arguments: list[str]) -> None:
         (folder / file).write_text(content)
 
 
+def accuracy(arguments: list[str]) -> None:
+    """The validation data are a number: the agreement in percent."""
+    name, agreement = value(arguments, "--name"), calibration(value(arguments, "--samples"))
+    document = {"schema": 1, "by": "integer reference", "name": name, "model_id": "0x12345678", "samples": 1}
+    rest = {"agreement": agreement, "sqnr_db": 30.0, "top1": None, "top1_float": None}
+    layer = {"index": 0, "name": f"{name}_l00_conv2d", "node": "conv", "op": "conv2d", "sqnr_db": 30.0}
+    layers = [{**layer, "added_db": 30.5, "weight_scales": 4}]
+    text = json.dumps({**document, **rest, "layers": layers, "worst": [], "confusions": []})
+    Path(value(arguments, "--json")).write_text(text)
+
+
+COMMANDS = {"quantize": quantize, "emit": emit, "accuracy": accuracy}
+
+
 def main() -> None:
     arguments = sys.argv[sys.argv.index("nnbuild") + 1 :]
     with open("calls.log", "a") as log:
         log.write("\t".join(arguments) + "\n")
-    if arguments[0] in ("quantize", "emit"):
-        {"quantize": quantize, "emit": emit}[arguments[0]](arguments[1:])
+    if arguments[0] in COMMANDS and "--report" not in arguments:
+        COMMANDS[arguments[0]](arguments[1:])
     else:
         os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 

@@ -99,7 +99,7 @@ VERDICTS: list[tuple[budget.Verdict, float | None, str]] = [
     (
         budget.Verdict("kws sqnr", 20.0, 25.5, "dB", at_least=True),
         5.5,
-        "kws sqnr is 5.5 dB below its limit: 20.0 of at least 25.5 dB",
+        "kws sqnr is 5.50 dB below its limit: 20.00 of at least 25.50 dB",
     ),
     (
         budget.Verdict("kws stack", None, 512, hint="recursion"),

@@ -62,6 +62,9 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "pins": [({"b": "direct", "a": "direct"}, (("a", "direct"), ("b", "direct")))],
     "flash": [("64K", 65536)],
     "ram": [(4096, 4096)],
+    "validation": [("a.npz", "a.npz"), ("val.py:samples", "val.py:samples")],
+    "min_agreement": [(0.97, 0.97), ("97%", 0.97), (" 97.5 % ", 0.975), ("0.97", 0.97), (1, 1.0)],
+    "min_sqnr": [(25, 25.0), (27.5, 27.5)],
     "sources": [(True, True)],
 }
 BAD: dict[str, list[Any]] = {
@@ -87,13 +90,18 @@ BAD: dict[str, list[Any]] = {
     "pins": [["a=b"], {"a": 1}, {"": "direct"}, "a=b"],
     "flash": ["64G", -1, "85%"],
     "ram": [True, "50 %"],
+    "validation": ["", 3, True, {}],
+    "min_agreement": [97, "97", 0, "0%", "101%", -0.5, True, "", "x", float("nan"), []],
+    "min_sqnr": [0, -3, "25", "25 dB", True, float("inf")],
     "sources": ["yes", 1],
 }
 
 
 def given(name: str, value: Any) -> dict[str, Any]:
     """Options in which `name` stands alone, but for what it needs."""
-    return {"raw_input": "u8", "raw_input_scale": 1.0, name: value} if name.startswith("raw_input") else {name: value}
+    needs: dict[str, Any] = {"raw_input": "u8", "raw_input_scale": 1.0} if name.startswith("raw_input") else {}
+    needs |= {"validation": "v.npz"} if name.startswith("min_") else {}
+    return {**needs, name: value}
 
 
 def test_every_option_has_cases() -> None:
@@ -180,6 +188,8 @@ def test_all_findings_at_once() -> None:
         ({"raw_input": "u8"}, "raw_input' needs raw_input_scale"),
         ({"arena_section": ".dtcm", "arena": "caller"}, "arena_section' has no arena to place"),
         ({"arena_section": ".dtcm", "arena": "shared"}, "arena_section' cannot place a shared arena"),
+        ({"min_sqnr": 25}, "min_sqnr' needs validation; hint: add validation="),
+        ({"min_agreement": "97%", "calibration": "c.npz"}, "min_agreement' needs validation"),
         ({"sources": True, "flash": "1K"}, "flash' cannot be checked with sources=True"),
     ],
 )
@@ -219,11 +229,11 @@ def test_no_default_name() -> None:
 
 def test_arguments_are_those_of_the_commands() -> None:
     """Every flag exists in the command that it is for, and takes the value as it is written."""
-    for stage in ("quantize", "emit"):
+    for stage in ("quantize", "emit", "accuracy"):
         options = {n: v[0][1] for n, v in GOOD.items() if config.OPTIONS[n].stage == stage}
         words = [str(word) for word in config.arguments(options, stage)]
-        required = {"quantize": ["m.onnx", "-o", "o"], "emit": ["m.onnx", "--output-dir", "o"]}[stage]
-        parsed = parse(stage, required + words)
+        required = {"quantize": ["m.onnx", "-o", "o"], "emit": ["m.onnx", "--output-dir", "o"]}
+        parsed = parse(stage, required.get(stage, []) + words)
         for name, value in options.items():
             attribute = config.OPTIONS[name].flag.removeprefix("--").replace("-", "_")
             stored = getattr(parsed, attribute)
@@ -249,7 +259,7 @@ def test_methods_are_those_of_calibration() -> None:
 
 
 def test_commands_exist() -> None:
-    assert {"quantize", "emit", "size", "freeze"} <= set(cli.COMMANDS)
+    assert {"quantize", "emit", "accuracy", "size", "freeze"} <= set(cli.COMMANDS)
 
 
 @pytest.mark.parametrize("name", list(config.reference()))

@@ -1,69 +1,119 @@
 """Compare the integer network with the float model.
 
-Prints agreement (the share of samples with the float model's arg-max), SQNR in dB, and top-1 where the .npz has labels
-`y`. The integer side is the reference that the generated C equals bit for bit.
+Prints agreement (the share of samples with the float model's arg-max), SQNR in dB, the layers that add most noise, and
+top-1 where the .npz has labels `y`. The integer side is the reference that the generated C equals bit for bit. The exit
+status is 1 where a bound is missed. --json keeps the result; --report holds a kept one against bounds and computes
+nothing.
 
-    python -m nnbuild accuracy kws.onnx kws.int8.onnx --samples kws_val.npz --min-agreement 0.97
+    python -m nnbuild accuracy kws.onnx kws.int8.onnx --samples kws_val.npz --min-agreement 97%
+    python -m nnbuild accuracy --report kws.accuracy.json --min-sqnr 25
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 
-from nnbuild import samples
-from nnbuild.accuracy import Accuracy, measure
-from nnbuild.commands import model_arguments
-from nnbuild.errors import BudgetError, ConfigError
-from nnbuild.folding import is_qdq
-from nnbuild.importer import import_model
-from nnbuild.pipeline import input_shapes
+from nnbuild import config
+from nnbuild.errors import ConfigError
+from nnbuild.files import write_text
+from nnbuild.report import budget
+from nnbuild.report.accuracy import Accuracy, noise_line, verdicts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `accuracy`."""
-    model_arguments.add_model(parser)
-    parser.add_argument("int8", metavar="m.int8.onnx")
-    parser.add_argument("--samples", required=True, help="as --calibration of `quantize`; labels are array 'y'")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="the first N samples only")
-    parser.add_argument("--min-agreement", type=float, metavar="SHARE", help="exit with 1 below this share")
+    parser.add_argument("model", nargs="?", metavar="MODEL.onnx", help="the float model")
+    parser.add_argument("int8", nargs="?", metavar="m.int8.onnx", help="the same model, quantized")
+    parser.add_argument("--samples", help="as --calibration of `quantize`; labels are array 'y'")
+    parser.add_argument("--limit", type=_count, metavar="N", help="the first N samples only")
+    parser.add_argument("--report", metavar="JSON", help="what --json wrote, instead of models and samples")
+    parser.add_argument("--min-agreement", type=_share, metavar="SHARE", help="exit with 1 below this: 0.97 or 97%%")
     parser.add_argument("--min-sqnr", type=float, metavar="DB", help="exit with 1 below this SQNR")
+    parser.add_argument("--json", metavar="FILE", help="write the result, with every layer, as JSON")
+    parser.add_argument("--summary", action="store_true", help="print one line")
+    parser.add_argument("--name", help="what the layers' names begin with (default: from the file's name)")
+    parser.add_argument("--input-layout", choices=["NHWC"], default="", help="as in `emit`")
+    parser.add_argument("--rounding", choices=["double", "single"], default="double", help="as in `emit`")
+    parser.add_argument(
+        "--input-shape", action="append", default=[], metavar="NAME=1,3,32,32", help="as in `quantize`; repeatable"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, print, hold against the limits."""
-    model = import_model(arguments.model, model_arguments.shapes(arguments.input_shape))
-    if is_qdq(model):
-        raise ConfigError("this model is quantized: there is no float model to compare with", arguments.model)
-    int8 = import_model(arguments.int8)
-    if not is_qdq(int8):
-        raise ConfigError("this model is not quantized", arguments.int8)
-    result = measure(model, int8, samples.load(arguments.samples, input_shapes(model)), arguments.limit, arguments.int8)
-    print(_report(result))
-    _check(result, arguments)
+    """Measure or read, write, print, hold against the bounds."""
+    if arguments.report is not None:
+        if arguments.model is not None or arguments.samples is not None or arguments.json is not None:
+            raise ConfigError("--report goes with neither models, --samples nor --json", arguments.report)
+        result = Accuracy.read(arguments.report)
+    elif arguments.int8 is None or arguments.samples is None:
+        raise ConfigError("accuracy takes MODEL.onnx m.int8.onnx --samples, or --report")
+    else:
+        result = _measured(arguments)
+    if arguments.json is not None:
+        write_text(arguments.json, result.to_json())
+    if arguments.report is None:
+        print(_line(result) if arguments.summary else _table(result), flush=True)
+    held = verdicts(result, arguments.min_agreement, arguments.min_sqnr)
+    print("".join(f"{line}\n" for line in budget.failure_table(held)), end="", flush=True)
+    budget.check(held, arguments.report or arguments.int8)
     return 0
 
 
-def _report(result: Accuracy) -> str:
-    lines = [
-        f"samples    {result.samples}",
-        f"agreement  {100 * result.agreement:.2f} %",
-        f"SQNR       {result.sqnr:.2f} dB",
-    ]
+def _measured(arguments: argparse.Namespace) -> Accuracy:
+    # Products of small matrices gain nothing by more threads, which take the time of other commands of a build. Once
+    # numpy is loaded it is too late.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from nnbuild import samples
+    from nnbuild.accuracy import measure
+    from nnbuild.commands import model_arguments
+    from nnbuild.folding import is_qdq
+    from nnbuild.importer import import_model
+    from nnbuild.pipeline import input_shapes
+
+    model = import_model(arguments.model, model_arguments.shapes(arguments.input_shape))
+    if is_qdq(model):
+        hint = "leave validation out; `python -m nnbuild accuracy` compares with the float model that it was made from"
+        raise ConfigError("this model is quantized: there is no float model to compare with", arguments.model, hint)
+    int8 = import_model(arguments.int8)
+    if not is_qdq(int8):
+        raise ConfigError("this model is not quantized", arguments.int8)
+    return measure(
+        model,
+        int8,
+        samples.load(arguments.samples, input_shapes(model)),
+        arguments.limit,
+        arguments.int8,
+        arguments.name or config.default_name(arguments.int8),
+        arguments.input_layout,
+        arguments.rounding == "single",
+    )
+
+
+def _line(result: Accuracy) -> str:
+    agreement = "" if result.agreement is None else f"agreement {result.agreement:.2f} %, "
+    return f"{result.name}: {agreement}SQNR {result.sqnr_db:.2f} dB over {result.samples} samples"
+
+
+def _table(result: Accuracy) -> str:
+    lines = [f"samples    {result.samples}"]
+    if result.agreement is not None:
+        lines.append(f"agreement  {result.agreement:.2f} %")
+    lines.append(f"SQNR       {result.sqnr_db:.2f} dB")
     if result.top1 is not None and result.top1_float is not None:
-        lines.append(f"top-1      {100 * result.top1:.2f} % (float {100 * result.top1_float:.2f} %)")
-    return "\n".join(lines)
+        lines.append(f"top-1      {result.top1:.2f} % (float {result.top1_float:.2f} %)")
+    lines.append(noise_line(result))
+    return "\n".join(filter(None, lines))
 
 
-def _check(result: Accuracy, arguments: argparse.Namespace) -> None:
-    if arguments.min_agreement is not None and result.agreement < arguments.min_agreement:
-        message = f"agreement is {result.agreement:.4f}, less than {arguments.min_agreement}"
-        raise BudgetError(message, arguments.int8, "calibrate with more, or more typical, samples")
-    if arguments.min_sqnr is not None and result.sqnr < arguments.min_sqnr:
-        message = f"SQNR is {result.sqnr:.2f} dB, less than {arguments.min_sqnr}"
-        raise BudgetError(message, arguments.int8, "calibrate with more, or more typical, samples")
+def _share(text: str) -> float:
+    try:
+        return config.parse_share(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _positive(text: str) -> int:
+def _count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise ValueError

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from nnbuild.report.elf import Elf, Section
 
 
-_DIGITS = {"bytes": 0, "us": 1, "percent": 2, "dB": 1}
+_DIGITS = {"bytes": 0, "us": 1, "percent": 2, "dB": 2}
 
 
 def amount(value: float, unit: str) -> str:
-    """A value as reports show it: `1,234 bytes`, `1,234.5 us`, `97.25 percent`, `31.4 dB`."""
+    """A value as reports show it: `1,234 bytes`, `1,234.5 us`, `97.25 percent`, `31.42 dB`."""
     return f"{value:,.{_DIGITS[unit]}f} {unit}"
 
 

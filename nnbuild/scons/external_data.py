@@ -8,6 +8,9 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator
+from typing import Any
+
+import SCons.Scanner
 
 # Paths of field numbers that lead from ModelProto to tensors (onnx.proto). A message is named by what it is.
 _CHILDREN: dict[str, dict[int, str]] = {
@@ -90,3 +93,11 @@ def external_data(path: str) -> list[str]:
 def _inside(name: str) -> bool:
     leaves = os.path.isabs(name) or ".." in name.replace("\\", "/").split("/")
     return bool(name) and "\0" not in name and not leaves
+
+
+def _nodes(node: Any, env: Any, path: Any) -> list[Any]:
+    return [node.dir.File(name) for name in external_data(node.rfile().get_abspath())]
+
+
+SCANNER = SCons.Scanner.Scanner(function=_nodes, name="NNExternalData", skeys=[".onnx"])
+"""Makes the data files of an .onnx dependencies of what is made from it."""

@@ -17,16 +17,16 @@ from typing import Any
 import SCons.Builder
 import SCons.Errors
 import SCons.Node
-import SCons.Scanner
 import SCons.Util
 
 from nnbuild import config
 from nnbuild.cmsis_nn import HEADER
 from nnbuild.errors import ConfigError, NNBuildError
-from nnbuild.scons import cmsis_library, run
-from nnbuild.scons.external_data import external_data
+from nnbuild.scons import accuracy, cmsis_library, run
+from nnbuild.scons.external_data import SCANNER
 
 SAMPLES = (".npz", ".npy")
+SAMPLE_OPTIONS = ("calibration", "validation")
 FREEZE_ALIAS = "nn-freeze"
 
 
@@ -43,7 +43,8 @@ class Quantized:
 class Model:
     """One model for one core: what `emit` writes, and the objects of it.
 
-    `cmsis_nn` is the folder of the CMSIS-NN that it may call, and `library` what is linked for that; None for none.
+    `cmsis_nn` is the folder of the CMSIS-NN that it may call, `library` what is linked for that, and `accuracy` the
+    report of `validation=`; None for none.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Model:
     files: list[Any]
     cmsis_nn: Any = None
     library: Any = None
+    accuracy: Any = None
     objects: list[Any] = field(default_factory=list)
 
     def file(self, suffix: str) -> Any:
@@ -103,13 +105,9 @@ def own_files(python_only: bool) -> str:
 _OWN_FILES: dict[str, str] = {}
 
 
-def _data_files(node: Any, env: Any, path: Any) -> list[Any]:
-    return [node.dir.File(name) for name in external_data(node.rfile().get_abspath())]
-
-
 _QUANTIZE = SCons.Builder.Builder(
     action=run.action("NNQUANTCOM"),
-    source_scanner=SCons.Scanner.Scanner(function=_data_files, name="NNExternalData", skeys=[".onnx"]),
+    source_scanner=SCANNER,
     name="NNQuantize",
 )
 _EMIT = SCons.Builder.Builder(action=run.action("NNEMITCOM"), name="NNEmit")
@@ -142,13 +140,13 @@ def _node(value: Any, base: Any, env: Any) -> Any:
 
 def _resolve(option: str, value: Any, base: Any, env: Any) -> tuple[str, list[Any]]:
     """A path option as the command's argument, and the nodes that it depends on."""
-    match = re.fullmatch(r"(.+\.py):(\w+)", value) if option == "calibration" and SCons.Util.is_String(value) else None
+    match = re.fullmatch(r"(.+\.py):(\w+)", value) if option in SAMPLE_OPTIONS and SCons.Util.is_String(value) else None
     if match:
         node = _node(match[1], base, env)
         return f"{run.path(node)}:{match[2]}", [node]
     node = _node(value, base, env)
     folder = node.srcnode()
-    if option == "calibration" and os.path.isdir(folder.get_abspath()):
+    if option in SAMPLE_OPTIONS and os.path.isdir(folder.get_abspath()):
         names = sorted(name for name in os.listdir(folder.get_abspath()) if name.endswith(SAMPLES))
         return run.path(folder), [node.File(name) for name in names]
     if option == "frozen":
@@ -207,7 +205,7 @@ def _quantize(env: Any, node: Any, folder: Any, options: dict[str, Any], nodes: 
     overrides = {"NN_ARGUMENTS": [run.literal(word) for word in config.arguments(mine, "quantize")]}
     (target,) = _QUANTIZE(env, [target], [node], **overrides)
     env.Depends(target, env.Value(own_files(python_only=True)))
-    for files in nodes.values():
+    for files in (files for name, files in nodes.items() if name in mine):
         # With frozen=, what is missing is for the command to report or to do without: it knows the lock.
         env.Depends(target, [file for file in files if "frozen" not in mine or _there(file)])
     if "frozen" in mine:
@@ -269,6 +267,16 @@ def _emitted(
     return nodes
 
 
+def _accuracy(
+    env: Any, node: Any, quantized: Any, options: dict[str, Any], target: list[str], files: Sequence[Any]
+) -> Any:
+    """The node of the report on accuracy, or None. The integers are those of `emit`, so its words are the same."""
+    mine: dict[str, Any] = {name: options[name] for name in ("input_layout", "rounding") if name in options}
+    rounding = ["--rounding", "single"] if target[-2:] == ["--rounding", "single"] else []
+    words = [*config.arguments(mine, "emit"), *rounding]
+    return accuracy.measured(env, node, quantized, options, words, [env.Value(own_files(python_only=True)), *files])
+
+
 def _refuse_unknown_variables(env: Any, where: str) -> None:
     """What begins with NN_ is nnbuild's: a misspelled name must not be ignored."""
     for name in (key for key in env.Dictionary() if key.startswith("NN_")):
@@ -308,6 +316,8 @@ def declare(env: Any, model: Any, given: Mapping[str, Any]) -> Model:
     place = folder.Dir(variant or _hash((target, flags, shared)))
     files = _emitted(env, quantized, options, target, place, cmsis_nn)
     declared = Model(options["name"], node.srcnode(), options, flags, place, files, cmsis_nn)
+    declared.accuracy = _accuracy(env, node, quantized, options, target, nodes.get("validation", []))
+    accuracy.hold(env, files, declared.accuracy, options)
     if cmsis_nn and options.get("cmsis_nn_sources", True):
         declared.library = cmsis_library.library(env, cmsis_nn)
     REGISTRY.models[key] = declared

@@ -21,6 +21,9 @@ NNModel(model, **options)
 
         env.Program("fw.elf", ["main.c", "models/kws.onnx"])
 
+    With validation="models/kws_val.npz" the integers are compared with the float model on these samples; below
+    min_agreement="97%" or min_sqnr=25 (dB) the C is not written and the build fails.
+
     Two commands run for a model. The first depends on the model, its external data, the calibration data and
     nnbuild's Python files, the second on what the first wrote, on the compiler's flags and on all of nnbuild's files.
     SCons compares contents, so a touched model rebuilds nothing, and calibration data that lead to the same numbers
@@ -64,12 +67,14 @@ _COMMAND = "$( $NNPYTHON -P -m nnbuild $)"
 _COMMANDS = {
     "NNQUANTCOM": f"{_COMMAND} quantize $SOURCE $NN_ARGUMENTS -o $TARGET",
     "NNEMITCOM": f"{_COMMAND} emit $SOURCE $NN_ARGUMENTS",
+    "NNACCURACYCOM": f"{_COMMAND} accuracy $NN_ARGUMENTS",
     "NNSIZECOM": f"{_COMMAND} size $NN_ARGUMENTS",
     "NNFREEZECOM": f"{_COMMAND} freeze $SOURCE $NN_ARGUMENTS",
 }
 _MESSAGES = {
     "NNQUANTCOMSTR": "QUANT  $SOURCE",
     "NNEMITCOMSTR": "NNGEN  ${TARGET.file}",
+    "NNACCURACYCOMSTR": "ACCUR  $SOURCE",
     "NNSIZECOMSTR": "SIZE   $TARGET",
     "NNFREEZECOMSTR": "FREEZE $SOURCE",
 }
