@@ -120,13 +120,16 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     instances = _instances(steps)
     environment = _environment()
     functions = [_function(environment, instance) for instance in instances]
+    set_input = environment.get_template("set_input.c.j2").render(context).strip("\n") if raw else ""
+    texts = [*(function["text"] for function in functions), set_input]
     rendered = {
         f"{name}.h": environment.get_template("model.h.j2").render(context),
         f"{name}.c": environment.get_template("model.c.j2").render(
             context,
             functions=functions,
             includes=dict.fromkeys(name for instance in instances for name in instance.source.includes),
-            helpers=_helpers([function["text"] for function in functions], options.target, network.single_rounding),
+            set_input=set_input,
+            helpers=_helpers(texts, options.target, network.single_rounding),
         ),
         f"{name}_weights.c": environment.get_template("weights.c.j2").render(context, arrays=_arrays(steps, name, raw)),
         f"{name}_kernels.S": environment.get_template("kernels.S.j2").render(context),
@@ -222,14 +225,14 @@ def _steps(
     ports: Sequence[_NamedPort],
 ) -> list[_Step]:
     places = {named.port.tensor: named.argument for named in ports if named.offset is None}
-    places |= {tensor: f"arena + {offset}" for tensor, offset in planned.offsets.items()}
+    places |= {tensor: f"&arena[{offset}]" for tensor, offset in planned.offsets.items()}
     functions: dict[str, str] = {}
     steps = []
     for choice in choices:
         layer = choice.layer
         source = choice.kernel.render(choice.view, target)
         symbols = {key: f"{name}_{layer.name}_{key}" for key in source.data}
-        scratch = [f"arena + {planned.scratch[layer.name]}"] if layer.name in planned.scratch else []
+        scratch = [f"&arena[{planned.scratch[layer.name]}]"] if layer.name in planned.scratch else []
         arguments = (*(places[tensor] for tensor in (*layer.inputs, layer.output)), *scratch, *symbols.values())
         function = functions.setdefault(cost.function_key(choice, source, target), f"{name}_{layer.name}")
         steps.append(_Step(choice, source, function, arguments, symbols))

@@ -24,11 +24,11 @@ V6M = replace(TARGETS["cortex-m0"], guard="")
 
 # (operator whose cases must notice, text in the generated C, what it becomes)
 TEXT_MUTANTS = [
-    ("conv2d", "((int64_t)1 << 30)", "((int64_t)1 << 29)"),
+    ("conv2d", "+ 0x40000000", "+ 0x20000000"),
     ("conv2d", ">> 31)", ">> 30)"),
     ("conv2d", "remainder > threshold", "remainder >= threshold"),
     ("fully_connected", "(value < 0 ? 1 : 0)", "0"),
-    ("conv2d", "<< left", "<< right"),
+    ("conv2d", "<< (uint32_t)left", "<< (uint32_t)right"),
     ("conv2d", "value < low ? low", "value < low ? low + 1"),
     ("conv2d", "value > high ? high", "value >= high ? high - 1"),
     ("conv2d", "int32_t sum = bias[channel]", "int32_t sum = 0"),

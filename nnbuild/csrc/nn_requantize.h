@@ -5,6 +5,6 @@ static inline int32_t nn_requantize(int32_t sum, int32_t multiplier, int32_t shi
 {
     const int32_t left = shift > 0 ? shift : 0;
     const int32_t right = shift > 0 ? 0 : -shift;
-    const int32_t scaled = (int32_t)((uint32_t)sum << left);
+    const int32_t scaled = (int32_t)((uint32_t)sum << (uint32_t)left);
     return nn_divide_by_power_of_two(nn_multiply_high(scaled, multiplier), right);
 }
