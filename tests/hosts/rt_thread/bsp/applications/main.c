@@ -1,0 +1,6 @@
+#include "kws.h"
+
+int main(void)
+{
+    return kws_selftest();
+}
