@@ -78,6 +78,15 @@ def parse_share(value: Any) -> float:
     return round(float(number), 6)
 
 
+def parse_decibel(value: Any) -> float:
+    """A ratio in dB above 0, from `25`, `"25"` or `"25 dB"`. ConfigError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:dB)?\s*", value, re.ASCII) if isinstance(value, str) else None
+    try:
+        return _positive(float(match[1]) if match else value)
+    except ConfigError:
+        raise ConfigError("must be a ratio in dB above 0, such as 25") from None
+
+
 def _identifier(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", value):
         raise ConfigError("must be a C identifier that starts with a letter, such as 'kws'")
@@ -396,7 +405,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "min_sqnr",
             "accuracy",
-            _positive,
+            parse_decibel,
             "--min-sqnr",
             "25",
             "the least signal-to-noise ratio of the outputs against the float model, in dB; less fails the build",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,28 @@ def test_bounds_of_a_kept_report(conv: Path, capsys: pytest.CaptureFixture[str])
     assert "m.accuracy.json: m sqnr is " in line
     assert "hint: most noise is added by m_l0" in line
     assert "method='mse'" in line
+
+
+def test_size_takes_the_report_of_this_network_only(conv: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(conv, "--rounding", "single") == 0
+    assert main(["emit", str(conv / "m.int8.onnx"), "--output-dir", str(conv), "--name", "m"]) == 0
+    made = ["gcc", "-c", "-o", str(conv / "m.o"), str(conv / "m.c")]
+    subprocess.run(made, check=True)
+    words = ["size", str(conv / "m.o"), "--model-report", str(conv / "m.report.json")]
+    joined = [*words, "--accuracy-report", str(conv / "m.accuracy.json")]
+    capsys.readouterr()
+    assert main(joined) == 1
+    assert "m.accuracy.json: is of network m 0x" in capsys.readouterr().err
+    assert command(conv) == 0
+    assert main([*joined, "--model-budget", "m.sqnr=10 dB", "--model-budget", "m.agreement=5%"]) == 0
+    assert "% agree with the float model" in capsys.readouterr().out
+    assert main([*joined, "--model-budget", "m.sqnr=150"]) == 1
+    assert "m sqnr is " in capsys.readouterr().err
+    for wrong, message in (("m.sqnr=x", "must be a ratio"), ("m.agreement=97", "must be a share"), ("m.x=1", "KIND")):
+        assert main([*joined, "--model-budget", wrong]) == 1
+        assert message in capsys.readouterr().err
+    assert main([*words, "--model-budget", "m.sqnr=10"]) == 1
+    assert "m.sqnr needs --accuracy-report" in capsys.readouterr().err
 
 
 def test_hint_names_per_channel_where_it_is_not(conv: Path) -> None:

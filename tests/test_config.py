@@ -64,7 +64,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "ram": [(4096, 4096)],
     "validation": [("a.npz", "a.npz"), ("val.py:samples", "val.py:samples")],
     "min_agreement": [(0.97, 0.97), ("97%", 0.97), (" 97.5 % ", 0.975), ("0.97", 0.97), (1, 1.0)],
-    "min_sqnr": [(25, 25.0), (27.5, 27.5)],
+    "min_sqnr": [(25, 25.0), (27.5, 27.5), ("25 dB", 25.0), ("27.5", 27.5)],
     "sources": [(True, True)],
 }
 BAD: dict[str, list[Any]] = {
@@ -92,7 +92,7 @@ BAD: dict[str, list[Any]] = {
     "ram": [True, "50 %"],
     "validation": ["", 3, True, {}],
     "min_agreement": [97, "97", 0, "0%", "101%", -0.5, True, "", "x", float("nan"), []],
-    "min_sqnr": [0, -3, "25", "25 dB", True, float("inf")],
+    "min_sqnr": [0, -3, "0", "-3 dB", "25 %", "", True, float("inf"), float("nan")],
     "sources": ["yes", 1],
 }
 

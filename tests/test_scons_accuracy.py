@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nnbuild.report import schema
 from tests.scons_project import HOST, MAIN, Project
 from tests.test_scons_real import MAIN as REAL_MAIN
 from tests.test_scons_real import SCONSTRUCT, model, samples
@@ -219,7 +220,7 @@ def test_verbose_prints_the_command(project: Project) -> None:
 ERRORS = {
     "bound alone": ("min_sqnr=25", "option 'min_sqnr' needs validation"),
     "no share": ('validation="models/val.npz", min_agreement=97', "option 'min_agreement' must be a share above 0"),
-    "no number": ('validation="models/val.npz", min_sqnr="25 dB"', "option 'min_sqnr' must be a number"),
+    "no number": ('validation="models/val.npz", min_sqnr="25 %"', "option 'min_sqnr' must be a ratio in dB"),
     "no such file": ('validation="models/none.npz"', "none.npz"),
 }
 
@@ -231,6 +232,33 @@ def test_user_errors_are_one_line(project: Project, name: str) -> None:
     output = project.scons(status=2)
     assert message in output
     assert len([line for line in output.splitlines() if "scons: ***" in line]) == 1
+
+
+def test_the_images_report_has_it(project: Project) -> None:
+    """Also where only the samples change; and a limit of the image is checked beside it."""
+    text = PROGRAM.replace('env.Program("fw"', 'fw = env.Program("fw.elf"') + "env.NNBudget(fw{{}})\n"
+    project.write({"SConstruct": text.format(more="").replace("{}", "")})
+    for agreement in (98, 3):
+        project.write({"models/val.npz": str(agreement)})
+        project.scons()
+        report = json.loads((project.folder / "fw.size.json").read_text())
+        found = report["models"][0]["accuracy"]
+        assert (found["agreement"], found["min_agreement"], found["min_sqnr"]) == (agreement, None, None)
+        assert report["budgets"] == []
+        assert report["models"][0]["layers"][0]["sqnr_db"] == 30.0
+        assert (
+            f"{agreement}.00 % agree with the float model, SQNR 30.00 dB"
+            in (project.folder / "fw.size.txt").read_text()
+        )
+    project.write({"SConstruct": text.format(more=', min_agreement="3%", min_sqnr=30').replace("{}", ', FLASH="1M"')})
+    project.scons()
+    report = json.loads((project.folder / "fw.size.json").read_text())
+    assert [(row["what"], row["value"], row["limit"], row["unit"], row["ok"]) for row in report["budgets"][1:]] == [
+        ("kws agreement", 3, 3.0, "percent", True),
+        ("kws sqnr", 30.0, 30.0, "dB", True),
+    ]
+    assert report["models"][0]["accuracy"]["min_agreement"] == 3.0
+    assert "3.00 % agree" in project.scons("nn-size")
 
 
 # --- nnbuild's real commands -------------------------------------------------------------------------------------
@@ -257,7 +285,8 @@ def test_real_model_passes_and_misses(real: Project) -> None:
     (line,) = [line for line in output.splitlines() if line.startswith("build/nn/kws.accuracy.json: ")]
     assert " dB below its limit: " in line
     before = (real.folder / "build/nn/kws.accuracy.json").read_bytes()
-    real.write({"SConstruct": REAL.format(', min_agreement="80%", min_sqnr=10')})
+    text = REAL.format(', min_agreement="80%", min_sqnr=10').replace("env.Program(", "fw = env.Program(")
+    real.write({"SConstruct": text + "env.NNBudget(fw)\n"})
     real.scons()
     assert (real.folder / "fw.elf").exists()
     assert not real.built(real.scons())
@@ -266,6 +295,11 @@ def test_real_model_passes_and_misses(real: Project) -> None:
     assert found["model_id"] == emitted["model_id"]
     assert [layer["name"] for layer in found["layers"]] == [layer["name"] for layer in emitted["layers"]]
     assert found["samples"] == 40
+    document = json.loads((real.folder / "fw.size.json").read_text())
+    assert schema.violations(document, strict=True) == []
+    (kws,) = document["models"]
+    assert kws["accuracy"]["sqnr_db"] == found["sqnr_db"]
+    assert [layer["sqnr_db"] for layer in kws["layers"]] == [layer["sqnr_db"] for layer in found["layers"]]
     assert found["top1"] is not None
     shutil.rmtree(real.folder / "build")
     real.scons()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 
 from nnbuild import config
 from nnbuild.errors import ConfigError
@@ -28,8 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", help="as --calibration of `quantize`; labels are array 'y'")
     parser.add_argument("--limit", type=_count, metavar="N", help="the first N samples only")
     parser.add_argument("--report", metavar="JSON", help="what --json wrote, instead of models and samples")
-    parser.add_argument("--min-agreement", type=_share, metavar="SHARE", help="exit with 1 below this: 0.97 or 97%%")
-    parser.add_argument("--min-sqnr", type=float, metavar="DB", help="exit with 1 below this SQNR")
+    parser.add_argument(
+        "--min-agreement", type=_parsed(config.parse_share), metavar="SHARE", help="exit with 1 below: 0.97 or 97%%"
+    )
+    parser.add_argument(
+        "--min-sqnr", type=_parsed(config.parse_decibel), metavar="DB", help="exit with 1 below this SQNR"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the result, with every layer, as JSON")
     parser.add_argument("--summary", action="store_true", help="print one line")
     parser.add_argument("--name", help="what the layers' names begin with (default: from the file's name)")
@@ -106,11 +111,16 @@ def _table(result: Accuracy) -> str:
     return "\n".join(filter(None, lines))
 
 
-def _share(text: str) -> float:
-    try:
-        return config.parse_share(text)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+def _parsed(parse: Callable[[str], float]) -> Callable[[str], float]:
+    """An argument's type; what it takes is said as an option says it."""
+
+    def value(text: str) -> float:
+        try:
+            return parse(text)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return value
 
 
 def _count(text: str) -> int:

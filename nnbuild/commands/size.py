@@ -13,12 +13,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from nnbuild.config import parse_size
+from nnbuild import config
 from nnbuild.errors import ConfigError
 from nnbuild.files import write_text
-from nnbuild.report import budget, document, elf, forms, linkerscript, render, terminal, usage
+from nnbuild.report import accuracy, budget, document, elf, forms, linkerscript, render, terminal, usage
+
+_KINDS: dict[str, Callable[[str], float]] = {
+    "flash": config.parse_size,
+    "ram": config.parse_size,
+    "agreement": config.parse_share,
+    "sqnr": config.parse_decibel,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,12 +35,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model-report", action="append", default=[], metavar="JSON", help="report that emit wrote; repeatable"
     )
+    parser.add_argument(
+        "--accuracy-report", action="append", default=[], metavar="JSON", help="report of `accuracy --json`; repeatable"
+    )
     parser.add_argument("--linker-script", metavar="LD", help="take the regions from its MEMORY block")
     parser.add_argument(
         "--budget", action="append", default=[], metavar="REGION=LIMIT", help="FLASH=240K, RAM=85%%; repeatable"
     )
     parser.add_argument(
-        "--model-budget", action="append", default=[], metavar="MODEL.KIND=LIMIT", help="KIND: flash, ram; repeatable"
+        "--model-budget",
+        action="append",
+        default=[],
+        metavar="MODEL.KIND=LIMIT",
+        help=f"KIND: {', '.join(_KINDS)}; repeatable",
     )
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument("--text", metavar="FILE", help="write the report as text")
@@ -54,18 +69,22 @@ def _limits(words: list[str]) -> dict[str, int | budget.Share]:
     return limits
 
 
-def _model_limits(words: list[str], models: list[usage.ModelUsage]) -> list[tuple[usage.ModelUsage, str, int]]:
+def _model_limits(words: list[str], models: list[usage.ModelUsage]) -> list[tuple[usage.ModelUsage, str, float]]:
     by_name = {model.report.name: model for model in models}
     limits = []
     for word in words:
         name, _, value = word.partition("=")
         model, _, kind = name.partition(".")
-        if kind not in usage.MODEL_KINDS:
-            raise ConfigError(f"--model-budget takes MODEL.KIND=LIMIT, not '{word}'", hint="KIND is flash or ram")
+        if kind not in _KINDS:
+            hint = f"KIND is one of {', '.join(_KINDS)}"
+            raise ConfigError(f"--model-budget takes MODEL.KIND=LIMIT, not '{word}'", hint=hint)
         if model not in by_name:
             hint = "add --model-report"
             raise ConfigError(f"--model-budget is for model '{model}', whose report is not given", hint=hint)
-        limits.append((by_name[model], kind, parse_size(value)))
+        try:
+            limits.append((by_name[model], kind, _KINDS[kind](value)))
+        except ConfigError as error:
+            raise ConfigError(f"--model-budget {name} {error.findings[0].message}, not '{value}'") from None
     return limits
 
 
@@ -76,7 +95,14 @@ def _verdicts(
     largest = ", ".join(f"{name} {size:,}" for name, size in usage.largest_layers(measured.models, 5))
     hint = f"largest layers: {largest}" if largest else ""
     verdicts = budget.region_verdicts(uses, hint)
-    for model, kind, limit in _model_limits(arguments.model_budget, measured.models):
+    limits = _model_limits(arguments.model_budget, measured.models)
+    accuracy.join(measured.models, arguments.accuracy_report, limits)
+    for model in measured.models:
+        if model.accuracy is not None:
+            verdicts += accuracy.verdicts(model.accuracy, model.bounds.get("agreement"), model.bounds.get("sqnr"))
+    for model, kind, limit in limits:
+        if kind in accuracy.BOUNDS:
+            continue
         value = usage.model_bytes(measured, model, kind, linked)
         verdicts.append(budget.Verdict(f"{model.report.name} {kind}", value, limit, hint=hint))
     return verdicts

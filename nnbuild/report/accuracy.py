@@ -10,19 +10,25 @@ without a counterpart in the float model. Standard library only: a bound is chec
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnbuild.errors import ConfigError
 from nnbuild.report.budget import Verdict
+
+if TYPE_CHECKING:
+    from nnbuild.report.usage import ModelUsage
 
 SCHEMA = 1
 BY = "integer reference"
 
 CEILING = 200.0
 """dB that stand for no difference at all, and negative for nothing but noise: JSON has no infinity."""
+
+BOUNDS = ("agreement", "sqnr")
+"""What a model can be asked for: a share of 1, and dB."""
 
 _NOISIEST = 3
 _MAKE = "make it with `python -m nnbuild accuracy ... --json`"
@@ -137,6 +143,48 @@ def noise_line(found: Accuracy) -> str:
     """Where it is lost, in words; "" where no layer adds noise."""
     names = ", ".join(f"{layer.name} ({layer.added_db:.1f} dB)" for layer in noisiest(found.layers))
     return f"most noise is added by {names}" if names else ""
+
+
+def join(models: Sequence[ModelUsage], reports: Sequence[str], limits: Iterable[tuple[ModelUsage, str, float]]) -> None:
+    """Give each model its accuracy report, and the bounds among `limits` (model, kind, limit).
+
+    ConfigError for a report of another network than the model's, and for a bound without a report.
+    """
+    by_name = {model.report.name: model for model in models}
+    for path in reports:
+        found = Accuracy.read(path)
+        model = by_name.get(found.name)
+        if model is None or model.report.model_id != found.model_id:
+            raise ConfigError(f"is of network {found.name} {found.model_id}, which is not here", path, "build it again")
+        model.accuracy = found
+    for model, kind, limit in limits:
+        if kind in BOUNDS:
+            if model.accuracy is None:
+                raise ConfigError(f"--model-budget {model.report.name}.{kind} needs --accuracy-report")
+            model.bounds[kind] = limit
+
+
+def in_document(model: ModelUsage) -> dict[str, Any] | None:
+    """`models[].accuracy` of fw.size.json."""
+    found = model.accuracy
+    if found is None:
+        return None
+    share = model.bounds.get("agreement")
+    return {
+        "samples": found.samples,
+        "agreement": found.agreement,
+        "sqnr_db": found.sqnr_db,
+        "min_agreement": None if share is None else round(100 * share, 4),
+        "min_sqnr": model.bounds.get("sqnr"),
+        "by": BY,
+        "layers": [{key: getattr(layer, key) for key in ("index", "name", "sqnr_db")} for layer in found.layers],
+    }
+
+
+def of_layer(model: ModelUsage, layer: Mapping[str, Any]) -> float | None:
+    """`models[].layers[].sqnr_db` of fw.size.json."""
+    layers = model.accuracy.layers if model.accuracy is not None else ()
+    return next((found.sqnr_db for found in layers if found.index == layer["index"]), None)
 
 
 def verdicts(found: Accuracy, min_agreement: float | None, min_sqnr: float | None) -> list[Verdict]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from nnbuild import __version__
 from nnbuild.errors import ConfigError
-from nnbuild.report import schema
+from nnbuild.report import accuracy, schema
 from nnbuild.report.budget import RegionUse, Verdict
 from nnbuild.report.usage import ModelUsage, Usage
 
@@ -93,7 +93,7 @@ _OF_MODEL: dict[str, Callable[[ModelUsage], Any]] = {
     "arena_bytes": lambda model: model.report.arena,
     "stack": lambda model: None,
     "latency": lambda model: None,
-    "accuracy": lambda model: None,
+    "accuracy": accuracy.in_document,
     "arena": lambda model: model.report.facts["arena_map"],
     "layers": _layers,
 }
@@ -130,7 +130,7 @@ _OF_LAYER: dict[str, Callable[[ModelUsage, dict[str, Any]], Any]] = {
     "code": _code,
     "cycles": lambda model, layer: None,
     "scratch": _fact("scratch_bytes"),
-    "sqnr_db": lambda model, layer: None,
+    "sqnr_db": accuracy.of_layer,
 }
 
 

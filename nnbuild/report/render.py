@@ -80,8 +80,15 @@ def _model(model: dict[str, Any], style: Style) -> Iterator[str]:
     yield "  RAM   " + ", ".join(f"{label} {ram[kind]:,}" for kind, label in labels.items())
     if model["shared_arena"]:
         yield f"  RAM   of the shared arena it uses {model['shared_arena']:,}"
+    if model["accuracy"]:
+        yield f"  accuracy {_accuracy(model['accuracy'])}"
     if model["layers"]:
         yield from _layers(model, style)
+
+
+def _accuracy(found: dict[str, Any]) -> str:
+    agreement = "" if found["agreement"] is None else f"{found['agreement']:.2f} % agree with the float model, "
+    return f"{agreement}SQNR {found['sqnr_db']:.2f} dB, over {found['samples']:,} samples"
 
 
 def _layers(model: dict[str, Any], style: Style) -> Iterator[str]:

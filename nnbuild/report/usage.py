@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from nnbuild.errors import ConfigError
+from nnbuild.report.accuracy import Accuracy
 from nnbuild.report.elf import Elf, Section, Symbol
 from nnbuild.report.schema import MODEL_SCHEMA
 
 FLASH_KINDS = ("weights", "code", "kernels", "selftest", "rest", "unattributed")
-MODEL_KINDS = ("flash", "ram")
 RAM_KINDS = ("arena", "scratch", "other", "stack_reserve")
 SHARED_ARENA = "nn_shared_arena"
 
@@ -70,12 +70,18 @@ def read_report(path: str | Path) -> ModelReport:
 
 @dataclass(slots=True)
 class ModelUsage:
-    """Bytes of one model; `layers` by index, each with weights and code."""
+    """Bytes of one model; `layers` by index, each with weights and code.
+
+    `accuracy` is what was measured on validation samples, and `bounds` what is asked of it: `agreement`, a share of 1,
+    and `sqnr` in dB.
+    """
 
     report: ModelReport
     flash: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("weights", "code", "kernels", "selftest"), 0))
     ram: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("arena", "scratch", "other"), 0))
     layers: dict[int, dict[str, int]] = field(default_factory=dict)
+    accuracy: Accuracy | None = None
+    bounds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -106,7 +106,19 @@ def _models_in(node: Any, seen: set[Any]) -> Iterator[Model]:
 
 def _report_arguments(elf: Any) -> list[str]:
     models = {str(model.file(".report.json")): model for model in _models_in(elf, set())}
-    return [str(elf), *(word for report in sorted(models) for word in ("--model-report", report))]
+    words = [str(elf)]
+    for report, model in sorted(models.items(), key=lambda entry: entry[0]):
+        words += ["--model-report", report, *_accuracy_arguments(model)]
+    return words
+
+
+def _accuracy_arguments(model: Model) -> list[str]:
+    """What was measured of a model with `validation=`, and the bounds that its C has met."""
+    if model.accuracy is None:
+        return []
+    bounds = {kind: model.options[f"min_{kind}"] for kind in ("agreement", "sqnr") if f"min_{kind}" in model.options}
+    given = [word for kind, bound in bounds.items() for word in ("--model-budget", f"{model.name}.{kind}={bound!r}")]
+    return ["--accuracy-report", str(model.accuracy), *given]
 
 
 def _image_arguments(target: Sequence[Any], source: Sequence[Any], env: Any) -> list[str]:
@@ -174,7 +186,8 @@ def image_budget(env: Any, elf: Any, linker_script: Any = None, **given: Any) ->
             raise ConfigError("has two different budgets", run.path(node), "put all limits into one env.NNBudget")
         return [node]
     _IMAGES[node] = Image(limits, scripts)
-    env.Depends(node, [env.Value(f"budget {limits}"), *scripts])
+    measured = [model.accuracy for model in _models_in(node, set()) if model.accuracy is not None]
+    env.Depends(node, [env.Value(f"budget {limits}"), *measured, *scripts])
     base = os.path.splitext(node.get_abspath())[0]
     env.Clean(node, [node.get_abspath() + OVER, *(base + suffix for suffix in _FORMS.values())])
     _append_check(node, _IMAGE_CHECK)
