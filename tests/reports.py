@@ -50,7 +50,7 @@ def full() -> dict[str, Any]:
             buffer("l02_softmax", "scratch", 512, 64, 2, 2),
         ],
         "layers": [
-            layer(0, "conv2d", "conv2d", 2_000, 700),
+            layer(0, "conv2d", "conv2d", 2_000, 700, node="model/activation/Relu;" * 20),
             layer(1, "add", "add", 0, 300),
             layer(2, "softmax", "softmax", 900, 200),
         ],
@@ -91,3 +91,20 @@ def hostile() -> dict[str, Any]:
         row.update(node=HOSTILE, name=HOSTILE, reasons={HOSTILE: HOSTILE})
     model["stack"]["path"] = [HOSTILE]
     return made
+
+
+def arena_faults(model: dict[str, Any]) -> list[str]:
+    """What is wrong with an arena map: bytes that two live buffers share, or that are outside of the arena.
+
+    In place, a layer's input dies where its output begins; nothing else may share a byte at any layer.
+    """
+    placed = [row for row in model["arena"] if row["offset"] is not None]
+    found = [f"{row['name']} ends outside" for row in placed if row["offset"] + row["bytes"] > model["arena_bytes"]]
+    for at, one in enumerate(placed):
+        for two in placed[at + 1 :]:
+            apart = one["offset"] + one["bytes"] <= two["offset"] or two["offset"] + two["bytes"] <= one["offset"]
+            handed_over = one["last"] == two["first"] or two["last"] == one["first"]
+            in_place = handed_over and one["offset"] == two["offset"] and "scratch" not in (one["kind"], two["kind"])
+            if not apart and not in_place and one["first"] <= two["last"] and two["first"] <= one["last"]:
+                found.append(f"{one['name']} and {two['name']} share bytes")
+    return found

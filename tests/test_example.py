@@ -14,6 +14,8 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
+from nnbuild.report import schema
+from tests import reports
 from tests.example_tools import tool
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +54,24 @@ def replace(path: Path, old: str, new: str) -> None:
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = copy_example(tmp_path_factory.mktemp("example"))
     return folder, scons(folder, "run")
+
+
+@needs_tools
+def test_the_report_keeps_to_its_schema(ran: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    """Every key is documented, and the figures of one place are those of the other."""
+    folder, _ = ran
+    found = json.loads((folder / "fw.size.json").read_text(encoding="utf-8"))
+    assert schema.violations(found, strict=True) == []
+    for place in (found["flash"], found["ram"]):
+        assert sum(size for kind, size in place.items() if kind != "total") == place["total"]
+    assert sum(row["bytes"] for row in found["licences"]) == found["flash"]["total"]
+    for model in found["models"]:
+        header = next(folder.rglob(f"{model['name']}.h")).read_text(encoding="utf-8")
+        (arena,) = re.findall(r"_ARENA_SIZE (\d+)", header)
+        assert model["arena_bytes"] == model["ram"]["arena"] == int(arena)
+        assert reports.arena_faults(model) == []
+        assert {row["function"] for row in model["layers"]} >= {r["name"] for r in model["layers"] if r["code"]}
+        assert all(row["reasons"] and row["kernel"] not in row["reasons"] for row in model["layers"])
 
 
 @needs_tools

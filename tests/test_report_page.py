@@ -125,6 +125,9 @@ def test_light_and_dark(tab: browser.Page, written: Path, dark: bool, width: int
     assert (sum(background) < 150) == dark
     assert (sum(text) > 600) == dark
     assert tab.value("document.documentElement.scrollWidth <= innerWidth") is True
+    tab.value("document.querySelectorAll('details').forEach((node) => { node.open = true; })")
+    wide = "[...document.querySelectorAll('.scroll')].filter((node) => node.scrollWidth > node.clientWidth).length"
+    assert width == 400 or tab.value(wide) == 0
 
 
 def test_names_from_a_model_stay_text(tab: browser.Page, tmp_path: Path) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.scons_project import HOST, MAIN, Project
+from tests.scons_project import HOST, MAIN, SITE, Project
 
 SMALL, LARGE = "weights=200 arena=100", "weights=100000 arena=100"
 IMAGE = (
@@ -128,6 +133,32 @@ def test_nn_size_prints_the_table(project: Project) -> None:
     project.calls()
     project.scons()
     assert project.calls() == []  # but only when asked
+
+
+@pytest.mark.parametrize(("variables", "colour"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_nn_size_on_a_terminal(project: Project, variables: dict[str, str], colour: bool) -> None:
+    """Colours reach the terminal through scons, and what the shell says against them reaches nnbuild."""
+    project.write({"SConstruct": HOST + 'env.Program("fw", ["main.c", env.NNModel("models/kws.onnx")])\n'})
+    shell = {key: text for key, text in os.environ.items() if key not in ("NO_COLOR", "SCONSFLAGS")}
+    outside, inside = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "SCons", SITE, "nn-size"],
+        cwd=project.folder,
+        env={**shell, "TERM": "xterm", "PYTHONIOENCODING": "utf-8", **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=inside,
+    ) as process:
+        os.close(inside)
+        printed = b""
+        # Linux says EIO when nobody holds the other end any more.
+        with contextlib.suppress(OSError):
+            while chunk := os.read(outside, 4096):
+                printed += chunk
+    os.close(outside)
+    assert process.returncode == 0
+    assert "kws_l00_conv2d" in printed.decode()
+    assert "█".encode() in printed
+    assert (b"\x1b[" in printed) == colour
 
 
 def test_nn_report_writes_the_pages(project: Project) -> None:

@@ -121,7 +121,7 @@ def _columns(model: dict[str, Any], body: Rect, step: float) -> tuple[Column, ..
             index,
             body.x + index * step,
             step,
-            (fitting(f"{index} {layer['op']}", step + 4) or (str(index) if index % every == 0 else "")),
+            (fitting(f"{index} {layer['op']}", step) or (str(index) if index % every == 0 else "")),
             live[index],
             index == peak,
         )
