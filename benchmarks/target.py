@@ -66,14 +66,8 @@ def measure(
 
     `extra` are further arguments of the link: include folders, libraries.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / name).write_text(text)
-    (folder / "glue.c").write_text(GLUE)
-    sources = [folder / name for name in files if name.endswith((".c", ".S"))]
-    elf = _link(core, [*sources, folder / "glue.c"], harness, folder / "net.elf", extra)
-    flash, ram = _sizes(elf)
-    base_flash, base_ram = _sizes(_link(core, [_empty(files["net.h"], folder)], harness, folder / "empty.elf", ()))
+    flash, ram = sizes(core, files, harness, folder, extra)
+    elf = folder / "net.elf"
     inputs.tofile(folder / "input.bin")
     (folder / "output.bin").unlink(missing_ok=True)
     printed = _run(core, elf, harness, folder)
@@ -81,7 +75,21 @@ def measure(
     outputs = np.fromfile(folder / "output.bin", np.int8).reshape(-1, size)
     found = dict(re.findall(r"^(\w+)=([\d.]+)$", printed, re.MULTILINE))
     instructions = float(found["insn_run_mean"] if "insn_run_mean" in found else found["insn_run"])
-    return Measured(flash - base_flash, ram - base_ram, int(found["stack_run"]), round(instructions), outputs)
+    return Measured(flash, ram, int(found["stack_run"]), round(instructions), outputs)
+
+
+def sizes(
+    core: str, files: Mapping[str, str], harness: Path, folder: Path, extra: Sequence[str] = ()
+) -> tuple[int, int]:
+    """(flash, static RAM) that the network in `files` adds to an image, which is linked as `folder`/net.elf."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    (folder / "glue.c").write_text(GLUE)
+    sources = [folder / name for name in files if name.endswith((".c", ".S"))]
+    flash, ram = _sizes(_link(core, [*sources, folder / "glue.c"], harness, folder / "net.elf", extra))
+    base_flash, base_ram = _sizes(_link(core, [_empty(files["net.h"], folder)], harness, folder / "empty.elf", ()))
+    return flash - base_flash, ram - base_ram
 
 
 def _empty(header: str, folder: Path) -> Path:

@@ -15,6 +15,7 @@ from nnbuild import __version__
 from nnbuild.errors import Finding, NNBuildError
 
 COMMANDS: dict[str, str] = {
+    "check": "does a model fit a microcontroller, judged by its shapes; what would make it fit",
     "import": "read an .onnx, simplify it, fix its shapes",
     "calibrate": "run samples through the float model and record the range of every tensor",
     "quantize": "float .onnx + samples -> standard QDQ .onnx in int8",
@@ -27,7 +28,6 @@ COMMANDS: dict[str, str] = {
     "accuracy": "compare the integer network with the float model",
     "size": "bytes of a linked ELF by region, model and layer; budgets",
     "report": "a size report as page, Markdown or tables, and what changed",
-    "baseline": "accept a build: what the growth of later ones is held against",
     "ops": "the operators that nnbuild knows",
     "cmsis-nn": "which CMSIS-NN there is, and what it serves; --fetch gets one",
 }

@@ -24,6 +24,7 @@ from nnbuild.placeholder import placeholder, tensor_of
 Shape = tuple[int, ...]
 
 _LINEAR = ("Conv", "Gemm", "MatMul")
+_ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Min", "Max")
 _SHAPE_DATA = 1024
 
 
@@ -151,7 +152,7 @@ class _Walk:
             self._target(node)
         elif node.op_type in ("MaxPool", "AveragePool"):
             self._window(node)
-        elif len([name for name in node.input if name]) > 1 and node.op_type not in ("Clip", "Pad", "Concat"):
+        elif node.op_type in _ELEMENTWISE:
             self._operands(node)
 
     def _linear(self, node: NodeProto) -> None:

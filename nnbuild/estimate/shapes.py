@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import onnx
 
 from nnbuild import qdq
@@ -15,12 +16,14 @@ from nnbuild.calibrate import Range, Ranges
 from nnbuild.folding import is_qdq
 from nnbuild.lower import lower
 from nnbuild.network import Network
+from nnbuild.passes import FLOAT_RULES, simplify
 from nnbuild.passes.graph import Graph
+from nnbuild.placeholder import placeholder
 from nnbuild.quantize import quantize
 
 _LOW, _HIGH = -0.8, 1.0
 _APART = 2.0**-7
-_LOGITS = 32
+_LOGITS = 24
 """What trained classifiers hand to Softmax reaches about so far; the length of its table depends on it."""
 
 
@@ -52,3 +55,34 @@ def _clamped(graph: Graph, value: str) -> Range:
     node = graph.producer(value)
     bounds = qdq.clamp_bounds(node, graph.constants.get) if node is not None else None
     return bounds if bounds is not None else (-math.inf, math.inf)
+
+
+def unquantized(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A float model of the shapes of a QDQ model, which is left alone; its constants are placeholders."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = Graph(copy)
+    for node in list(graph.nodes):
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            _take_out(graph, node)
+    for name in graph.types:
+        if name not in graph.constants:
+            graph.types[name] = onnx.TensorProto.FLOAT
+    simplify(graph, FLOAT_RULES)
+    graph.commit()
+    for value in (*copy.graph.input, *copy.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return copy
+
+
+def _take_out(graph: Graph, node: onnx.NodeProto) -> None:
+    known = graph.constant(node, 0)
+    if known is None:
+        graph.drop_inputs(node, 1)
+        if not graph.bypass(node):
+            node.op_type = "Identity"
+            del node.attribute[:]
+        return
+    value = np.ones((), np.float32) if known.size == 1 else placeholder(known.shape, np.float32)
+    graph.redirect(node.output[0], graph.add_constant(node.output[0], value.reshape(known.shape)))
+    graph.remove(node)

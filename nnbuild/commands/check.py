@@ -1,0 +1,72 @@
+"""Does a model fit a microcontroller, and what would make it fit: judged by its shapes, in seconds.
+
+Float models and int8 QDQ models; no SCons, compiler, calibration data or weights are needed. Exit status: 0 where
+every model fits, 1 where one misses a limit, 2 where one cannot be judged.
+
+    python -m nnbuild check models/*.onnx --cpu cortex-m0 --flash 100K --ram 12K --latency "100ms @ 48MHz, 1ws"
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from nnbuild.target import TARGETS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `check`."""
+    parser.add_argument("models", nargs="+", metavar="MODEL.onnx")
+    parser.add_argument("--cpu", required=True, help=f"core to judge for: {', '.join(TARGETS)}")
+    parser.add_argument("--flash", metavar="64K", help="the most that weights and code may take; K is 1024")
+    parser.add_argument("--ram", metavar="16K", help="the most that the arena may take")
+    parser.add_argument("--latency", metavar="'2ms @ 48MHz, 1ws'", help="the most that one inference may last")
+    parser.add_argument("--mul-cycles", type=int, choices=(1, 32), default=1, help="cycles of MULS on ARMv6-M")
+    parser.add_argument(
+        "--input-shape", action="append", default=[], metavar="NAME=1,3,32,32",
+        help="shape of an input that a model leaves open, batch (1) included; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--input-layout", choices=["NHWC"], default="", help="take NCHW inputs channels last")
+    parser.add_argument("--fully-connected", choices=("per_channel", "per_tensor"), default="per_channel")
+    parser.add_argument("--cmsis-nn", metavar="DIR", help="the firmware's CMSIS-NN: a checkout or an unpacked pack")
+    parser.add_argument("--backend", choices=("auto", "direct", "cmsis_nn"), default="auto", help="whose kernels")
+    parser.add_argument("--no-advice", action="store_true", help="do not look for changes that would fit")
+    parser.add_argument("--json", action="store_true", help="print the answers as a JSON list")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Judge each model, print, and say by the exit status how it went."""
+    import json
+
+    import nnbuild
+    from nnbuild.commands.model_arguments import shapes
+    from nnbuild.errors import NNBuildError
+
+    found, broken = [], False
+    for path in arguments.models:
+        try:
+            found.append(
+                nnbuild.check(
+                    path,
+                    cpu=arguments.cpu,
+                    flash=arguments.flash,
+                    ram=arguments.ram,
+                    latency=arguments.latency,
+                    mul_cycles=arguments.mul_cycles,
+                    input_shape=shapes(arguments.input_shape),
+                    input_layout=arguments.input_layout,
+                    fully_connected=arguments.fully_connected,
+                    cmsis_nn=arguments.cmsis_nn,
+                    backend=arguments.backend,
+                    advise=not arguments.no_advice,
+                )
+            )
+        except NNBuildError as error:
+            broken = True
+            print(error, file=sys.stderr)
+            continue
+        if not arguments.json:
+            print(found[-1], flush=True)
+    if arguments.json:
+        print(json.dumps([each.data() for each in found], indent=1))
+    return 2 if broken else 0 if all(each.fits for each in found) else 1

@@ -1,0 +1,117 @@
+"""Flash, RAM and cycles of an integer network on a core, by layer: the same kernels and memory plan as in a build.
+
+Weights are what `emit` would write, the arena is that of the planner. Code and cycles are estimates (`nnbuild.cost`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from nnbuild import cost
+from nnbuild.cost import Timing
+from nnbuild.memory import plan
+from nnbuild.network import Network
+from nnbuild.ops import BY_NAME
+from nnbuild.selection import select
+from nnbuild.target import Target
+
+MARGIN_PERCENT = 10
+"""How far flash and RAM may be off on the linked image, tested on the reference networks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a model is judged for: the core, its timing, whose kernels, and how a build would quantize and lower it."""
+
+    target: Target
+    timing: Timing
+    backend: str = "auto"
+    input_layout: str = ""
+    per_tensor: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFigures:
+    """One layer: bytes of constants, of code (0 where an earlier layer has the same function), bytes live in the arena
+    while it runs, cycles, multiplications. `node` is its ONNX node."""
+
+    name: str
+    node: str
+    op: str
+    kernel: str
+    output: tuple[int, ...]
+    weights: int
+    code: int
+    live: int
+    cycles: int
+    macs: int
+
+    @property
+    def flash(self) -> int:
+        """Bytes."""
+        return self.weights + self.code
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """A network: bytes of constants, of code and of the arena, cycles and multiplications of one inference."""
+
+    weights: int
+    code: int
+    ram: int
+    cycles: int
+    macs: int
+    layers: tuple[LayerFigures, ...]
+
+    @property
+    def flash(self) -> int:
+        """Bytes."""
+        return self.weights + self.code
+
+    def moved(self, by: Figures, less: Figures) -> Figures:
+        """These figures plus `by` less `less`, layers as they are."""
+        return replace(
+            self,
+            weights=self.weights + by.weights - less.weights,
+            code=self.code + by.code - less.code,
+            ram=self.ram + by.ram - less.ram,
+            cycles=self.cycles + by.cycles - less.cycles,
+            macs=self.macs + by.macs - less.macs,
+        )
+
+
+def figures(network: Network, setup: Setup) -> Figures:
+    """What `network`, whose constants may be placeholders, takes. KernelError where no kernel serves a layer."""
+    target = setup.target
+    choices = select(network, target, {}, setup.backend)
+    planned = plan(network, choices, target)
+    sources = [choice.kernel.render(choice.view, target) for choice in choices]
+    seen: set[str] = set()
+    layers = []
+    for choice, source, live in zip(choices, sources, planned.live, strict=True):
+        own = cost.layer_cost(choice, target, setup.timing)
+        key = cost.function_key(choice, source, target)
+        layers.append(
+            LayerFigures(
+                name=choice.layer.name,
+                node=choice.layer.node,
+                op=choice.layer.op,
+                kernel=choice.kernel.name,
+                output=choice.view.output.shape,
+                weights=sum(array.nbytes for array in source.data.values()),
+                code=0 if key in seen else own.code_bytes,
+                live=live,
+                cycles=own.cycles,
+                macs=BY_NAME[choice.layer.op].macs(choice.view),
+            )
+        )
+        seen.add(key)
+    whole = cost.network_cost(choices, target, setup.timing, sources)
+    return Figures(
+        weights=sum(layer.weights for layer in layers),
+        code=whole.code_bytes,
+        ram=planned.arena,
+        cycles=whole.cycles,
+        macs=sum(layer.macs for layer in layers),
+        layers=tuple(layers),
+    )

@@ -1,0 +1,145 @@
+"""The answer of `nnbuild check` in words: verdict, figures against limits, the largest layers, the smallest change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from nnbuild.estimate.advice import short
+from nnbuild.estimate.figures import MARGIN_PERCENT, LayerFigures
+
+if TYPE_CHECKING:
+    from nnbuild.estimate.advice import Advice
+    from nnbuild.estimate.verdict import Check
+    from nnbuild.report.budget import Verdict
+
+_LAYERS = 5
+_OTHERS = 2
+_NAME = 36
+
+_PARTS: dict[str, Callable[[LayerFigures], int]] = {
+    "flash": lambda layer: layer.flash,
+    "ram": lambda layer: layer.live,
+    "latency": lambda layer: layer.cycles,
+}
+_NAMES = {"flash": "flash", "ram": "RAM", "latency": "latency"}
+
+
+def as_text(check: Check) -> str:
+    """All lines of one model, without the last line's end."""
+    return "\n".join([_verdict(check), *_figures(check), *_largest(check), *_advice(check), *_notes(check)])
+
+
+def size(amount: float) -> str:
+    """`9,876 bytes`, `131.2 KB`, `59.2 MB`; K is 1024."""
+    if abs(amount) < 10 * 1024:
+        return f"{round(amount):,} bytes"
+    return f"{amount / 1024:,.1f} KB" if abs(amount) < 10 * 2**20 else f"{amount / 2**20:,.1f} MB"
+
+
+def duration(us: float) -> str:
+    """`95 us`, `2.31 ms`, `1.52 s`."""
+    if us < 999.5:
+        return f"{us:.3g} us"
+    return f"{us / 1e3:.3g} ms" if us < 999.5e3 else f"{us / 1e6:,.4g} s"
+
+
+def _amount(value: float, what: str) -> str:
+    return duration(value) if what == "latency" else size(value)
+
+
+def _verdict(check: Check) -> str:
+    head = f"{check.file} on {check.setup.target.cpu}"
+    missed = [verdict for verdict in check.budgets if not verdict.ok]
+    if not check.budgets:
+        return f"{head}: flash {size(check.flash)}, RAM {size(check.ram)} (within {MARGIN_PERCENT} %); no limits given"
+    if missed:
+        return f"{head}: does not fit: {', '.join(_missed(verdict) for verdict in missed)}"
+    close = [_NAMES[verdict.what] for verdict in check.budgets if _close(verdict)]
+    rest = f", but {' and '.join(close)} within the estimate's margin: build it to be sure" if close else ""
+    return f"{head}: fits{rest}"
+
+
+def _missed(verdict: Verdict) -> str:
+    value, limit = verdict.value or 0, verdict.limit
+    over = (
+        f"{_amount(value - limit, verdict.what)} over"
+        if value < 10 * limit or not limit
+        else f"{value / limit:,.0f} times"
+    )
+    return f"{_NAMES[verdict.what]} {_amount(value, verdict.what)} of {_amount(limit, verdict.what)} ({over})"
+
+
+def _close(verdict: Verdict) -> bool:
+    return verdict.ok and (verdict.value or 0) * (1 + MARGIN_PERCENT / 100) > verdict.limit
+
+
+def _figures(check: Check) -> Iterator[str]:
+    limits = {verdict.what: verdict for verdict in check.budgets}
+    found = check.figures
+    rows = [
+        ("flash", f"{found.flash:,} bytes: weights {found.weights:,}, code {found.code:,}"),
+        ("ram", f"{found.ram:,} bytes of arena"),
+    ]
+    if check.cycles is not None:
+        at = f", {duration(check.us)} at {check.limits.latency.mhz:g} MHz" if check.us and check.limits.latency else ""
+        rows.append(("latency", f"{check.cycles:,} cycles{at}; {found.macs:,} multiplications"))
+    for what, text in rows:
+        verdict = limits.get(what)
+        share = f"  [{100 * (verdict.value or 0) / verdict.limit:,.0f} %]" if verdict and verdict.limit else ""
+        yield f"  {_NAMES[what]:8} {text}{share}"
+    yield f"  Estimates from shapes; flash and RAM are within {MARGIN_PERCENT} % of the linked image."
+
+
+def _largest(check: Check) -> Iterator[str]:
+    """The largest layers in what is missed, or in all that is limited where nothing is."""
+    known = [what for what in _PARTS if what != "latency" or check.cycles is not None]
+    missed = [verdict.what for verdict in check.budgets if not verdict.ok]
+    chosen: dict[int, None] = {}
+    layers = check.figures.layers
+    for what in missed or known:
+        order = sorted(range(len(layers)), key=lambda index: -_PARTS[what](layers[index]))
+        chosen |= dict.fromkeys(order[: max(2, _LAYERS // len(missed or known))])
+    total = {"flash": check.figures.flash, "ram": check.figures.ram, "latency": check.figures.cycles}
+    yield f"  {'largest layers':{_NAME + 22}}{'flash':>14}{'RAM there':>14}" + (
+        f"{'cycles':>19}" if "latency" in known else ""
+    )
+    for index in sorted(chosen):
+        layer = layers[index]
+        cells = "".join(_cell(_PARTS[what](layer), total[what], 19 if what == "latency" else 14) for what in known)
+        yield f"  {layer.name[:21]:22}{short(layer.node):{_NAME}}{cells}".rstrip()
+
+
+def _cell(value: int, total: int, width: int) -> str:
+    share = f"{100 * value / total:.0f} %" if total else ""
+    return f"{value:,} {share:>5}".rjust(width)
+
+
+def _advice(check: Check) -> Iterator[str]:
+    if check.fits:
+        return
+    if not check.advised:
+        yield "  Changes that would fit were not looked for."
+    elif check.hopeless:
+        yield "  It is too far over for a change of sizes: it needs another network."
+    elif not check.advice:
+        yield "  No change of sizes that was tried fits: layers at an eighth of their outputs, half the input."
+    for option in check.advice[:1]:
+        yield f"  smallest change that fits: {_option(check, option)}"
+    for option in check.advice[1 : 1 + _OTHERS]:
+        yield f"  also fits: {_option(check, option)}"
+
+
+def _option(check: Check, option: Advice) -> str:
+    before, after = check.figures, option.figures
+    saved = [
+        f"{size(before.flash - after.flash)} of flash" if before.flash > after.flash else "",
+        f"{size(before.ram - after.ram)} of RAM" if before.ram > after.ram else "",
+        f"{before.cycles - after.cycles:,} cycles" if before.cycles > after.cycles and check.cycles is not None else "",
+    ]
+    return f"{option.change}\n    saves {', '.join(part for part in saved if part)}"
+
+
+def _notes(check: Check) -> Iterator[str]:
+    for note in check.notes:
+        yield f"  note: {note}"
