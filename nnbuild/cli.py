@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "accuracy": "compare the integer network with the float model",
     "size": "bytes of a linked ELF by region, model and layer; budgets",
     "report": "a size report as page, Markdown or tables, and what changed",
+    "baseline": "accept a build: what the growth of later ones is held against",
     "ops": "the operators that nnbuild knows",
     "cmsis-nn": "which CMSIS-NN there is, and what it serves; --fetch gets one",
 }

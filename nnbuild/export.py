@@ -67,7 +67,7 @@ def export(models: Sequence[Exported], library: Path | None = None) -> dict[str,
     """
     _refuse_equal_names(models)
     rendered = [_rendered(model) for model in models]
-    files = {name: text for model in rendered for name, text in model.files.items()}
+    files = _together(models, rendered)
     arena = max((m.report["arena_bytes"] for m in rendered if m.report["arena"] == "shared"), default=0)
     if arena:
         files[SHARED_ARENA] = _shared_arena(models, arena)
@@ -105,6 +105,18 @@ def _refuse_equal_names(models: Sequence[Exported]) -> None:
         raise ConfigError.of(findings)
 
 
+def _together(models: Sequence[Exported], rendered: Sequence[_Rendered]) -> dict[str, str]:
+    """The files of all models; `kws` and `kws_weights` would both write a `kws_weights.c`."""
+    files: dict[str, str] = {}
+    for model, made in zip(models, rendered, strict=True):
+        twice = sorted(files.keys() & made.files.keys())
+        if twice:
+            hint = "give one of the two models another name"
+            raise ConfigError(f"{', '.join(twice)} would be written by another model too", model.where, hint)
+        files |= made.files
+    return files
+
+
 def _rendered(model: Exported) -> _Rendered:
     name = model.options.name
     files = emit(model.network, model.options)
@@ -114,7 +126,7 @@ def _rendered(model: Exported) -> _Rendered:
         del files[f"{name}_kernels.S"]
     sources = tuple(file for file in files if file.endswith((".c", ".S")))
     calls = any(layer["kernel"] == "cmsis_nn" for layer in report["layers"])
-    libraries = [library for library, used in (("nn_cmsis_nn", calls), ("nn_shared_arena", shared)) if used]
+    libraries = [library for library, used in (("nnbuild_cmsis_nn", calls), ("nnbuild_shared_arena", shared)) if used]
     return _Rendered(files, report, f"nn_{name}", sources, tuple(libraries))
 
 

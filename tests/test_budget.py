@@ -72,7 +72,7 @@ def test_limits_of_regions() -> None:
 
 def test_over_budget_names_every_region() -> None:
     over = list(uses({"FLASH": 1099, "RAM": 100}, (FLASH, RAM)).values())
-    found = budget.region_verdicts(over, "largest layers: a 1")
+    found = budget.region_verdicts(over, lambda use: "largest layers: a 1")
     with pytest.raises(BudgetError) as caught:
         budget.check(found, "fw.elf")
     assert str(caught.value).splitlines() == [

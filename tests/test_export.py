@@ -128,7 +128,7 @@ def test_cross_compiles_for_the_core_it_names(project: Path, tmp_path: Path) -> 
     assert "was generated for cortex-m0" in refused.stderr
 
 
-def build_with_cmake(folder: Path) -> None:
+def build_with_cmake(folder: Path, *definitions: str) -> None:
     """`main.c` and the export in `nn`, as its README says."""
     readme = (folder / "nn/README.txt").read_text()
     lines = re.search(r"CMake\n    add_subdirectory\(<this folder>\)\n    (.*)\n", readme)
@@ -137,7 +137,7 @@ def build_with_cmake(folder: Path) -> None:
         "cmake_minimum_required(VERSION 3.13)\nproject(firmware C)\nadd_executable(firmware main.c)\n"
         f"add_subdirectory(nn)\n{lines[1]}\n"
     )
-    for command in (["cmake", "-S", ".", "-B", "build", "-Werror=dev"], ["cmake", "--build", "build"]):
+    for command in (["cmake", "-S", ".", "-B", "build", "-Werror=dev", *definitions], ["cmake", "--build", "build"]):
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     assert subprocess.run([folder / "build/firmware"], check=False).returncode == 0
@@ -218,12 +218,14 @@ def test_a_second_export_removes_what_it_no_longer_writes(project: Path) -> None
         (("nn", "models/kws.onnx"), "models/kws.onnx: a float model needs calibration samples"),
         (("nn", *BOTH, "--name", "kws"), "--name is for one model"),
         (("nn", "models/kws.onnx", "models/kws.onnx", *BOTH[2:]), "'kws' is also the name of models/kws.onnx"),
+        (("nn", "models/kws.onnx", "models/kws_weights.onnx", *BOTH[2:]), "kws_weights.c would be written by another"),
         (("nn", "models/kws.onnx", *BOTH[2:], "--name", "3d"), "option 'name' must be a C identifier"),
         (("nn", "models/kws.onnx", *BOTH[2:], "--cpu", "z80"), "unknown cpu 'z80'"),
         (("nn", "absent.onnx"), "absent.onnx: cannot read"),
     ],
 )
 def test_what_goes_wrong_is_one_line(project: Path, arguments: tuple[str, ...], expected: str) -> None:
+    shutil.copy(project / "models/kws.onnx", project / "models/kws_weights.onnx")
     said = [line for line in export(project, *arguments, status=1).splitlines() if "for SCons builds" not in line]
     assert len(said) == 1, said
     assert expected in said[0]
@@ -247,36 +249,55 @@ def test_the_call_wins_over_the_sidecar(project: Path) -> None:
     assert not (project / "nn/other_selftest.c").exists()
 
 
-def test_with_cmsis_nn_the_files_that_it_calls_are_listed(tmp_path: Path, cmsis_nn_dir: Path) -> None:
-    """They are enough to link, they are not copied, and what no layer calls is not among them."""
-    if shutil.which(qemu.COMPILER) is None:
-        pytest.skip(f"{qemu.COMPILER} is not installed")
+def lay_out_image(folder: Path) -> None:
+    """A convolution, which CMSIS-NN computes."""
     convolution = graph(
         [node("Conv", "x w", "y", name="conv", kernel_shape=[3, 3])],
         {"x": [1, 4, 8, 8]},
         ["y"],
         {"w": weights(8, 4, 3, 3)},
     )
-    save(tmp_path, convolution, "image.onnx")
-    (tmp_path / "calib.py").write_text(
+    save(folder, convolution, "image.onnx")
+    (folder / "calib.py").write_text(
         "import numpy as np\n\ndef samples():\n    yield np.linspace(-1, 1, 256).reshape(1, 4, 8, 8)\n"
     )
+    (folder / "main.c").write_text(CALL.replace('#include "wake.h"\n', "").replace(" | wake_selftest()", ""))
+
+
+def export_image(folder: Path, *arguments: str) -> None:
     export(
-        tmp_path, "nn", "image.onnx", "--calibration", "calib.py:samples", "--cpu", "cortex-m4", "--selftest", "1",
-        "--cmsis-nn", str(cmsis_nn_dir),
-    )  # fmt: skip
+        folder, "nn", "image.onnx", "--name", "kws", "--calibration", "calib.py:samples", "--selftest", "1", *arguments
+    )
+
+
+def test_builds_with_cmake_and_cmsis_nn(tmp_path: Path, cmsis_nn_dir: Path) -> None:
+    """On this machine, for which CMSIS-NN has plain C."""
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is not installed")
+    lay_out_image(tmp_path)
+    export_image(tmp_path, "--backend", "cmsis_nn", "--cmsis-nn", str(cmsis_nn_dir))
+    assert "arm_convolve_s8(" in (tmp_path / "nn/kws.c").read_text()
+    build_with_cmake(tmp_path, f"-DCMSIS_NN={cmsis_nn_dir}")
+
+
+def test_with_cmsis_nn_the_files_that_it_calls_are_listed(tmp_path: Path, cmsis_nn_dir: Path) -> None:
+    """They are enough to link, they are not copied, and what no layer calls is not among them."""
+    if shutil.which(qemu.COMPILER) is None:
+        pytest.skip(f"{qemu.COMPILER} is not installed")
+    lay_out_image(tmp_path)
+    export_image(tmp_path, "--cpu", "cortex-m4", "--cmsis-nn", str(cmsis_nn_dir))
     names = (tmp_path / "nn/cmsis_nn_sources.txt").read_text().splitlines()
     assert "Source/ConvolutionFunctions/arm_convolve_s8.c" in names
     assert not any("softmax" in name.lower() for name in names)
     assert not any(name.startswith("arm_") for name in contents(tmp_path / "nn"))
     core = qemu.CORES["m4"]
-    main = tmp_path / "main.c"
-    main.write_text('#include "image.h"\nint main(void);\nint main(void)\n{\n    return image_selftest();\n}\n')
     folder = tmp_path / "built"
     include = ["-isystem", str(cmsis_nn_dir / "Include"), f"-I{tmp_path / 'nn'}"]
     library = qemu.objects(
         [*qemu.flags(core), "-O2", *include], folder / "cmsis_nn", [cmsis_nn_dir / name for name in names]
     )
-    elf = qemu.link(folder, [main, *listed(tmp_path / "nn")], core, "-O2", include, [str(path) for path in library])
+    elf = qemu.link(
+        folder, [tmp_path / "main.c", *listed(tmp_path / "nn")], core, "-O2", include, [str(path) for path in library]
+    )
     if shutil.which("qemu-system-arm") is not None:
         assert qemu.run(elf, core)[0] == 0

@@ -61,6 +61,23 @@ def test_it_opens_from_a_file_and_shows_the_figures(tab: browser.Page, written: 
     assert faults(tab) == []
 
 
+def test_what_changed_is_shown(tab: browser.Page, written: Path) -> None:
+    now, old = reports.full(), reports.full()
+    old["regions"][0]["used"], old["models"][0]["layers"][2]["cycles"] = 9_500, 13_000
+    old["models"][0]["accuracy"]["agreement"] = 98.0
+    for before, rows in ((old, 3), (now, 0)):
+        written.write_text(page.as_html(now, difference.of_document(before)), encoding="utf-8")
+        tab.open(written)
+        assert tab.value("document.querySelectorAll('#changes tbody tr').length") == rows
+        text = str(tab.value("document.querySelector('#changes').innerText"))
+        words = ["−500", "9,500", "+1,000", "−0.50"] if rows else ["Nothing changed"]
+        assert [word for word in words if word not in text] == []
+        assert tab.value("document.querySelectorAll('#changes td.over').length") == (2 if rows else 0)
+    written.write_text(page.as_html(now), encoding="utf-8")
+    tab.open(written)
+    assert tab.value("document.querySelector('#changes')") is None
+
+
 def test_the_keyboard_leads_everywhere(tab: browser.Page, written: Path) -> None:
     tab.open(written)
     tab.press("Tab")

@@ -76,7 +76,7 @@ def test_what_is_said(project: Project) -> None:
     assert "SIZE   fw.elf\n" in output
     (error,) = [line for line in output.splitlines() if line.startswith("fw.elf: FLASH is ")]
     assert "over its limit" in error
-    assert "of 92,160 bytes; hint: largest layers: kws_l00_conv2d 100,000" in error
+    assert "of 92,160 bytes; hint: layer kws_l00_conv2d (conv2d 16 -> 16) holds 98 % of it: weights 100,000" in error
     report = json.loads((project.folder / "fw.size.json").read_text())
     (flash,) = [region for region in report["regions"] if region["name"] == "FLASH"]
     assert flash["limit"] == 92160

@@ -15,15 +15,31 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from nnbuild import config
 from nnbuild.errors import ConfigError
 from nnbuild.files import write_text
-from nnbuild.report import accuracy, budget, document, elf, forms, linkerscript, render, terminal, usage
+from nnbuild.report import (
+    accuracy,
+    baseline,
+    budget,
+    document,
+    elf,
+    forms,
+    hints,
+    linkerscript,
+    render,
+    stack,
+    terminal,
+    usage,
+)
 
+_Limit = TypeVar("_Limit")
 _KINDS: dict[str, Callable[[str], float]] = {
     "flash": config.parse_size,
     "ram": config.parse_size,
+    "stack": config.parse_size,
     "agreement": config.parse_share,
     "sqnr": config.parse_decibel,
 }
@@ -49,6 +65,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL.KIND=LIMIT",
         help=f"KIND: {', '.join(_KINDS)}; repeatable",
     )
+    parser.add_argument("--baseline", metavar="FILE", help="the figures of the last accepted build")
+    parser.add_argument(
+        "--image", metavar="NAME", help="what the image is called in the baseline; its path if not given"
+    )
+    parser.add_argument(
+        "--growth",
+        action="append",
+        default=[],
+        metavar="[REGION=]LIMIT",
+        help="what may join since: +1K, 2%%; repeatable",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument("--text", metavar="FILE", help="write the report as text")
     forms.add_arguments(parser)
@@ -56,16 +83,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--summary", action="store_true", help="print one line instead of the tables")
 
 
-def _limits(words: list[str]) -> dict[str, int | budget.Share]:
+def _parsed(option: str, words: list[str], parse: Callable[[Any], _Limit], named: bool) -> dict[str, _Limit]:
+    """`NAME=LIMIT` words of an option; unless `named`, the name may be left out and is "" then."""
     limits = {}
     for word in words:
         name, equals, value = word.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"--budget takes REGION=LIMIT, not '{word}'")
+        if not equals and not named:
+            name, value = "", word
+        elif not equals or not name:
+            raise ConfigError(f"{option} takes REGION=LIMIT, not '{word}'")
         try:
-            limits[name] = budget.parse_limit(value)
+            limits[name] = parse(value)
         except ConfigError as error:
-            raise ConfigError(f"--budget {name} {error.findings[0].message}, not '{value}'") from None
+            raise ConfigError(f"{f'{option} {name}'.strip()} {error.findings[0].message}, not '{value}'") from None
     return limits
 
 
@@ -88,42 +118,81 @@ def _model_limits(words: list[str], models: list[usage.ModelUsage]) -> list[tupl
     return limits
 
 
+def _of_model(
+    measured: usage.Usage, model: usage.ModelUsage, kind: str, limit: float, found: document.Document
+) -> budget.Verdict:
+    """One budget of one model."""
+    name = model.report.name
+    if kind == "stack":
+        value, hint = (model.stack or {}).get("bytes"), hints.stack(model.stack, model.report.layers)
+    else:
+        value = usage.model_bytes(measured, model, kind, linked=model.stack is not None)
+        hint = (hints.flash if kind == "flash" else hints.ram)(found, value, name)
+    return budget.Verdict(f"{name} {kind}", value, limit, hint=hint)
+
+
 def _verdicts(
-    arguments: argparse.Namespace, uses: list[budget.RegionUse], measured: usage.Usage, linked: bool
+    arguments: argparse.Namespace,
+    uses: list[budget.RegionUse],
+    measured: usage.Usage,
+    limits: list[tuple[usage.ModelUsage, str, float]],
+    found: document.Document,
 ) -> list[budget.Verdict]:
-    """All budgets that were given, each held against what it limits."""
-    largest = ", ".join(f"{name} {size:,}" for name, size in usage.largest_layers(measured.models, 5))
-    hint = f"largest layers: {largest}" if largest else ""
-    verdicts = budget.region_verdicts(uses, hint)
-    limits = _model_limits(arguments.model_budget, measured.models)
-    accuracy.join(measured.models, arguments.accuracy_report, limits)
+    """All budgets that were given, each held against what it limits, with what would help."""
+
+    def region_hint(use: budget.RegionUse) -> str:
+        return (hints.flash if 2 * use.constant >= use.used else hints.ram)(found, use.used)
+
+    verdicts = budget.region_verdicts(uses, region_hint)
     for model in measured.models:
         if model.accuracy is not None:
             verdicts += accuracy.verdicts(model.accuracy, model.bounds.get("agreement"), model.bounds.get("sqnr"))
     for model, kind, limit in limits:
-        if kind in accuracy.BOUNDS:
-            continue
-        value = usage.model_bytes(measured, model, kind, linked)
-        verdicts.append(budget.Verdict(f"{model.report.name} {kind}", value, limit, hint=hint))
+        if kind not in accuracy.BOUNDS:
+            verdicts.append(_of_model(measured, model, kind, limit, found))
+    if found["baseline"]:
+        growth = _parsed("--growth", arguments.growth, budget.parse_growth, named=False)
+        verdicts += baseline.verdicts(found, found["baseline"], growth)
     return verdicts
+
+
+def _kept(arguments: argparse.Namespace) -> baseline.Snapshot | None:
+    """What the baseline has of this image; it must have it where growth is limited."""
+    if arguments.growth and not arguments.baseline:
+        raise ConfigError("--growth needs --baseline")
+    if not arguments.baseline:
+        return None
+    return baseline.of_image(arguments.baseline, arguments.image or arguments.files[0], bool(arguments.growth))
 
 
 def _regions(script: str | None) -> tuple[linkerscript.Region, ...]:
     return linkerscript.regions(script) if script else ()
 
 
+def _measured(arguments: argparse.Namespace, elves: list[elf.Elf]) -> usage.Usage:
+    measured = usage.measure(elves, [usage.read_report(path) for path in arguments.model_report])
+    if elves[0].linked:
+        names = [f"{model.report.name}_run" for model in measured.models]
+        for model, use in zip(measured.models, stack.inference(arguments.files[0], names), strict=True):
+            model.stack = {"bytes": use.bytes, "path": list(use.path), "note": use.note}
+    return measured
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write, print, and hold against the budgets."""
-    limits = _limits(arguments.budget)
+    limits = _parsed("--budget", arguments.budget, budget.parse_limit, named=True)
     elves = [elf.read(path) for path in arguments.files]
-    measured = usage.measure(elves, [usage.read_report(path) for path in arguments.model_report])
+    measured = _measured(arguments, elves)
     script = arguments.linker_script
     reserve = sum(usage.reserved(image)[0] for image in elves)
     uses = budget.region_uses(elves, reserve + usage.unplaced(measured, elves), _regions(script), limits, script or "")
-    verdicts = _verdicts(arguments, uses, measured, elves[0].linked)
     names = [Path(path).name for path in arguments.files]
     title = names[0] if elves[0].linked or not measured.models else f"model {measured.models[0].report.name}"
-    found = document.build(names, measured, uses, verdicts)
+    model_limits = _model_limits(arguments.model_budget, measured.models)
+    accuracy.join(measured.models, arguments.accuracy_report, model_limits)
+    found = document.build(names, measured, uses, _kept(arguments))
+    verdicts = _verdicts(arguments, uses, measured, model_limits, found)
+    found["budgets"] = [verdict.data() for verdict in verdicts]
     if arguments.json:
         write_text(arguments.json, document.as_json(found))
     if arguments.text:

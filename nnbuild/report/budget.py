@@ -9,7 +9,7 @@ library only.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -108,12 +108,13 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class RegionUse:
-    """Bytes used of a region; `length` and `limit` are None where there is none."""
+    """Bytes used of a region, `constant` of them by code and constants; `length` and `limit` are None for none."""
 
     name: str
     used: int
     length: int | None
     limit: int | None
+    constant: int = 0
 
     @property
     def over(self) -> int:
@@ -134,6 +135,18 @@ def parse_limit(value: Any) -> int | Share:
         raise ConfigError(f"{error.findings[0].message} or a share like '85%'") from None
 
 
+Growth = int | Share
+"""How much a region may grow since the last accepted build: bytes, or a share of what it was."""
+
+
+def parse_growth(value: Any) -> Growth:
+    """Growth of `"+1K"`, `1024` or `"2%"`. ConfigError for anything else."""
+    try:
+        return parse_limit(value.strip().removeprefix("+") if isinstance(value, str) else value)
+    except ConfigError:
+        raise ConfigError("must be bytes or a share, such as '+1K' or '2%'") from None
+
+
 def region_uses(
     elves: Sequence[Elf], reserve: int, regions: Sequence[Region], limits: Mapping[str, int | Share], script: str
 ) -> list[RegionUse]:
@@ -152,7 +165,15 @@ def region_uses(
         home = _home(sections, regions)
         used[home] += reserve
     _known(limits, lengths, script)
-    return [RegionUse(name, used[name], lengths[name], _limit(limits.get(name), lengths[name])) for name in used]
+    constant = {"FLASH": used["FLASH"]} if not regions else {r.name: _constants(r, sections) for r in regions}
+    return [
+        RegionUse(name, used[name], lengths[name], _limit(limits.get(name), lengths[name]), constant.get(name, 0))
+        for name in used
+    ]
+
+
+def _constants(region: Region, sections: Sequence[Section]) -> int:
+    return sum(section.size for section in sections if not section.writable and section.address in region)
 
 
 def _bytes_in(region: Region, section: Section) -> int:
@@ -188,6 +209,6 @@ def _limit(limit: int | Share | None, length: int | None) -> int | None:
     return length if limit is None else limit
 
 
-def region_verdicts(uses: Sequence[RegionUse], hint: str = "") -> list[Verdict]:
+def region_verdicts(uses: Sequence[RegionUse], hint: Callable[[RegionUse], str] = lambda use: "") -> list[Verdict]:
     """The regions that have a limit, each held against it."""
-    return [Verdict(use.name, use.used, use.limit, hint=hint) for use in uses if use.limit is not None]
+    return [Verdict(use.name, use.used, use.limit, hint=hint(use)) for use in uses if use.limit is not None]

@@ -14,14 +14,16 @@ from typing import Any
 from nnbuild import __version__
 from nnbuild.errors import ConfigError
 from nnbuild.report import accuracy, schema
-from nnbuild.report.budget import RegionUse, Verdict
+from nnbuild.report.budget import RegionUse
 from nnbuild.report.usage import ModelUsage, Usage
 
 Document = dict[str, Any]
 
 
-def build(files: Sequence[str], usage: Usage, uses: Sequence[RegionUse], verdicts: Sequence[Verdict]) -> Document:
-    """The document; `files` are the names to print, `verdicts` all budgets, held or missed."""
+def build(
+    files: Sequence[str], usage: Usage, uses: Sequence[RegionUse], baseline: dict[str, Any] | None = None
+) -> Document:
+    """The document, without `budgets`, whose hints are made from it; `files` are the names to print."""
     return {
         "schema": schema.SCHEMA,
         "nnbuild": __version__,
@@ -29,8 +31,8 @@ def build(files: Sequence[str], usage: Usage, uses: Sequence[RegionUse], verdict
         "regions": [{key: getattr(use, key) for key in ("name", "used", "length", "limit", "over")} for use in uses],
         "flash": {**usage.flash, "total": sum(usage.flash.values())},
         "ram": _ram(usage),
-        "budgets": [verdict.data() for verdict in verdicts],
-        "baseline": None,
+        "budgets": [],
+        "baseline": baseline,
         "models": [{key: value(model) for key, value in _OF_MODEL.items()} for model in usage.models],
         "licences": _licences(usage),
     }
@@ -91,7 +93,7 @@ _OF_MODEL: dict[str, Callable[[ModelUsage], Any]] = {
     "scratch_in_arena": lambda model: model.report.scratch,
     "shared_arena": lambda model: model.report.arena if model.report.shared else 0,
     "arena_bytes": lambda model: model.report.arena,
-    "stack": lambda model: None,
+    "stack": lambda model: model.stack,
     "latency": lambda model: None,
     "accuracy": accuracy.in_document,
     "arena": lambda model: model.report.facts["arena_map"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nnbuild.files import write_text
-from nnbuild.report import difference, document
+from nnbuild.report import baseline, difference, document
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,4 +33,4 @@ def _old(path: str | None, found: document.Document) -> difference.Earlier | Non
     """The build to compare with: a file, or else the baseline that the document carries."""
     if path:
         return difference.of_document(document.read(path))
-    return None
+    return baseline.earlier(found["baseline"]) if found["baseline"] else None

@@ -28,6 +28,7 @@ def as_html(document: dict[str, Any], old: difference.Earlier | None = None) -> 
     style, script = _asset("page.css"), _asset("page.js")
     policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'"
     changes = difference.changes(old.figures, difference.figures(document)) if old else []
+    layers = difference.changes(old.layers, difference.layers(document)) if old else []
     return (
         _environment()
         .get_template("page.html.j2")
@@ -41,6 +42,8 @@ def as_html(document: dict[str, Any], old: difference.Earlier | None = None) -> 
             ram_labels=RAM_LABELS,
             models=[_model(index, model) for index, model in enumerate(document["models"])],
             changes={change.what: change for change in changes},
+            compared=old is not None,
+            changed=[change for change in (*changes, *layers) if change.old != change.new],
             policy=policy,
             style=style,
             script=script,
@@ -67,7 +70,15 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         autoescape=True,
     )
-    environment.filters |= {"number": number, "kib": _kib, "at": _at, "shape": _shape, "signed": difference.signed}
+    environment.filters |= {
+        "number": number,
+        "kib": _kib,
+        "at": _at,
+        "shape": _shape,
+        "signed": difference.signed,
+        "grown": _grown,
+        "amount": difference.amount,
+    }
     return environment
 
 
@@ -87,6 +98,12 @@ def _at(value: float) -> str:
 
 def _shape(shape: Sequence[int]) -> str:
     return "×".join(str(size) for size in shape)
+
+
+def _grown(change: difference.Change) -> bool:
+    """Whether a figure became worse: of what is measured in percent and dB, more is better."""
+    by = (change.new or 0) - (change.old or 0)
+    return by < 0 if change.unit in ("percent", "dB") else by > 0
 
 
 def _model(index: int, model: dict[str, Any]) -> dict[str, Any]:

@@ -82,6 +82,8 @@ def _model(model: dict[str, Any], style: Style) -> Iterator[str]:
         yield f"  RAM   of the shared arena it uses {model['shared_arena']:,}"
     if model["accuracy"]:
         yield f"  accuracy {_accuracy(model['accuracy'])}"
+    if model["stack"]:
+        yield f"  stack {_stack(model['stack'])}"
     if model["layers"]:
         yield from _layers(model, style)
 
@@ -89,6 +91,13 @@ def _model(model: dict[str, Any], style: Style) -> Iterator[str]:
 def _accuracy(found: dict[str, Any]) -> str:
     agreement = "" if found["agreement"] is None else f"{found['agreement']:.2f} % agree with the float model, "
     return f"{agreement}SQNR {found['sqnr_db']:.2f} dB, over {found['samples']:,} samples"
+
+
+def _stack(stack: dict[str, Any]) -> str:
+    """The worst case, and the calls that lead to it; or why it is not known."""
+    if stack["bytes"] is None:
+        return f"unknown: {stack['note']}"
+    return f"{stack['bytes']:,} bytes at most: {' -> '.join(stack['path'])}"
 
 
 def _layers(model: dict[str, Any], style: Style) -> Iterator[str]:

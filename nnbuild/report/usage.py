@@ -72,8 +72,8 @@ def read_report(path: str | Path) -> ModelReport:
 class ModelUsage:
     """Bytes of one model; `layers` by index, each with weights and code.
 
-    `accuracy` is what was measured on validation samples, and `bounds` what is asked of it: `agreement`, a share of 1,
-    and `sqnr` in dB.
+    `stack` is as the report has it, once the model is linked. `accuracy` is what was measured on validation samples,
+    and `bounds` what is asked of it: `agreement`, a share of 1, and `sqnr` in dB.
     """
 
     report: ModelReport
@@ -82,6 +82,7 @@ class ModelUsage:
     layers: dict[int, dict[str, int]] = field(default_factory=dict)
     accuracy: Accuracy | None = None
     bounds: dict[str, float] = field(default_factory=dict)
+    stack: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
