@@ -1,18 +1,21 @@
 """`python -m nnbuild <command>`: one module of `nnbuild.commands` for each, imported only when it is asked for.
 
 A command module has a docstring (its help), `add_arguments(parser)` and `run(arguments) -> int` (the exit status).
+`python -m nnbuild @arguments.json` reads all arguments from a file, a JSON list of texts: for systems where a command
+must be short.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import keyword
 import os
 import sys
 
 from nnbuild import __version__
-from nnbuild.errors import Finding, NNBuildError
+from nnbuild.errors import ConfigError, Finding, NNBuildError
 
 COMMANDS: dict[str, str] = {
     "check": "does a model fit a microcontroller, judged by its shapes; what would make it fit",
@@ -49,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     that says so and returns 3, or the traceback where NNBUILD_DEBUG is set.
     """
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        return _run(_from_file(sys.argv[1:] if argv is None else argv))
     except NNBuildError as error:
         print(error, file=sys.stderr)
         return 1
@@ -65,6 +68,23 @@ def main(argv: list[str] | None = None) -> int:
         hint = "this is a fault of nnbuild; NNBUILD_DEBUG=1 shows where, please report it"
         print(Finding(f"internal error: {type(error).__name__}: {error}", hint=hint), file=sys.stderr)
         return 3
+
+
+def _from_file(arguments: list[str]) -> list[str]:
+    """What `@file` alone stands for; any other arguments as they are."""
+    if len(arguments) != 1 or not arguments[0].startswith("@"):
+        return arguments
+    path = arguments[0][1:]
+    try:
+        with open(path, encoding="utf-8") as stream:
+            words = json.load(stream)
+    except OSError as error:
+        raise ConfigError(f"cannot read: {error.strerror}", path) from None
+    except ValueError:
+        words = None
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ConfigError("must be a JSON list of texts", path)
+    return words
 
 
 def _run(arguments: list[str]) -> int:

@@ -446,6 +446,9 @@ VARIABLES: tuple[Variable, ...] = (
         "top folder; where empty, the environment variable of that name",
     ),
     Variable("NN_LIBS", "", "what is linked behind `$LIBS`: CMSIS-NN's library joins here"),
+    Variable(
+        "NN_REQUIRE", "", "the versions of nnbuild that the SConstruct is for, such as `>=0.3,<0.4`; others are refused"
+    ),
     Variable("NN_CPU", "", "the core, such as `cortex-m0`, for compilers that do not answer `-dM -E`"),
     Variable("NN_KERNEL_CCFLAGS", "-O2", "behind `$CCFLAGS` when a model or CMSIS-NN is compiled"),
     Variable("NN_SECTION_CCFLAGS", "-ffunction-sections -fdata-sections", "behind those; may be empty"),

@@ -21,10 +21,12 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
             stream.write(data)
         os.chmod(temporary, _mode(target))
         os.replace(temporary, target)
+        temporary = ""
     except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
         raise ConfigError(f"cannot write: {error.strerror or error}", str(path)) from None
+    finally:
+        if temporary and os.path.exists(temporary):  # an error, or somebody's Ctrl-C
+            os.unlink(temporary)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

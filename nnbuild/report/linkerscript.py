@@ -115,21 +115,50 @@ def _apply(operator: str, left: int, right: int) -> int:
     return {"|": left | right, "&": left & right, "+": left + right, "-": left - right, "*": left * right}[operator]
 
 
-def _text(path: Path, seen: frozenset[Path]) -> str:
-    """The script without comments, with the INCLUDEd files that stand beside it."""
+_INCLUDE = re.compile(r"\bINCLUDE\s+(\"[^\"]+\"|[^\s;]+)\s*;?")
+
+
+def _read(path: Path) -> str:
+    """The script without comments."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", str(path)) from None
-    text = re.sub(r"/\*.*?\*/", " ", text, flags=re.DOTALL)
+    return re.sub(r"/\*.*?\*/", " ", text, flags=re.DOTALL)
 
-    def included(match: re.Match[str]) -> str:
-        other = path.parent / match[1].strip('"')
-        known = other.resolve() in seen
-        # The linker also looks along -L; sections without a MEMORY block may well be there.
-        return "" if known or not other.is_file() else _text(other, seen | {other.resolve()})
 
-    return re.sub(r"\bINCLUDE\s+(\"[^\"]+\"|[^\s;]+)\s*;?", included, text)
+def _included(name: str, script: Path) -> Path | None:
+    """The file that an INCLUDE in `script` means: beside it, or in the folder where the linker runs.
+
+    The linker also looks along -L; what is there are sections without a MEMORY block, as a rule.
+    """
+    places = (script.parent / name.strip('"'), Path(name.strip('"')))
+    return next((place for place in places if place.is_file()), None)
+
+
+def included(path: str | Path) -> list[str]:
+    """The files that the script INCLUDEs, and those that they do, as far as they are found; sorted."""
+    found: dict[Path, str] = {}
+    pending = [Path(path)]
+    while pending:
+        script = pending.pop()
+        others = (_included(match[1], script) for match in _INCLUDE.finditer(_read(script)))
+        for other in (file for file in others if file and file.resolve() not in found):
+            found[other.resolve()] = str(other)
+            pending.append(other)
+    found.pop(Path(path).resolve(), None)
+    return sorted(found.values())
+
+
+def _text(path: Path, seen: frozenset[Path]) -> str:
+    """The script without comments, with the text of the files that it INCLUDEs."""
+
+    def included_text(match: re.Match[str]) -> str:
+        other = _included(match[1], path)
+        known = other is None or other.resolve() in seen
+        return "" if other is None or known else _text(other, seen | {other.resolve()})
+
+    return _INCLUDE.sub(included_text, _read(path))
 
 
 _SYMBOL = re.compile(r"(PROVIDE(?:_HIDDEN)?\s*\(\s*)?([A-Za-z_.$][\w.$]*)\s*=\s*([^;={}]+);")

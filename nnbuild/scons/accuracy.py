@@ -14,11 +14,11 @@ import SCons.Builder
 
 from nnbuild import config
 from nnbuild.errors import ConfigError
-from nnbuild.scons import run
+from nnbuild.scons import boundary, run
 from nnbuild.scons.external_data import SCANNER
 
 _BOUNDS = ("min_agreement", "min_sqnr")
-_MEASURE = SCons.Builder.Builder(action=run.action("NNACCURACYCOM"), source_scanner=SCANNER, name="NNAccuracy")
+_MEASURE = SCons.Builder.Builder(action=run.action("NNACCURACYCOM"), target_scanner=SCANNER, name="NNAccuracy")
 _MEASURED: dict[str, tuple[list[str], Any]] = {}
 
 
@@ -44,6 +44,7 @@ def measured(
             raise ConfigError("declared twice with different options: validation", run.path(model))
         return known[1]
     (node,) = _MEASURE(env, [target], [model, quantized], NN_ARGUMENTS=[run.literal(word) for word in words])
+    boundary.remember_line(node)
     env.Depends(node, list(depends))
     _MEASURED[target.get_abspath()] = (words, node)
     return node

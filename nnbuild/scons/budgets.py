@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import SCons.Node
+import SCons.Node.FS
 import SCons.Script
 import SCons.Util
 
@@ -22,7 +22,7 @@ from nnbuild.config import parse_size
 from nnbuild.errors import ConfigError
 from nnbuild.report.budget import parse_limit
 from nnbuild.report.terminal import style_for
-from nnbuild.scons import cmsis_library, run
+from nnbuild.scons import boundary, cmsis_library, linker_scripts, run
 from nnbuild.scons.models import REGISTRY, Model
 
 OVER = ".overbudget"
@@ -37,7 +37,7 @@ class Image:
     """A linked ELF that is measured: what it is held against."""
 
     limits: dict[str, str]
-    scripts: list[Any] = field(default_factory=list)
+    script: Any = None
 
 
 _IMAGES: dict[Any, Image] = {}
@@ -64,7 +64,8 @@ def _append_check(node: Any, check: Any) -> None:
 
 def _model_arguments(target: Sequence[Any], source: Sequence[Any], env: Any) -> list[str]:
     model = REGISTRY.by_object[target[0]]
-    objects = [str(node) for node in model.objects if not node.name.startswith(f"{model.name}_selftest.")]
+    made = model.objects_with(target[0])
+    objects = [str(node) for node in made if not node.name.startswith(f"{model.name}_selftest.")]
     words = [*objects, "--summary", "--model-report", str(model.file(".report.json"))]
     return words + _model_limits(model)
 
@@ -78,14 +79,15 @@ def _model_limits(model: Model) -> list[str]:
 _MODEL_CHECK = run.action("NNSIZECOM", _model_arguments, after=_settle)
 
 
-def check_model(env: Any, model: Model) -> None:
-    """Hold the model's objects against its `flash=` and `ram=`; its main object, the first, waits for the others."""
+def check_model(env: Any, model: Model, objects: Sequence[Any]) -> None:
+    """Hold the `objects` of a model against its `flash=` and `ram=`; the first, its main object, waits for the rest."""
     limits = {name: model.options[name] for name in ("flash", "ram") if name in model.options}
     if not limits:
         return
-    main, *others = model.objects
+    main, *others = objects
     env.Depends(main, [*others, env.Value(f"budget {limits}")])
     env.Clean(main, main.get_abspath() + OVER)
+    boundary.remember_line(main)
     _append_check(main, _MODEL_CHECK)
 
 
@@ -136,7 +138,7 @@ def _files(elf: Any, pages: bool) -> list[str]:
 
 
 def _limit_arguments(image: Image) -> list[str]:
-    words = [word for script in image.scripts for word in ("--linker-script", str(script))]
+    words = ["--linker-script", run.path(image.script)] if image.script else []
     return words + [word for region, limit in image.limits.items() for word in ("--budget", f"{region}={limit}")]
 
 
@@ -150,7 +152,10 @@ def _linked(env: Any, elf: Any) -> Any:
         if not node:
             raise ConfigError("takes what env.Program returned", "NNBudget")
         node = node[0]
-    node = node if isinstance(node, SCons.Node.Node) else env.File(str(node))
+    if run.is_path(node):
+        node = env.File(os.fspath(node))
+    if not isinstance(node, SCons.Node.FS.Base) or isinstance(node, SCons.Node.FS.Dir):
+        raise ConfigError(f"takes what env.Program returned, not {node!s}", "NNBudget")
     if not node.has_builder():
         hint = "call env.Program before env.NNBudget and pass its result"
         raise ConfigError("nothing builds this file", run.path(node), hint)
@@ -178,18 +183,23 @@ def _limits(given: Mapping[str, Any], where: str, script: bool) -> dict[str, str
 def image_budget(env: Any, elf: Any, linker_script: Any = None, **given: Any) -> list[Any]:
     """`env.NNBudget(elf, FLASH=..., RAM=..., linker_script=...)`; returns the ELF's node in a list."""
     node = _linked(env, elf)
-    limits = _limits(given, run.path(node), script=bool(linker_script))
-    scripts = env.arg2nodes(linker_script, env.fs.File) if linker_script else []
+    where = run.path(node)
+    script = linker_scripts.script(env, linker_script, where)
+    limits = _limits(given, where, script is not None)
     known = _IMAGES.get(node)
     if known is not None:
-        if (known.limits, known.scripts) != (limits, scripts):
-            raise ConfigError("has two different budgets", run.path(node), "put all limits into one env.NNBudget")
+        if (known.limits, known.script) != (limits, script):
+            raise ConfigError("has two different budgets", where, "put all limits into one env.NNBudget")
         return [node]
-    _IMAGES[node] = Image(limits, scripts)
+    _IMAGES[node] = Image(limits, script)
     measured = [model.accuracy for model in _models_in(node, set()) if model.accuracy is not None]
+    scripts = linker_scripts.dependencies(env, script) if script else []
     env.Depends(node, [env.Value(f"budget {limits}"), *measured, *scripts])
+    # From a cache of SCons the file would come without its check, and so without the report of this build.
+    env.NoCache(node)
     base = os.path.splitext(node.get_abspath())[0]
     env.Clean(node, [node.get_abspath() + OVER, *(base + suffix for suffix in _FORMS.values())])
+    boundary.remember_line(node)
     _append_check(node, _IMAGE_CHECK)
     list_size(env, node)
     return [node]
@@ -215,10 +225,12 @@ def list_size(env: Any, elf: Any) -> None:
 
     for alias, arguments in ((SIZE_ALIAS, table), (REPORT_ALIAS, pages)):
         mine = env.Alias(f"{alias}-{elf.name}", [elf], run.action("NNSIZECOM", arguments))
+        boundary.remember_line(*mine)
         env.AlwaysBuild(mine)
         env.Alias(alias, mine)
 
 
+@boundary.user_errors
 def program_emitter(target: list[Any], source: list[Any], env: Any) -> tuple[list[Any], list[Any]]:
     """Notes every program that lists a model's objects, and links what models call behind everything else."""
     if any(node in REGISTRY.by_object for node in source):

@@ -10,7 +10,11 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import SCons.Errors
+import SCons.Node.FS
 import SCons.Scanner
+
+from nnbuild.scons import boundary, run
 
 # Paths of field numbers that lead from ModelProto to tensors (onnx.proto). A message is named by what it is.
 _CHILDREN: dict[str, dict[int, str]] = {
@@ -96,8 +100,17 @@ def _inside(name: str) -> bool:
 
 
 def _nodes(node: Any, env: Any, path: Any) -> list[Any]:
-    return [node.dir.File(name) for name in external_data(node.rfile().get_abspath())]
+    """The data files of the model, the first source of `node`; and the place to say what is missing of its inputs."""
+    model = node.sources[0]
+    files = [model.dir.File(name) for name in external_data(model.rfile().get_abspath())]
+    needed = [need for need in (*node.sources, *node.depends, *files) if isinstance(need, SCons.Node.FS.File)]
+    missing = [file for file in needed if file.missing()]
+    if missing and not env.GetOption("clean"):
+        line = boundary.line_of(node)
+        reasons = [f"{run.path(file)}: not found; declared in {line}" for file in missing]
+        raise SCons.Errors.BuildError(node, "\n".join(reasons), status=2, exitstatus=2)
+    return files
 
 
-SCANNER = SCons.Scanner.Scanner(function=_nodes, name="NNExternalData", skeys=[".onnx"])
-"""Makes the data files of an .onnx dependencies of what is made from it."""
+SCANNER = SCons.Scanner.Scanner(function=_nodes, name="NNExternalData")
+"""A target scanner: makes the data files of an .onnx dependencies of what is made from it."""

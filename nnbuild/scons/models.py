@@ -16,13 +16,13 @@ from typing import Any
 
 import SCons.Builder
 import SCons.Errors
-import SCons.Node
+import SCons.Node.FS
 import SCons.Util
 
 from nnbuild import config
 from nnbuild.cmsis_nn import HEADER
-from nnbuild.errors import ConfigError, NNBuildError
-from nnbuild.scons import accuracy, cmsis_library, run
+from nnbuild.errors import ConfigError
+from nnbuild.scons import accuracy, boundary, cmsis_library, run, variables
 from nnbuild.scons.external_data import SCANNER
 
 SAMPLES = (".npz", ".npy")
@@ -57,6 +57,11 @@ class Model:
     library: Any = None
     accuracy: Any = None
     objects: list[Any] = field(default_factory=list)
+    shared_objects: list[Any] = field(default_factory=list)
+
+    def objects_with(self, node: Any) -> list[Any]:
+        """All objects of the kind that `node` is one of: for programs and archives, or for shared libraries."""
+        return self.shared_objects if node in self.shared_objects else self.objects
 
     def file(self, suffix: str) -> Any:
         """The generated file `<name><suffix>`."""
@@ -107,7 +112,7 @@ _OWN_FILES: dict[str, str] = {}
 
 _QUANTIZE = SCons.Builder.Builder(
     action=run.action("NNQUANTCOM"),
-    source_scanner=SCANNER,
+    target_scanner=SCANNER,
     name="NNQuantize",
 )
 _EMIT = SCons.Builder.Builder(action=run.action("NNEMITCOM"), name="NNEmit")
@@ -119,18 +124,28 @@ def _single(env: Any, model: Any) -> Any:
         if len(model) != 1:
             raise ConfigError(f"takes one model, not {len(model)}", "NNModel")
         model = model[0]
-    if not model or not (SCons.Util.is_String(model) or isinstance(model, SCons.Node.Node)):
-        raise ConfigError("takes the name of an .onnx file", "NNModel")
-    return env.File(model) if SCons.Util.is_String(model) else model
+    if isinstance(model, SCons.Node.FS.Base):
+        return model
+    if not model or not run.is_path(model):
+        raise ConfigError(f"takes the name of an .onnx file, not {model!r}", "NNModel")
+    return _file(env, os.fspath(model))
+
+
+def _file(factory: Any, text: str) -> Any:
+    """The file node of `text`. ConfigError where that is a folder."""
+    node = factory.Entry(text)
+    if isinstance(node, SCons.Node.FS.Dir) or os.path.isdir(node.srcnode().get_abspath()):
+        raise ConfigError("is a folder, not a file", run.path(node))
+    return factory.File(text)
 
 
 def _node(value: Any, base: Any, env: Any) -> Any:
     """The node of a path: relative to the SConscript, or to folder `base` where the path is from a sidecar."""
     while SCons.Util.is_List(value) and len(value) == 1:
         value = value[0]
-    if isinstance(value, SCons.Node.Node):
+    if isinstance(value, SCons.Node.FS.Base):
         return value
-    if not SCons.Util.is_String(value) and not isinstance(value, os.PathLike):
+    if not run.is_path(value):
         raise ConfigError("must be one path")
     # A call's path may hold construction variables, as everywhere in a SConscript; a sidecar's is taken as it stands.
     text, factory = os.fspath(value), env if base is None else base
@@ -188,7 +203,8 @@ def _different(one: Mapping[str, Any], two: Mapping[str, Any], ignore: Sequence[
 def _quantize(env: Any, node: Any, folder: Any, options: dict[str, Any], nodes: Mapping[str, list[Any]]) -> Any:
     """The node of `<NN_DIR>/<name>.int8.onnx`, declared once."""
     target = folder.File(f"{options['name']}.int8.onnx")
-    key = target.get_abspath()
+    # Macros are in capitals, and some file systems do not tell kws.c from KWS.c.
+    key = os.path.join(folder.get_abspath(), target.name.lower())
     mine = {name: value for name, value in options.items() if config.OPTIONS[name].stage == "quantize"}
     known = REGISTRY.quantized.get(key)
     if known is not None:
@@ -204,6 +220,7 @@ def _quantize(env: Any, node: Any, folder: Any, options: dict[str, Any], nodes: 
         return known.node
     overrides = {"NN_ARGUMENTS": [run.literal(word) for word in config.arguments(mine, "quantize")]}
     (target,) = _QUANTIZE(env, [target], [node], **overrides)
+    boundary.remember_line(target)
     env.Depends(target, env.Value(own_files(python_only=True)))
     for files in (files for name, files in nodes.items() if name in mine):
         # With frozen=, what is missing is for the command to report or to do without: it knows the lock.
@@ -220,6 +237,7 @@ def _freeze(env: Any, node: Any, options: dict[str, Any], nodes: Mapping[str, li
     words = [*config.arguments(recipe, "quantize"), "-o", options["frozen"]]
     action = run.action("NNFREEZECOM", lambda target, source, env: words)
     mine = env.Alias(f"{FREEZE_ALIAS}-{options['frozen']}", [node, *nodes.get("calibration", [])], action)
+    boundary.remember_line(*mine)
     env.AlwaysBuild(mine)
     env.Alias(FREEZE_ALIAS, mine)
 
@@ -261,6 +279,7 @@ def _emitted(
     mine = {key: value for key, value in options.items() if key != "name"}
     words = ["--name", name, "--output-dir", run.path(folder), *target, *config.arguments(mine, "emit")]
     nodes = list(_EMIT(env, files, [quantized], NN_ARGUMENTS=[run.literal(word) for word in words]))
+    boundary.remember_line(nodes[0])
     env.Depends(nodes, env.Value(own_files(python_only=False)))
     if cmsis_nn:
         env.Depends(nodes, cmsis_nn.File(str(HEADER)))
@@ -277,21 +296,11 @@ def _accuracy(
     return accuracy.measured(env, node, quantized, options, words, [env.Value(own_files(python_only=True)), *files])
 
 
-def _refuse_unknown_variables(env: Any, where: str) -> None:
-    """What begins with NN_ is nnbuild's: a misspelled name must not be ignored."""
-    for name in (key for key in env.Dictionary() if key.startswith("NN_")):
-        if (reason := config.unknown_variable(name)) is not None:
-            raise ConfigError(f"unknown construction variable {name}", where, reason)
-    for name, text in config.LATER_VARIABLES.items():
-        if name in env and env[name] not in (None, ""):
-            raise ConfigError(f"{name} ({text}) is not in this version of nnbuild", where, "leave it out")
-
-
 def declare(env: Any, model: Any, given: Mapping[str, Any]) -> Model:
     """The model of `env.NNModel(model, **given)`; the same object for the same declaration. NNBuildError."""
     node = _single(env, model)
     where = run.path(node)
-    _refuse_unknown_variables(env, where)
+    variables.check(env, where)
     if not node.name.endswith(".onnx"):
         raise ConfigError("is no .onnx file", where)
     options, nodes = _options(env, node, given)
@@ -326,7 +335,7 @@ def declare(env: Any, model: Any, given: Mapping[str, Any]) -> Model:
 
 def add_header(env: Any, model: Model) -> None:
     """Let what `env` compiles include `<name>.h`: that of this core, also where `env` is a Clone of another core's."""
-    others = {other.folder: other for other in REGISTRY.models.values() if other.name == model.name}
+    others = {other.folder: other for other in REGISTRY.models.values() if other.name.lower() == model.name.lower()}
     kept = []
     path = env.get("CPPPATH", [])
     for folder in path.split(os.pathsep) if SCons.Util.is_String(path) else SCons.Util.flatten(path):
@@ -339,15 +348,3 @@ def add_header(env: Any, model: Model) -> None:
         if other is None:
             kept.append(folder)
     env.Replace(CPPPATH=[*kept, model.folder])
-
-
-def user_errors(function: Any) -> Any:
-    """`function` with our errors as SCons': one line each, no traceback."""
-
-    def guarded(*arguments: Any, **keywords: Any) -> Any:
-        try:
-            return function(*arguments, **keywords)
-        except NNBuildError as error:
-            raise SCons.Errors.UserError(str(error)) from None
-
-    return guarded

@@ -60,10 +60,12 @@ if "nnbuild" not in sys.modules:
     # With toolpath= into a checkout, nobody has told Python where the package is.
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
 
+from nnbuild import __version__
 from nnbuild.errors import ConfigError
-from nnbuild.scons import budgets, cmsis_library, models, run
+from nnbuild.scons import budgets, cmsis_library, models, requirement, run
+from nnbuild.scons.boundary import user_errors
 
-_COMMAND = "$( $NNPYTHON -P -m nnbuild $)"
+_COMMAND = "$( $NNPYTHON -m nnbuild $)"
 _COMMANDS = {
     "NNQUANTCOM": f"{_COMMAND} quantize $SOURCE $NN_ARGUMENTS -o $TARGET",
     "NNEMITCOM": f"{_COMMAND} emit $SOURCE $NN_ARGUMENTS",
@@ -80,9 +82,11 @@ _MESSAGES = {
 }
 
 
-def _objects(env: Any, model: models.Model) -> list[Any]:
-    """The model's objects, compiled once."""
-    if not model.objects:
+def _objects(env: Any, model: models.Model, shared: bool = False) -> list[Any]:
+    """The model's objects, compiled once; `shared` for those of a shared library."""
+    made = model.shared_objects if shared else model.objects
+    if not made:
+        compile_object = env.SharedObject if shared else env.StaticObject
         # CCFLAGS may be one string of several words, which must not become one word.
         flags = [*SCons.Util.CLVar(env.get("CCFLAGS", "")), "$NN_KERNEL_CCFLAGS", "$NN_SECTION_CCFLAGS"]
         # The preprocessor for assembly needs the core's flags, which are with the C compiler's.
@@ -90,21 +94,28 @@ def _objects(env: Any, model: models.Model) -> list[Any]:
         include = {"CPPPATH": [env.get("CPPPATH", []), model.include]} if model.include else {}
         for source in model.sources:
             if source.name.endswith(".c"):
-                model.objects += env.StaticObject(source, CCFLAGS=flags, **include)
+                made.extend(compile_object(source, CCFLAGS=flags, **include))
             elif "ASPPCOM" in env:
-                model.objects += env.StaticObject(source, ASPPFLAGS=assembly)
-        models.REGISTRY.by_object.update(dict.fromkeys(model.objects, model))
-        budgets.check_model(env, model)
-    return list(model.objects)
+                made.extend(compile_object(source, ASPPFLAGS=assembly))
+        models.REGISTRY.by_object.update(dict.fromkeys(made, model))
+        budgets.check_model(env, model, made)
+    return list(made)
 
 
-@models.user_errors
-def NNModel(env: Any, model: Any, **options: Any) -> list[Any]:  # noqa: N802
-    """The objects of a model, or its C files with sources=True. See the tool's docstring."""
+def _declare(env: Any, model: Any, options: dict[str, Any]) -> models.Model:
+    """The model, its header and its library known to `env`."""
+    requirement.check(env, __version__)
     declared = models.declare(env, model, options)
     models.add_header(env, declared)
     if declared.library:
         cmsis_library.add(env, declared.library)
+    return declared
+
+
+@user_errors
+def NNModel(env: Any, model: Any, **options: Any) -> list[Any]:  # noqa: N802
+    """The objects of a model, or its C files with sources=True. See the tool's docstring."""
+    declared = _declare(env, model, options)
     if not options.get("sources"):
         return _objects(env, declared)
     if declared.include:
@@ -112,9 +123,10 @@ def NNModel(env: Any, model: Any, **options: Any) -> list[Any]:  # noqa: N802
     return declared.sources
 
 
-@models.user_errors
+@user_errors
 def NNBudget(env: Any, elf: Any, **limits: Any) -> list[Any]:  # noqa: N802
     """Hold an image against limits. See the tool's docstring."""
+    requirement.check(env, __version__)
     return budgets.image_budget(env, elf, **limits)
 
 
@@ -125,22 +137,37 @@ class ModelSource:
     then a model listed by name would not be the model of NNModel.
     """
 
+    def __init__(self, shared: bool) -> None:
+        self._shared = shared
+
     def src_suffixes(self, env: Any) -> list[str]:
         """The suffixes that this builder takes."""
         return [".onnx"]
 
+    @user_errors
     def _execute(self, env: Any, target: Any, source: Any, overwarn: Any = None, executor_kw: Any = None) -> list[Any]:
-        return [node for model in source for node in NNModel(env, model)]
+        return [node for model in source for node in _objects(env, _declare(env, model, {}), self._shared)]
 
 
-@models.user_errors
+@user_errors
 def _refuse_object(target: Any, source: Any, env: Any) -> Any:
     hint = "list it in Program or StaticLibrary, or call env.NNModel"
     raise ConfigError("an .onnx becomes several objects, not one", run.path(source[0]), hint)
 
 
+# What takes an .onnx among its sources, and whether that needs objects of a shared library.
+_BUILDERS = {
+    SCons.Tool.createProgBuilder: False,
+    SCons.Tool.createStaticLibBuilder: False,
+    SCons.Tool.createSharedLibBuilder: True,
+    SCons.Tool.createLoadableModuleBuilder: True,
+}
+
+
+@user_errors
 def generate(env: Any) -> None:
     """Add the methods, builders and variables of the tool to `env`."""
+    requirement.check(env, __version__)
     verbose = SCons.Script.ARGUMENTS.get("VERBOSE", "0") not in ("", "0")
     env.SetDefault(
         NN_DIR="build/nn",
@@ -155,11 +182,13 @@ def generate(env: Any) -> None:
     )
     env.AddMethod(NNModel, "NNModel")
     env.AddMethod(NNBudget, "NNBudget")
-    SCons.Tool.createObjBuilders(env)[0].add_emitter(".onnx", _refuse_object)
-    for builder in (SCons.Tool.createProgBuilder(env), SCons.Tool.createStaticLibBuilder(env)):
+    for builder in SCons.Tool.createObjBuilders(env):
+        builder.add_emitter(".onnx", _refuse_object)
+    for create, shared in _BUILDERS.items():
+        builder = create(env)
         if not any(isinstance(known, ModelSource) for known in builder.src_builder):
-            builder.add_src_builder(ModelSource())
-    if budgets.program_emitter not in env.get("PROGEMITTER", []):
+            builder.add_src_builder(ModelSource(shared))
+    if budgets.program_emitter not in SCons.Util.flatten(env.get("PROGEMITTER", [])):
         env.Append(PROGEMITTER=[budgets.program_emitter])
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ import SCons.Errors
 import SCons.Node.FS
 import SCons.Subst
 import SCons.Util
+
+from nnbuild.errors import ConfigError
+from nnbuild.scons import boundary
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -42,12 +47,18 @@ def path(node: Any) -> str:
     return str(real.get_path(SCons.Node.FS.get_default_fs().Top))
 
 
+def is_path(value: Any) -> bool:
+    """Whether `value` is the text of a path; every node of SCons says that it is PathLike, an Alias and a Value too."""
+    return SCons.Util.is_String(value) or (isinstance(value, os.PathLike) and not isinstance(value, SCons.Node.Node))
+
+
 def environment(env: Any) -> dict[str, str]:
     """The variables of a command: `$ENV`, and PYTHONPATH so that it finds this very package in a checkout."""
     variables = {}
     for name, value in env["ENV"].items():
         parts = value if SCons.Util.is_List(value) else [value]
         variables[str(name)] = os.pathsep.join(str(part) for part in parts)
+    variables["PYTHONSAFEPATH"] = "1"  # a module in the firmware's folder is not ours
     home = PACKAGE.parent
     # Where pip has put the package, its folder holds everybody's packages: of no use to another Python, and harmful.
     if home.name not in ("site-packages", "dist-packages"):
@@ -57,13 +68,47 @@ def environment(env: Any) -> dict[str, str]:
 
 
 def run(env: Any, command: Sequence[str]) -> int:
-    """Run `command`; its exit status. What it prints goes where scons prints."""
+    """Run `command`; its exit status. What it prints goes where scons prints. ConfigError where it cannot be run."""
+    if not command:
+        raise ConfigError("there is no command to run", hint="set NNPYTHON")
+    words, arguments = _within_limit(env, list(command))
     try:
-        return subprocess.run(list(command), env=environment(env), check=False).returncode
-    except OSError as error:
-        raise SCons.Errors.BuildError(
-            errstr=f"cannot run '{command[0]}': {error.strerror}; hint: set NNPYTHON", status=1, exitstatus=2
-        ) from None
+        return subprocess.run(words, env=environment(env), check=False).returncode
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"cannot run '{command[0]}': {reason}", hint="set NNPYTHON") from None
+    finally:
+        if arguments:
+            os.unlink(arguments)
+
+
+def _within_limit(env: Any, command: list[str]) -> tuple[list[str], str]:
+    """`command`, and "" or the file that its arguments are in because they are longer than `$MAXLINELENGTH`.
+
+    SCons' own TEMPFILE puts all words but the first into a file, which Python does not read.
+    """
+    limit = env.subst("$MAXLINELENGTH")
+    too_long = limit.isdecimal() and len(subprocess.list2cmdline(command)) > int(limit)
+    if not too_long or "nnbuild" not in command:
+        return command, ""
+    behind = command.index("nnbuild") + 1
+    folder = env.subst("$TEMPFILEDIR") or None
+    if folder:
+        os.makedirs(folder, exist_ok=True)
+    handle, path = tempfile.mkstemp(prefix="nnbuild-", suffix=".json", dir=folder)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(json.dumps(command[behind:]).encode())
+    return [*command[:behind], f"@{path}"], path
+
+
+def _failure(status: int, reason: str, line: str) -> SCons.Errors.BuildError:
+    """What SCons prints behind `scons: *** [target]`, with the user's line of this target.
+
+    Without a reason the command has printed what is wrong, one line for each finding.
+    """
+    text = reason or f"Error {status}, see above"
+    declared = f"; declared in {line}" if line else ""
+    return SCons.Errors.BuildError(errstr=text + declared, status=status, exitstatus=2)
 
 
 def action(variable: str, arguments: Arguments | None = None, after: After | None = None) -> Any:
@@ -79,13 +124,17 @@ def action(variable: str, arguments: Arguments | None = None, after: After | Non
         return words(env, f"${variable}", target, source)
 
     def execute(target: Sequence[Any], source: Sequence[Any], env: Any) -> int:
-        status = 1
+        status, reason = 1, ""
         try:
             status = run(env, command(target, source, env))
+        except ConfigError as error:
+            reason = str(error)
         finally:
             if after is not None:
                 after(target, status)
-        return status
+        if status:
+            raise _failure(status, reason, boundary.line_of(target[0]))
+        return 0
 
     def message(target: Sequence[Any], source: Sequence[Any], env: Any, executor: Any = None) -> str:
         short: str = env.subst(f"${{{variable}STR}}", SCons.Subst.SUBST_RAW, target, source)
