@@ -167,7 +167,7 @@ def test_frozen_quantization(project: Project) -> None:
 
 
 def test_nothing_to_do_costs_next_to_nothing(project: Project) -> None:
-    """At most 0.15 s of CPU time more than the same firmware without its model; the best of five runs, against noise."""
+    """At most 0.15 s of CPU time more than the same firmware without its model; the best of five runs each."""
     project.scons()
     project.write(
         {
