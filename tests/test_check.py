@@ -47,7 +47,7 @@ def chain(first: int = 16, second: int = 24, size: int = 32, activation: str = "
         node("Relu", "d", "rd"),
         node("Conv", "rd w2 b2", "c2", name="conv2"),
         node(activation, "c2", "r2"),
-        node("AveragePool", "r2", "p", kernel_shape=[size // 2] * 2),
+        node("AveragePool", "r2", "p", kernel_shape=[(size + 1) // 2] * 2),
         node("Flatten", "p", "f"),
         node("Gemm", "f w3 b3", "y", name="classifier", transB=1),
     ]
@@ -326,6 +326,17 @@ def test_a_table_becomes_a_clamp(tmp_path: Path) -> None:
     assert option.figures.flash <= before.flash - 512
     assert option.figures.macs == before.figures.macs
     assert sum(layer.op == "lookup" for layer in before.figures.layers) == 2
+
+
+def test_several_budgets_are_met_by_several_changes(tmp_path: Path) -> None:
+    before = checked(tmp_path, chain(48, 128))
+    limits = {"flash": before.flash - 2500, "latency": f"{0.75 * before.figures.cycles / 48:.0f}us @ 48MHz"}
+    found = checked(tmp_path, chain(48, 128), **limits)
+    option = next(option for option in found.advice if option.kind == "width and input")
+    rebuilt = checked(tmp_path, chain(48, option.edit.widths["conv2"], option.edit.inputs["x"][2]), **limits)
+    assert rebuilt.fits
+    assert amounts(rebuilt) == (option.figures.flash, option.figures.ram, option.figures.cycles)
+    assert ", and input 'x' from 1x3x32x32 to " in option.change
 
 
 def test_changes_never_touch_what_the_model_answers(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """The smallest changes of a network that meet its budgets, each found by judging the changed network.
 
 Kinds of change: one layer with fewer outputs (and those that must follow it), a smaller input, a clamp in place of an
-elementwise function that takes a table, every layer with fewer outputs, and that with a smaller input. Of each kind the
-least that fits is looked for; of those the one comes first that removes the least of the network's multiplications and
-weights.
+elementwise function that takes a table, every layer with fewer outputs. Of each kind the least that fits is looked for.
+Where several budgets are missed, what is best for each alone is tried together; where nothing smaller was found, all
+layers and the input together. Of what fits the one comes first that removes the least of the network's multiplications
+and weights.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _CLAMP_NAMES = {"Clip": "HardTanh", "Relu": "ReLU"}
 class Advice:
     """One change: its kind, the edit, in words, figures after it, the share of multiplications and weights it removes.
 
-    `kind` is "clamp", "width", "input", "widths" (of every layer), or "widths and input".
+    `kind` is "clamp", "width", "input", "widths" (of every layer), or several of them joined by " and ".
     """
 
     kind: str
@@ -49,32 +50,42 @@ class Advice:
     removed: float
 
 
-def advice(model: onnx.ModelProto, setup: Setup, now: Figures, fits: Fits) -> list[Advice]:
-    """Changes of a float `model` with the figures `now` that meet all budgets, the smallest first; [] where none does.
+def advice(model: onnx.ModelProto, setup: Setup, now: Figures, budgets: Sequence[Fits]) -> list[Advice]:
+    """Changes of a float `model` with the figures `now` that meet all `budgets`, smallest first; [] where none does.
 
     `now` may be of another form of the model (the QDQ file that it was made from): what is saved counts.
     """
-    search = _Search(model, setup, now, fits)
-    found = [option for option in (search.clamps(), search.width(), search.input(), search.all_widths()) if option]
-    if all(option.kind == "widths" for option in found) and (both := search.all_widths_and_input()):
-        found.append(both)
+    search = _Search(model, setup, now)
+    found = search.kinds(budgets)
+    missed = [budget for budget in budgets if not budget(now)]
+    if len(missed) > 1 and (together := search.together(missed, budgets)):
+        found.append(together)
+    if all(option.kind == "widths" for option in found):
+        found += search.widths_and_input(budgets)
     return sorted(found, key=lambda option: option.removed)
 
 
 class _Search:
     """The model with the edits that were judged already."""
 
-    def __init__(self, model: onnx.ModelProto, setup: Setup, now: Figures, fits: Fits) -> None:
+    def __init__(self, model: onnx.ModelProto, setup: Setup, now: Figures) -> None:
         self.model = model
         self.graph = Graph(model)
         self.setup = setup
         self.now = now
-        self.fits = fits
+        self.budgets: Sequence[Fits] = ()
+        self.judged: dict[str, tuple[Figures, Edit] | None] = {}
         self.base = figures(network_of(model, "", setup.input_layout, setup.per_tensor), setup)
         self.widths = widths(self.graph)
 
     def judge(self, edit: Edit) -> tuple[Figures, Edit] | None:
         """The figures after `edit` and all that it took; None where it leads to no network."""
+        key = repr(edit)
+        if key not in self.judged:
+            self.judged[key] = self._judge(edit)
+        return self.judged[key]
+
+    def _judge(self, edit: Edit) -> tuple[Figures, Edit] | None:
         changed = resized(self.model, edit)
         if changed is None:
             return None
@@ -104,13 +115,34 @@ class _Search:
 
     def _fitting(self, edit: Edit) -> tuple[Figures, Edit] | None:
         judged = self.judge(edit)
-        return judged if judged is not None and self.fits(judged[0]) else None
+        fits = judged is not None and all(budget(judged[0]) for budget in self.budgets)
+        return judged if fits else None
 
     def _removed(self, after: Figures) -> float:
         shares = ((self.base.macs, sum(layer.macs for layer in after.layers)), (_trained(self.base), _trained(after)))
         return sum(1 - now / before for before, now in shares if before) / len(shares)
 
     # The kinds of change.
+
+    def kinds(self, budgets: Sequence[Fits]) -> list[Advice]:
+        """The least change of each kind that meets `budgets`."""
+        self.budgets = budgets
+        return [option for option in (self.clamps(), self.width(), self.input(), self.all_widths()) if option]
+
+    def together(self, missed: Sequence[Fits], budgets: Sequence[Fits]) -> Advice | None:
+        """What is best for each missed budget alone, all of it done, where that meets all `budgets`."""
+        chosen: dict[str, Advice] = {}
+        for budget in missed:
+            best = min(self.kinds([budget]), key=lambda option: option.removed, default=None)
+            if best is None or best.kind == "widths":
+                return None
+            chosen[best.change] = best
+        self.budgets = budgets
+        edit = _merged([option.edit for option in chosen.values()])
+        kinds = " and ".join(dict.fromkeys(option.kind for option in chosen.values()))
+        words = [option.change for option in chosen.values() if option.kind != "input"]
+        words += [self._cut(edit)] if edit.inputs else []
+        return self.advise(kinds, [(edit, lambda edit: ", and ".join(words))])
 
     def clamps(self) -> Advice | None:
         """Tables that become clamps: the functions of one operator, or of all."""
@@ -141,11 +173,15 @@ class _Search:
         """Every layer that may have fewer outputs."""
         return self.advise("widths", [(edit, self._everywhere) for edit in self._scaled()])
 
-    def all_widths_and_input(self) -> Advice | None:
-        """Every layer narrower, and half the input."""
+    def widths_and_input(self, budgets: Sequence[Fits]) -> list[Advice]:
+        """Every layer narrower and a smaller input: the best of all mixtures, [] where none fits."""
+        self.budgets = budgets
         cuts = next(iter(self._cuts()), [])
-        edits = [Edit(widths=edit.widths, inputs=cuts[-1]) for edit in self._scaled()] if cuts else []
-        return self.advise("widths and input", [(edit, self._everywhere) for edit in edits])
+        options = (
+            self.advise("widths and input", [(_merged([edit, Edit(inputs=cut)]), self._everywhere) for cut in cuts])
+            for edit in self._scaled()
+        )
+        return sorted((option for option in options if option), key=lambda option: option.removed)[:1]
 
     def _scaled(self) -> list[Edit]:
         free = [name for name, size in self.widths.items() if size > 1 and resized(self.model, _halved(name, size))]
@@ -180,6 +216,20 @@ class _Search:
         example = f"'{short(name)}' from {self.widths[name]} to {edit.widths[name]}"
         words = f"every layer at {share}/8 of its outputs, such as {example}"
         return f"{words}, and {self._cut(edit)}" if edit.inputs else words
+
+
+def _merged(edits: Sequence[Edit]) -> Edit:
+    """All of `edits`; where two change the same, the smaller size."""
+    sizes: dict[str, int] = {}
+    inputs: dict[str, Shape] = {}
+    operators: dict[str, str] = {}
+    for edit in edits:
+        for name, size in edit.widths.items():
+            sizes[name] = min(size, sizes.get(name, size))
+        for name, shape in edit.inputs.items():
+            inputs[name] = tuple(map(min, shape, inputs.get(name, shape)))
+        operators |= edit.operators
+    return Edit(sizes, inputs, operators)
 
 
 def _trained(found: Figures) -> int:

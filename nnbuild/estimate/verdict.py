@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,13 +156,17 @@ def _advised(check: Check, imported: onnx.ModelProto) -> Check:
     """`check` with the changes that would fit."""
     model = unquantized(imported) if is_qdq(imported) else imported
 
-    def fits(after: Figures) -> bool:
-        return all(verdict.ok for verdict in budgets(after, check.limits))
-
+    limits = check.limits
+    each = [replace(Limits(), **{name: getattr(limits, name)}) for name in ("flash", "ram", "latency")]
+    fits = [functools.partial(_meets, limit) for limit in each if limit != Limits()]
     try:
         return replace(check, advice=tuple(advice(model, check.setup, check.figures, fits)))
     except ModelError as error:
         return replace(check, notes=(*check.notes, f"no changes were tried: {error.findings[0].message}"))
+
+
+def _meets(limits: Limits, found: Figures) -> bool:
+    return all(verdict.ok for verdict in budgets(found, limits))
 
 
 def budgets(found: Figures, limits: Limits) -> tuple[Verdict, ...]:
