@@ -190,13 +190,10 @@ def _input_shape(
             example = ",".join("N" if not isinstance(dim, int) else str(dim) for dim in resolved)
             return report(f"has the dynamic shape {as_text}", f"give --input-shape {name}={example} with numbers for N")
         shape = tuple(int(dim) for dim in resolved)
-    if shape[:1] != (1,):
-        batch = shape[0] if shape else "none"
-        return report(f"has a batch of {batch}", "export the model with batch 1 or a dynamic batch")
     size = 1
     for dim in shape:
         size *= dim
-    if size < 1 or any(dim < 1 for dim in shape) or size > MAX_ELEMENTS or len(shape) > 8:
+    if size < 1 or any(dim < 1 for dim in shape) or size > MAX_ELEMENTS or not 0 < len(shape) <= 8:
         return report(f"shape {as_text} is empty or too large")
     return shape
 

@@ -23,6 +23,11 @@ def contiguous(shape: Sequence[int]) -> Array:
     return np.arange(math.prod(shape), dtype=np.int64).reshape(tuple(shape))
 
 
+def memory_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """`shape` of an ONNX value without its batch of 1."""
+    return tuple(shape[1:] if len(shape) > 1 and shape[0] == 1 else shape)
+
+
 def is_contiguous(offsets: Array) -> bool:
     """Whether `offsets`, read in order, are 0, 1, 2, ..."""
     flat = offsets.ravel()

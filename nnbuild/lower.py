@@ -270,7 +270,7 @@ class Lowering:
             index = np.moveaxis(layout.contiguous(last), -1, 1)
             words = "x".join(str(n) for n in last)
             shape = last
-        self.tensors[tensor] = Tensor(tensor, tuple(shape[1:] if len(shape) > 1 else shape), quant)
+        self.tensors[tensor] = Tensor(tensor, layout.memory_shape(shape), quant)
         self.inputs.append(Port(name, tensor, tuple(shape), words))
         self.values[name] = Activation(tensor, index)
 

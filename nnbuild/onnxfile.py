@@ -24,7 +24,7 @@ Load = Callable[[TensorProto, int, Path], Finding | None]
 MAX_FILE_BYTES = 2**31 - 1
 MAX_ELEMENTS = 2**26  # of one tensor, and of all constants together: far beyond any microcontroller
 MAX_NODES = 50_000
-OPSETS = range(7, 25)
+OPSETS = range(7, 29)
 
 # Bytes of one element, for the element types that can mean something here.
 ELEMENT_BYTES: dict[int, int] = {

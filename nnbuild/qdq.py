@@ -11,7 +11,12 @@ import onnx
 from nnbuild.fixedpoint import round_half_away
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 
-VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout", "Cast"})
+VIEWS = frozenset(
+    (
+        *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout", "Cast"),
+        *("DepthToSpace", "Expand", "Gather", "Slice", "SpaceToDepth", "Tile"),
+    )
+)
 """Operators that move no value into another range."""
 
 

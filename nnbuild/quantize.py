@@ -28,7 +28,11 @@ _FINE_BIAS = 2.0**20  # where all weights of a channel are 0, its bias is stored
 _MIN_SCALE = 1e-10  # of an activation: products of scales stay normal float32 numbers
 
 # Inputs that are parameters and no data, whatever their type: bounds, amounts, a fill value. They stay as they are.
-_PARAMETERS: Mapping[str, frozenset[int]] = {"Clip": frozenset((1, 2)), "Pad": frozenset((1, 2, 3))}
+_PARAMETERS: Mapping[str, frozenset[int]] = {
+    "Clip": frozenset((1, 2)),
+    "Pad": frozenset((1, 2, 3)),
+    "Pow": frozenset((1,)),
+}
 _CLAMPS = frozenset(("Relu", "Clip"))
 
 

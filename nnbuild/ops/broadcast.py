@@ -85,15 +85,10 @@ def pair(ctx: Lowering, node: onnx.NodeProto, first: Activation | Constant, seco
         quants=(quant(ctx, first), quant(ctx, second)),
         inputs=(first.tensor,) if isinstance(second, Constant) else (first.tensor, second.tensor),
         constants={"operand": second.values.astype(np.int8).ravel()} if isinstance(second, Constant) else {},
-        shape=memory.shape if first.shape == shape and memory.size == order.size else memory_shape(shape),
+        shape=memory.shape if first.shape == shape and memory.size == order.size else layout.memory_shape(shape),
         index=index.reshape(shape),
         swapped=swapped,
     )
-
-
-def memory_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """`shape` of an ONNX value without its batch of 1."""
-    return shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
 
 
 def _shape(value: Activation | Constant) -> tuple[int, ...]:
@@ -118,7 +113,7 @@ def _loops(first: Activation, second: Activation | Constant, shape: tuple[int, .
 
 def _in_order(ctx: Lowering, node: onnx.NodeProto, value: Activation) -> Activation:
     """`value` in a tensor that holds it in its own order."""
-    tensor = ctx.arrange(value, value.index, node, memory_shape(value.shape))
+    tensor = ctx.arrange(value, value.index, node, layout.memory_shape(value.shape))
     return Activation(tensor, layout.contiguous(value.shape))
 
 

@@ -94,8 +94,8 @@ def _memory(computed: Sequence[Activation], shape: tuple[int, ...]) -> tuple[tup
     """Shape of the output's tensor, and where in it the elements of the ONNX value of `shape` lie."""
     last = (shape[0], *shape[2:], shape[1]) if len(shape) in (3, 4) else shape
     if last == shape or not any(_is_channels_last(value.index) for value in computed):
-        return broadcast.memory_shape(shape), layout.contiguous(shape)
-    return broadcast.memory_shape(last), np.moveaxis(layout.contiguous(last), -1, 1)
+        return layout.memory_shape(shape), layout.contiguous(shape)
+    return layout.memory_shape(last), np.moveaxis(layout.contiguous(last), -1, 1)
 
 
 def _is_channels_last(index: Array) -> bool:

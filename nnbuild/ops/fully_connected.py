@@ -63,7 +63,7 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     )
     constants = {"weights": weights, "bias": bias, **channels.multipliers(scales, output.quant, reach)}
     shape = (*activation.shape[:-1], outputs)
-    name = ctx.layer("fully_connected", (tensor,), shape[1:] or shape, output.quant, params, constants, node)
+    name = ctx.layer("fully_connected", (tensor,), layout.memory_shape(shape), output.quant, params, constants, node)
     ctx.define(output.value, name, layout.contiguous(shape))
 
 

@@ -22,6 +22,10 @@ from nnbuild.target import Target
 Function = Callable[[float, onnx.NodeProto], float]
 
 
+_TINY = 1e-30
+"""In place of zero where a function has a pole: its value there saturates."""
+
+
 def _sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
@@ -52,25 +56,53 @@ def _gelu(x: float, node: onnx.NodeProto) -> float:
     return 0.5 * x * (1 + math.erf(x / math.sqrt(2)))
 
 
+def _shrink(x: float, node: onnx.NodeProto) -> float:
+    limit, bias = float(qdq.attribute(node, "lambd", 0.5)), float(qdq.attribute(node, "bias", 0.0))
+    return x + bias if x < -limit else x - bias if x > limit else 0.0
+
+
+def _tangent(x: float) -> float:
+    return math.sin(x) / (math.cos(x) or 1e-30)
+
+
 FUNCTIONS: dict[str, Function] = {
     "Abs": lambda x, node: abs(x),
+    "Acos": lambda x, node: math.acos(min(max(x, -1.0), 1.0)),
+    "Acosh": lambda x, node: math.acosh(max(x, 1.0)),
+    "Asin": lambda x, node: math.asin(min(max(x, -1.0), 1.0)),
+    "Asinh": lambda x, node: math.asinh(x),
+    "Atan": lambda x, node: math.atan(x),
+    "Atanh": lambda x, node: math.atanh(min(max(x, -1 + 1e-15), 1 - 1e-15)),
+    "Ceil": lambda x, node: math.ceil(x),
     "Celu": lambda x, node: max(x, 0.0) + min(0.0, _alpha(node, 1.0) * math.expm1(x / _alpha(node, 1.0))),
+    "Cos": lambda x, node: math.cos(x),
+    "Cosh": lambda x, node: math.cosh(min(max(x, -700.0), 700.0)),
     "Elu": lambda x, node: _elu(x, _alpha(node, 1.0)),
     "Erf": lambda x, node: math.erf(x),
     "Exp": lambda x, node: _exponential(x),
+    "Floor": lambda x, node: math.floor(x),
     "Gelu": _gelu,
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": lambda x, node: x * min(max(x / 6 + 0.5, 0.0), 1.0),
     "LeakyRelu": lambda x, node: x if x >= 0 else _alpha(node, 0.01) * x,
+    "Log": lambda x, node: math.log(max(x, _TINY)),
     "Mish": lambda x, node: x * math.tanh(_softplus(x)),
     "Neg": lambda x, node: -x,
+    "Reciprocal": lambda x, node: 1 / x if x else 1 / _TINY,
+    "Round": lambda x, node: round(x),
     "Selu": lambda x, node: _elu(
         x, _alpha(node, 1.67326319217681884765625), float(qdq.attribute(node, "gamma", 1.05070102214813232421875))
     ),
+    "Shrink": _shrink,
     "Sigmoid": lambda x, node: _sigmoid(x),
+    "Sign": lambda x, node: (x > 0) - (x < 0),
+    "Sin": lambda x, node: math.sin(x),
+    "Sinh": lambda x, node: math.sinh(min(max(x, -700.0), 700.0)),
     "Softplus": lambda x, node: _softplus(x),
     "Softsign": lambda x, node: x / (1 + abs(x)),
+    "Sqrt": lambda x, node: math.sqrt(max(x, 0.0)),
     "Swish": lambda x, node: x * _sigmoid(_alpha(node, 1.0) * x),
+    "Tan": lambda x, node: _tangent(x),
     "Tanh": lambda x, node: math.tanh(x),
     "ThresholdedRelu": lambda x, node: x if x > _alpha(node, 1.0) else 0.0,
 }
@@ -94,14 +126,31 @@ def table(function: Callable[[float], float], source: QuantParams, output: Quant
 
 
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
-    """Any node of FUNCTIONS."""
+    """Any node of FUNCTIONS, and Pow with a constant exponent."""
     activation = ctx.activation(node)
     output = ctx.output(node)
-    function = FUNCTIONS[node.op_type]
+    function = _power(ctx, node) if node.op_type == "Pow" else FUNCTIONS[node.op_type]
     values = table(
         lambda x: function(x, node), ctx.quant(activation), output.quant, output.activation_min, output.activation_max
     )
     add(ctx, node, activation, output.quant, values, output.value)
+
+
+def _power(ctx: Lowering, node: onnx.NodeProto) -> Function:
+    """x to a constant exponent; what is no real number becomes 0."""
+    constant = ctx.constant(node, 1)
+    if constant is None or constant.values.size != 1:
+        raise ctx.refuse(node, "its exponent is not one constant number")
+    exponent = float(constant.real().ravel()[0])
+
+    def power(x: float, node: onnx.NodeProto) -> float:
+        try:
+            value = (x or (_TINY if exponent < 0 else 0.0)) ** exponent
+        except OverflowError:
+            return math.inf if x > 0 or exponent % 2 == 0 else -math.inf
+        return value if isinstance(value, float) else 0.0
+
+    return power
 
 
 def add(
@@ -155,13 +204,15 @@ def cases() -> Iterable[Case]:
             f"lookup_{name.lower()}", name, (1, 256), QuantParams(0.04, 5), QuantParams(0.03, -9), attributes
         )
     yield singles.unary("lookup_saturates", "Exp", (1, 256), QuantParams(0.3, 0), QuantParams(0.01, -128))
+    yield singles.unary("lookup_poles", "Reciprocal", (1, 256), QuantParams(0.01, 3), QuantParams(0.1, 0))
+    yield singles.unary("lookup_logarithm", "Log", (1, 256), QuantParams(0.01, -128), QuantParams(0.05, 100))
     yield singles.requantization("lookup_requantize", (1, 3, 5, 7), QuantParams(0.1, 12), QuantParams(0.03, -100))
 
 
 OPERATOR = Operator(
     name="lookup",
     summary="elementwise function of one value, as a table",
-    onnx=tuple(sorted(FUNCTIONS)),
+    onnx=tuple(sorted((*FUNCTIONS, "Pow"))),
     lower=lower,
     quantization=lambda node: Quantization(fuses_clamp=True),
     params=LookupParams,

@@ -172,6 +172,21 @@ def pad(name: str, shape: Sequence[int], pads: Sequence[int], value: float, quan
     return model.case(model.pair(model.node("Pad", inputs), quant))
 
 
+def moved(
+    name: str,
+    kind: str,
+    shape: Sequence[int],
+    numbers: Sequence[Any] = (),
+    attributes: Mapping[str, Any] | None = None,
+) -> Case:
+    """One node that moves values about, as `numbers`, its int64 inputs, say; and arithmetic behind it."""
+    model = _Model(name)
+    quant = QuantParams(0.1, 3)
+    inputs = [model.input(shape, quant), *(model.constant(np.array(number, np.int64)) for number in numbers)]
+    value = model.pair(model.node(kind, inputs, **(attributes or {})), quant)
+    return model.case(model.pair(model.node("Neg", [value]), QuantParams(0.11, -2)))
+
+
 def transpose(
     name: str, shape: Sequence[int], steps: Sequence[tuple[Sequence[int] | None, Sequence[int] | None]]
 ) -> Case:

@@ -54,11 +54,11 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
         raise ctx.refuse(node, f"softmax over {depth} values is not supported", f"at most {MAX_DEPTH}")
     ordered = last if ctx.opset >= 13 else activation.index
     output = ctx.output(node, default=OUTPUT)
-    tensor = ctx.arrange(activation, ordered, node, ordered.shape[1:])
+    tensor = ctx.arrange(activation, ordered, node, layout.memory_shape(ordered.shape))
     scaling = input_scaling(ctx.quant(activation).scale)
     constants = {"exponential": exponentials(*scaling)}
     params = SoftmaxParams(ordered.size // depth, depth, *scaling)
-    name = ctx.layer("softmax", (tensor,), tuple(ordered.shape[1:]), OUTPUT, params, constants, node)
+    name = ctx.layer("softmax", (tensor,), layout.memory_shape(ordered.shape), OUTPUT, params, constants, node)
     index = layout.contiguous(ordered.shape)
     result = Activation(name, np.moveaxis(index, -1, axis) if ctx.opset >= 13 else index)
     if output.quant == OUTPUT and (output.activation_min, output.activation_max) == (INT8_MIN, INT8_MAX):

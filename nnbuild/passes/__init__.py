@@ -27,6 +27,7 @@ from nnbuild.passes import (
     remove_noops,
     scale_into_weights,
     scale_to_conv,
+    split_to_slices,
     sum_to_add,
     transpose_first,
     unary_forms,
@@ -37,6 +38,7 @@ Rule = Callable[[Graph, NodeProto], bool]
 
 FLOAT_RULES: tuple[Rule, ...] = (
     remove_noops.rewrite,
+    split_to_slices.rewrite,
     explicit_pads.rewrite,
     sum_to_add.rewrite,
     clamp_form.rewrite,
@@ -60,6 +62,7 @@ EARLY_RULES: tuple[Rule, ...] = (explicit_pads.rewrite,)
 
 QDQ_RULES: tuple[Rule, ...] = (
     remove_noops.rewrite,
+    split_to_slices.rewrite,
     explicit_pads.rewrite,
     clamp_form.rewrite,
     matmul_to_gemm.rewrite,
@@ -72,15 +75,13 @@ REWRITTEN = frozenset(
         "Cast",
         "Div",
         "Dropout",
-        "Expand",
         "GlobalMaxPool",
         "Identity",
         "Mean",
         "Pad",
         "PRelu",
-        "Slice",
+        "Split",
         "Sum",
-        "Tile",
     )
 )
 
