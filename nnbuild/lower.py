@@ -208,9 +208,13 @@ class Lowering:
 
     def define_spatial(self, value: str, tensor: str, rank: int) -> None:
         """The ONNX value (1, C, H, W), or (1, C, L) for rank 3, is the tensor (height, width, channels)."""
+        self.define(value, tensor, self.spatial_index(tensor, rank))
+
+    def spatial_index(self, tensor: str, rank: int) -> Array:
+        """Where the elements of (1, C, H, W), or (1, C, L) for rank 3, lie in `tensor` (height, width, channels)."""
         height, width, channels = self.tensors[tensor].shape
         index = layout.contiguous((1, height, width, channels)).transpose(0, 3, 1, 2)
-        self.define(value, tensor, index[:, :, 0, :] if rank == 3 else index)
+        return index[:, :, 0, :] if rank == 3 else index
 
     # The walk.
 

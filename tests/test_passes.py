@@ -579,3 +579,16 @@ def test_an_unsupported_form_is_told_with_a_hint(tmp_path: Path) -> None:
     nodes[2].name = "quotient"
     with pytest.raises(ModelError, match=r"m.onnx: node 'quotient' \(Div\): .*; hint: only division by a constant"):
         import_model(save(tmp_path, model(nodes, {"x": [1, 4]}, ["y"])))
+
+
+def test_forms_of_softmax_become_one_operator(tmp_path: Path) -> None:
+    shift = [node("ReduceMax", "x", "m", axes=[1]), node("Sub", "x m", "s"), node("Exp", "s", "e")]
+    total = [*shift, node("ReduceSum", "e axes", "t")]
+    for last, kind in (
+        ([node("Div", "e t", "y")], "Softmax"),
+        ([node("Log", "t", "l"), node("Sub", "s l", "y")], "LogSoftmax"),
+    ):
+        proto = model([*total, *last], {"x": ["N", 5]}, ["y"], {"axes": np.array([1])})
+        assert kinds(imported(tmp_path, proto)) == [kind]
+    proto = model([node("Softmax", "x", "p"), node("Log", "p", "y")], {"x": ["N", 5]}, ["y"])
+    assert kinds(imported(tmp_path, proto)) == ["LogSoftmax"]

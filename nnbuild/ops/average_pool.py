@@ -1,5 +1,5 @@
-"""Means over windows or over all of space. ONNX AveragePool, GlobalAveragePool, ReduceMean; TensorFlow Lite
-AVERAGE_POOL_2D.
+"""Means over windows or over all of space. ONNX AveragePool, GlobalAveragePool, ReduceMean, ReduceSum;
+TensorFlow Lite AVERAGE_POOL_2D.
 
 Where input and output have one scale the mean is rounded half away from zero, as TensorFlow Lite does. With an output
 scale of its own the sum is requantized once, by a multiplier that holds both the scales and the number of elements.
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint, layout, qdq
+from nnbuild import fixedpoint, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
 from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Activation, Lowering, Output
 from nnbuild.network import Array, QuantParams
+from nnbuild.ops import reduction
 from nnbuild.ops.spatial import Window, window
 from nnbuild.target import Target
 
@@ -43,17 +44,11 @@ class AveragePoolParams:
 
 
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
-    """AveragePool, GlobalAveragePool, or ReduceMean over the spatial axes."""
+    """AveragePool, GlobalAveragePool, or ReduceMean and ReduceSum over any axes."""
     activation = ctx.activation(node)
-    if node.op_type == "ReduceMean":
-        _check_axes(ctx, node, activation)
-    tensor, shape = ctx.channels_last(activation, node)
-    if node.op_type == "AveragePool":
-        place = window(ctx, node, shape, qdq.attribute(node, "kernel_shape", []))
-        if place.dilation != (1, 1):
-            raise ctx.refuse(node, "dilation is not supported", "use a depthwise convolution")
-    else:
-        place = Window(shape, (1, 1), shape[:2], (1, 1), (1, 1), (0, 0), (0, 0))
+    place, tensor, index = _place(ctx, node, activation)
+    if place.dilation != (1, 1):
+        raise ctx.refuse(node, "dilation is not supported", "use a depthwise convolution")
     pads_count = bool(qdq.attribute(node, "count_include_pad", 0))
     counts = place.inside(pads_count)
     if counts.max() > MAX_COUNT:
@@ -61,17 +56,30 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     if counts.min() == 0:
         raise ctx.refuse(node, "some windows hold nothing but padding", "use smaller pads")
     output = ctx.output(node)
-    params, constants = _integers(ctx.quant(activation), output, place, pads_count, counts)
-    name = ctx.layer("average_pool", (tensor,), (*place.output, shape[2]), output.quant, params, constants, node)
-    ctx.define_spatial(output.value, name, activation.index.ndim)
-    if node.op_type == "ReduceMean" and not qdq.attribute(node, "keepdims", 1):
-        ctx.define(output.value, name, layout.contiguous((1, shape[2])))
+    divides = node.op_type != "ReduceSum"
+    params, constants = _integers(ctx.quant(activation), output, place, pads_count, counts, divides)
+    name = ctx.layer("average_pool", (tensor,), (*place.output, place.input[2]), output.quant, params, constants, node)
+    if index is None:
+        ctx.define_spatial(output.value, name, activation.index.ndim)
+    else:
+        ctx.define(output.value, name, index)
+
+
+def _place(ctx: Lowering, node: onnx.NodeProto, activation: Activation) -> tuple[Window, str, Array | None]:
+    """The window, the tensor that it runs over, and where the elements of the result lie; None for channels last."""
+    if node.op_type.startswith("Reduce"):
+        found = reduction.of(ctx, node, activation)
+        return found.window, found.tensor, found.index
+    tensor, shape = ctx.channels_last(activation, node)
+    if node.op_type == "AveragePool":
+        return window(ctx, node, shape, qdq.attribute(node, "kernel_shape", [])), tensor, None
+    return Window(shape, (1, 1), shape[:2], (1, 1), (1, 1), (0, 0), (0, 0)), tensor, None
 
 
 def _integers(
-    quant: QuantParams, output: Output, place: Window, pads_count: bool, counts: Array
+    quant: QuantParams, output: Output, place: Window, pads_count: bool, counts: Array, divides: bool
 ) -> tuple[AveragePoolParams, dict[str, Array]]:
-    rescales = quant != output.quant
+    rescales = quant != output.quant or not divides
     params = AveragePoolParams(
         window=place,
         pads_count=pads_count,
@@ -86,18 +94,9 @@ def _integers(
     multiplier = np.zeros(int(counts.max()) + 1, np.int32)
     shift = np.zeros(multiplier.size, np.int8)
     for count in np.unique(counts):
-        real = float(quant.scale) / (float(output.quant.scale) * int(count))
+        real = float(quant.scale) / (float(output.quant.scale) * (int(count) if divides else 1))
         multiplier[count], shift[count] = fixedpoint.quantize_multiplier(real, 255 * int(count))
     return params, {"multiplier": multiplier, "shift": shift}
-
-
-def _check_axes(ctx: Lowering, node: onnx.NodeProto, activation: Activation) -> None:
-    """ReduceMean's axes are an attribute up to opset 17 and an input later; they must be all of space."""
-    given = ctx.constant(node, 1)
-    rank = activation.index.ndim
-    axes = list(given.values.ravel()) if given is not None else qdq.attribute(node, "axes", list(range(rank)))
-    if sorted(int(axis) % rank for axis in axes) != list(range(2, rank)):
-        raise ctx.refuse(node, f"axes {[int(axis) for axis in axes]} are not supported", "all spatial axes")
 
 
 def reference(params: AveragePoolParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
@@ -184,13 +183,16 @@ def cases() -> Iterable[Case]:
         yield singles.unary(f"average_pool_{name}_1d", "AveragePool", (1, 3, 10), quant, output, one)
     yield singles.unary("average_pool_relu", "GlobalAveragePool", (1, 3, 3, 3), quant, quant, clamp=("Relu",))
     yield singles.unary("average_pool_one", "GlobalAveragePool", (1, 3, 1, 1), quant, quant)
+    for name, axes, shape in (("last", [3], (1, 3, 4, 5)), ("channels", [1], (1, 7, 5)), ("all", [0, 1, 2], (2, 3, 4))):
+        yield singles.reduced(f"reduce_mean_{name}", "ReduceMean", shape, axes, quant, other)
+        yield singles.reduced(f"reduce_sum_{name}", "ReduceSum", shape, axes, quant, QuantParams(0.4, -7), keepdims=0)
     yield singles.unary("average_pool_saturates", "GlobalAveragePool", (1, 3, 3, 3), quant, QuantParams(0.005, 0))
 
 
 OPERATOR = Operator(
     name="average_pool",
     summary="mean of a window, or of all of space",
-    onnx=("AveragePool", "GlobalAveragePool", "ReduceMean"),
+    onnx=("AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum"),
     lower=lower,
     quantization=lambda node: Quantization(fuses_clamp=True),
     params=AveragePoolParams,

@@ -1,18 +1,22 @@
-"""MaxPool over one or two spatial axes. ONNX MaxPool; TensorFlow Lite MAX_POOL_2D. Padding never wins."""
+"""The largest value of windows, or along any axes. ONNX MaxPool, ReduceMax, ReduceMin; TensorFlow Lite MAX_POOL_2D.
+
+Padding never wins.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from nnbuild import fixedpoint, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source
 from nnbuild.kernels import cmsis_nn
-from nnbuild.lower import Lowering
-from nnbuild.network import INT8_MIN, Array, QuantParams
-from nnbuild.ops import lookup
+from nnbuild.lower import Activation, Lowering, Output
+from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
+from nnbuild.ops import lookup, reduction
 from nnbuild.ops.spatial import Window, window
 from nnbuild.target import Target
 
@@ -27,23 +31,46 @@ class MaxPoolParams:
 
 
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
-    """MaxPool; where the output has another scale than the input a table follows."""
+    """MaxPool, or ReduceMax and ReduceMin over any axes; where the output has another scale a table follows.
+
+    The smallest value is found as the largest of all -1 - q, which is exact.
+    """
     if len(node.output) > 1 and node.output[1]:
         raise ctx.refuse(node, "its second output (indices) is not supported", "use the values only")
     activation = ctx.activation(node)
-    output = ctx.output(node, default=ctx.quant(activation))
+    quant = ctx.quant(activation)
+    output = ctx.output(node, default=quant)
+    if node.op_type == "ReduceMin":
+        activation = lookup.apply(ctx, node, activation, QuantParams(quant.scale, -1 - quant.zero_point), _MIRROR)
+    result = _pooled(ctx, node, activation, output)
+    if node.op_type == "ReduceMin":
+        values = np.clip(_MIRROR, output.activation_min, output.activation_max) if output.quant == quant else _MIRROR
+        result = lookup.apply(ctx, node, result, quant, values.astype(np.int8))
+    if output.quant == quant:
+        ctx.define(output.value, result.tensor, result.index)
+        return
+    values = lookup.table(lambda x: x, quant, output.quant, output.activation_min, output.activation_max)
+    lookup.add(ctx, node, result, output.quant, values, output.value)
+
+
+_MIRROR = np.arange(INT8_MAX, INT8_MIN - 1, -1).astype(np.int8)
+"""-1 - q for q from -128 to 127."""
+
+
+def _pooled(ctx: Lowering, node: onnx.NodeProto, activation: Activation, output: Output) -> Activation:
+    quant = ctx.quant(activation)
+    clamps = quant == output.quant and node.op_type != "ReduceMin"
+    limits = (output.activation_min, output.activation_max) if clamps else (INT8_MIN, INT8_MAX)
+    if node.op_type != "MaxPool":
+        found = reduction.of(ctx, node, activation)
+        params = MaxPoolParams(found.window, *limits)
+        return Activation(ctx.layer("max_pool", (found.tensor,), found.shape, quant, params, {}, node), found.index)
     tensor, shape = ctx.channels_last(activation, node)
     place = window(ctx, node, shape, qdq.attribute(node, "kernel_shape", []))
     if place.inside(pads_count=False).min() == 0:
         raise ctx.refuse(node, "some windows hold nothing but padding", "use smaller pads")
-    quant, same = ctx.quant(activation), ctx.quant(activation) == output.quant
-    limits = (output.activation_min, output.activation_max) if same else (-128, 127)
     name = ctx.layer("max_pool", (tensor,), (*place.output, shape[2]), quant, MaxPoolParams(place, *limits), {}, node)
-    ctx.define_spatial(output.value, name, activation.index.ndim)
-    if not same:
-        values = lookup.table(lambda x: x, quant, output.quant, output.activation_min, output.activation_max)
-        pooled = ctx.values[output.value]
-        lookup.add(ctx, node, pooled, output.quant, values, output.value)  # type: ignore[arg-type]
+    return Activation(name, ctx.spatial_index(name, activation.index.ndim))
 
 
 def reference(params: MaxPoolParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
@@ -89,13 +116,18 @@ def cases() -> Iterable[Case]:
     yield singles.unary("max_pool_ceil", "MaxPool", (1, 2, 5, 5), quant, quant, ceiling)
     yield singles.unary("max_pool_1d", "MaxPool", (1, 3, 9), quant, quant, {"kernel_shape": [3], "strides": [2]})
     yield singles.unary("max_pool_relu", "MaxPool", (1, 3, 6, 4), quant, quant, two, clamp=("Relu",))
+    for kind in ("ReduceMax", "ReduceMin"):
+        name = "reduce_" + kind[6:].lower()
+        yield singles.reduced(f"{name}_space", kind, (1, 3, 4, 5), [2, 3], quant, quant)
+        yield singles.reduced(f"{name}_last", kind, (1, 3, 4, 5), [3], quant, quant, keepdims=0)
+        yield singles.reduced(f"{name}_rescaled", kind, (1, 6, 5), [1], quant, QuantParams(0.03, 9))
     yield singles.unary("max_pool_rescaled", "MaxPool", (1, 3, 6, 4), quant, QuantParams(0.03, 9), two)
 
 
 OPERATOR = Operator(
     name="max_pool",
     summary="largest value of a window",
-    onnx=("MaxPool",),
+    onnx=("MaxPool", "ReduceMax", "ReduceMin"),
     lower=lower,
     quantization=lambda node: Quantization(output=SameAsInput()),
     params=MaxPoolParams,

@@ -172,6 +172,16 @@ def pad(name: str, shape: Sequence[int], pads: Sequence[int], value: float, quan
     return model.case(model.pair(model.node("Pad", inputs), quant))
 
 
+def reduced(
+    name: str, kind: str, shape: Sequence[int], axes: Sequence[int], quant: QuantParams, output: QuantParams,
+    keepdims: int = 1,
+) -> Case:  # fmt: skip
+    """One Reduce node."""
+    model = _Model(name)
+    inputs = [model.input(shape, quant), model.constant(np.array(axes, np.int64))]
+    return model.case(model.pair(model.node(kind, inputs, keepdims=keepdims), output))
+
+
 def moved(
     name: str,
     kind: str,
