@@ -88,6 +88,25 @@ def test_sums_run_over_all_samples(tmp_path: Path) -> None:
     floats = [1520 / 1024, 2040 / 1024, 3040 / 1024, 4080 / 1024]
     ours = [1.5, 2.0, 3.0, 4.0]  # 5.94, 7.97, 11.88, 15.94 steps of 1/4
     assert found.layers[0].sqnr_db == pytest.approx(decibel(list(zip(floats, ours, strict=True))), abs=0.006)
+    outputs = [sum(floats[i + k] * SECOND[k, n] for k in (0, 1)) for i in (0, 2) for n in (0, 1)]
+    ours = [3.5, 4.5, 7.0, 9.5]  # 890, 1208, 1780, 2416 by 128: 6.95, 9.44, 13.91, 18.88 steps of 1/2
+    assert found.sqnr_db == pytest.approx(decibel(list(zip(outputs, ours, strict=True))), abs=0.006)
+
+
+def test_a_layer_adds_to_the_worst_of_its_inputs(tmp_path: Path) -> None:
+    """Add of a coarse value and the exact input, into steps of 2."""
+    branches = model(
+        [node("Gemm", "x w1", "h"), node("Add", "h x", "y")],
+        {"x": ["N", 2]},
+        ["y"],
+        {"w1": FIRST.astype(np.float32)},
+    )
+    found = measured(tmp_path, branches, {**SPANS, "y": (-256.0, 254.0)}, x=np.array([[1.0, 0.5], [2.0, -1.5]]))
+    coarse, total = found.layers
+    assert coarse.sqnr_db is not None
+    assert total.sqnr_db is not None
+    noise = 10 ** (-total.sqnr_db / 10) - 10 ** (-coarse.sqnr_db / 10)
+    assert total.added_db == pytest.approx(-10 * math.log10(noise), abs=0.01)
 
 
 def test_a_decision_that_differs(tmp_path: Path) -> None:
