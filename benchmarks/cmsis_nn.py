@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,13 +79,13 @@ class Row:
         return self.flash / flash, self.arena / arena, self.instructions / instructions
 
 
-def library(core: str, root: Path, folder: Path) -> list[str]:
-    """Link arguments of the library, compiled for `core` at -O2 without a warning."""
+def library(flags: Sequence[str], root: Path, folder: Path) -> list[str]:
+    """Link arguments of the library, compiled with `flags` at -O2 without a warning."""
     objects = []
     for source in cmsis_nn.sources(root):
         obj = folder / f"{source.stem}.o"
-        flags = [*target.CORES[core][1], "-O2", *target.SECTIONS, "-Wall", "-Wextra", f"-I{root / 'Include'}"]
-        subprocess.run([target.CC, *flags, "-c", str(source), "-o", str(obj)], check=True)
+        words = [*flags, "-O2", *target.SECTIONS, "-Wall", "-Wextra", f"-I{root / 'Include'}"]
+        subprocess.run([target.CC, *words, "-c", str(source), "-o", str(obj)], check=True)
         objects.append(str(obj))
     archive = folder / "libcmsis_nn.a"
     subprocess.run(["arm-none-eabi-ar", "rcs", str(archive), *objects], check=True)
@@ -112,7 +112,7 @@ def rows(shared: Path, root: Path, folder: Path, chosen: str) -> Iterator[Row]:
     libraries = {}
     for core in CPUS:
         (folder / f"library{core}").mkdir()
-        libraries[core] = library(core, root, folder / f"library{core}")
+        libraries[core] = library(target.CORES[core][1], root, folder / f"library{core}")
     offered = cmsis_nn.read(root)
     for name, (file, fully_connected) in NETWORKS.items():
         if chosen not in name:

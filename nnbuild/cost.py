@@ -91,10 +91,15 @@ def basis(core: str) -> str | None:
     return "instructions x factor" if core in _table()["factors"] else None
 
 
-def error_percent(core: str) -> float | None:
-    """The largest error of a reference network's cycles on `core`, None where there are no timings."""
-    found: float | None = _table()["errors"].get(core)
-    return found
+def error_percent(core: str, choices: Sequence[Choice]) -> float | None:
+    """The largest error of a reference network's cycles on `core`, with kernels such as those of `choices`.
+
+    None where there are no timings.
+    """
+    if core not in FITTED:
+        return None
+    calls_library = any(choice.kernel.name == "cmsis_nn" for choice in choices)
+    return float(_table()["errors"][core]["cmsis_nn" if calls_library else "direct"])
 
 
 def compiler() -> str:

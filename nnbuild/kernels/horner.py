@@ -59,9 +59,12 @@ def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
     place = view.params.window
     rows, blocks = place.kernel[0], place.pixels * -(-view.params.channels // 4)
     taps = rows * place.kernel[1] * place.input[2]
-    own = {"input": place.pixels * taps, "block": blocks, "word": blocks * taps, "output": view.output.size}
-    by_row = {"row": blocks * rows} if rows > 1 else {}
-    return {**place_trips(place, gathered(place)), **own, **by_row}
+    own = {"output": view.output.size, **place_trips(place, gathered(place))}
+    if rows == 1:
+        return {**own, "input": place.pixels * taps, "block": blocks, "word": blocks * taps}
+    # Loops inside of loops over rows: other code, with other registers.
+    inner = {"row_input": place.pixels * taps, "row_word": blocks * taps}
+    return {**own, "input_row": place.pixels * rows, "row": blocks * rows, **inner}
 
 
 def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nnbuild.report.elf import Elf, Section
 
 
-_DIGITS = {"bytes": 0, "us": 1, "percent": 2, "dB": 2}
+_DIGITS = {"bytes": 0, "cycles": 0, "us": 1, "percent": 2, "dB": 2}
 
 
 def amount(value: float, unit: str) -> str:

@@ -1,0 +1,224 @@
+"""What the layers of generated networks execute under QEMU: instructions by class, reads of flash, bytes of code.
+
+Many networks make one image, which runs each once on random bytes. A plugin (executed.c) counts blocks of code between
+the calls of the layer hook; `<name>_run` itself is told apart from what it calls.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from benchmarks import instruction_timings
+from benchmarks.instruction_timings import Instruction
+from tests import qemu
+
+PLUGIN = Path(__file__).with_name("executed.c")
+CORES: Mapping[str, qemu.Core] = {
+    "cortex-m0": replace(qemu.CORES["m0"], machine="mps2-an385", memory=qemu.MPS2),
+    "cortex-m3": qemu.CORES["m3"],
+    "cortex-m4": qemu.CORES["m4"],
+    "cortex-m55": qemu.CORES["m55"],
+}
+"""One core for each class of instruction sets. QEMU's machine with a Cortex-M0 is small; a Cortex-M3 runs its code."""
+
+_MAIN = """
+static uint32_t state = 1;
+
+static void fill(int8_t *bytes, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++) {
+        state = state * 1664525u + 1013904223u;
+        bytes[i] = (int8_t)((int32_t)(state >> 24) - 128);
+    }
+}
+
+__attribute__((noinline)) void layer_done(void)
+{
+    __asm volatile("");
+}
+"""
+HOOK = "layer_done"
+
+
+@dataclass(slots=True)
+class Executed:
+    """Instructions by class, and accesses to flash: each 32 bits of instructions, each jump, reads of constants."""
+
+    classes: dict[str, float] = field(default_factory=dict)
+    waits: float = 0
+
+    @property
+    def instructions(self) -> float:
+        """All of them; `registers` and the jump of a POP are parts of one that is counted."""
+        return self.classes.get("all", 0)
+
+    def cycles(self, core: str) -> float:
+        """Weighed with the core's timings."""
+        column = instruction_timings.CORES.index(core)
+        weights = instruction_timings.CYCLES
+        return sum(weights[kind][column] * count for kind, count in self.classes.items() if kind != "all")
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One network: its layers, what `<name>_run` adds to all of them, and bytes of code by function."""
+
+    layers: tuple[Executed, ...]
+    run: Executed
+    code: Mapping[str, int]
+
+    def code_of(self, function: str) -> int:
+        """Bytes of a layer's function, however the compiler renamed it, and of its constant parameters."""
+        own = rf"{function}(_params|_in|_filter|_out|_order)?(\.[\w.]+)?"
+        return sum(size for name, size in self.code.items() if re.fullmatch(own, name))
+
+
+def run(cpu: str, networks: Sequence[Mapping[str, str]], folder: Path, library: Sequence[str] = ()) -> list[Ran]:
+    """Compile the files of `networks`, named n0, n1, ..., and run them; `library`: an include folder and CMSIS-NN."""
+    core = CORES[cpu]
+    folder.mkdir(parents=True, exist_ok=True)
+    reports = []
+    for number, files in enumerate(networks):
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        reports.append(json.loads(files[f"n{number}.report.json"]))
+    (folder / "main.c").write_text(_main(reports))
+    sources = [folder / "main.c", *(path for files in networks for path in _sources(folder, files))]
+    hooks = [f"-DN{number}_LAYER_HOOK(index)={HOOK}()" for number in range(len(networks))]
+    compile_arguments = [*hooks, *(word for word in library if word.startswith("-I")), "-w"]
+    (folder / "hook.h").write_text(f"void {HOOK}(void);\n")
+    compile_arguments += ["-include", str(folder / "hook.h")]
+    archives = [word for word in library if not word.startswith("-I")]
+    elf = qemu.link(folder, sources, core, "-O2", compile_arguments, archives)
+    return _read(elf, _traced(elf, core, folder), [len(report["layers"]) for report in reports])
+
+
+def _sources(folder: Path, files: Mapping[str, str]) -> list[Path]:
+    return [folder / name for name in files if name.endswith(".c")]
+
+
+def _main(reports: Sequence[Mapping[str, object]]) -> str:
+    names = [f"n{number}" for number in range(len(reports))]
+    lines = ["#include <stdint.h>", *(f'#include "{name}.h"' for name in names), _MAIN]
+    body = []
+    for name, report in zip(names, reports, strict=True):
+        arguments = []
+        for kind in ("inputs", "outputs"):
+            for position, port in enumerate(report[kind]):  # type: ignore[arg-type, var-annotated]
+                size = 1
+                for count in port["shape"]:
+                    size *= count
+                buffer = f"{name}_{kind}{position}"
+                lines.append(f"static int8_t {buffer}[{size}];")
+                arguments.append(buffer)
+                body += [f"    fill({buffer}, {size});"] if kind == "inputs" else []
+        body += [f"    {HOOK}();", f"    {name}_run({', '.join(arguments)});", f"    {HOOK}();"]
+    return "\n".join([*lines, "", "int main(void)", "{", *body, "    return 0;", "}", ""])
+
+
+def _traced(elf: Path, core: qemu.Core, folder: Path) -> Path:
+    """The plugin's output for one run of the image."""
+    plugin, output = folder / "executed.so", folder / "executed.txt"
+    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", str(plugin), str(PLUGIN)], check=True)
+    mark = _symbols(elf)[HOOK][0]
+    arguments = f"file={plugin},out={output},mark={mark:#x},ram={core.memory.ram[0]:#x}"
+    command = ["qemu-system-arm", "-M", core.machine, "-nographic", "-monitor", "none", "-serial", "none"]
+    command += ["-semihosting-config", "enable=on,target=native", "-plugin", arguments, "-kernel", str(elf)]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=600)
+    return output
+
+
+def _symbols(elf: Path) -> dict[str, tuple[int, int]]:
+    """Address and size of each function."""
+    text = subprocess.run(["arm-none-eabi-nm", "-S", str(elf)], capture_output=True, text=True, check=True).stdout
+    found = re.findall(r"^([0-9a-f]+) ([0-9a-f]+) [TtWw] (\S+)$", text, re.MULTILINE)
+    return {name: (int(address, 16) & ~1, int(size, 16)) for address, size, name in found}
+
+
+def _disassembled(elf: Path) -> dict[int, Instruction]:
+    text = subprocess.run(["arm-none-eabi-objdump", "-d", str(elf)], capture_output=True, text=True, check=True).stdout
+    line = r"^\s+([0-9a-f]+):\t([0-9a-f]{4}(?: ?[0-9a-f]{4})?)\s*\t(\S+)[\t ]*([^;@\n]*)"
+    return {
+        int(address, 16): Instruction(mnemonic.split(".")[0], operands.strip(), len(raw.replace(" ", "")) // 2)
+        for address, raw, mnemonic, operands in re.findall(line, text, re.MULTILINE)
+    }
+
+
+def _read(elf: Path, output: Path, layers: Sequence[int]) -> list[Ran]:
+    """The stretches of the networks: one in front of each, one for each layer, and what runs behind the last."""
+    symbols = _symbols(elf)
+    reader = _Reader(_disassembled(elf), symbols)
+    stretches: list[tuple[Executed, Executed]] = []
+    blocks: list[tuple[int, int, int, int]] = []
+    for line in output.read_text().splitlines():
+        words = line.split()
+        if words[0] == "BLOCK":
+            blocks.append((int(words[1], 16), int(words[2], 16), int(words[3]), int(words[4])))
+        else:
+            stretches.append(reader.stretch(blocks, int(words[2])))
+            blocks = []
+    found, at = [], 0
+    for number, count in enumerate(layers):
+        # stretches[at] ends where the network begins, and the last ends behind its return.
+        mine = stretches[at + 1 : at + 1 + count]
+        run = _added([own for _, own in stretches[at + 1 : at + 2 + count]])
+        code = {name: size for name, (_, size) in symbols.items() if name.startswith(f"n{number}_")}
+        found.append(Ran(tuple(layer for layer, _ in mine), run, code))
+        at += count + 2
+    return found
+
+
+def _added(parts: Sequence[Executed]) -> Executed:
+    total = Executed()
+    for part in parts:
+        for kind, count in part.classes.items():
+            total.classes[kind] = total.classes.get(kind, 0) + count
+        total.waits += part.waits
+    return total
+
+
+class _Reader:
+    """Weighs blocks; what belongs to main and to the hook is left out."""
+
+    def __init__(self, code: Mapping[int, Instruction], symbols: Mapping[str, tuple[int, int]]) -> None:
+        self._code = code
+        self._ranges = {
+            kind: [symbols[name] for name in symbols if re.fullmatch(pattern, name)]
+            for kind, pattern in {"run": r"n\d+_run", "none": f"main|fill|{HOOK}"}.items()
+        }
+
+    def _kind(self, address: int) -> str:
+        for kind, ranges in self._ranges.items():
+            if any(start <= address < start + size for start, size in ranges):
+                return kind
+        return "layer"
+
+    def stretch(self, blocks: Sequence[tuple[int, int, int, int]], reads: int) -> tuple[Executed, Executed]:
+        """(the layer's, those of `<name>_run`)."""
+        found = {"run": Executed(), "none": Executed(), "layer": Executed()}
+        for first, last, times, taken in blocks:
+            into = found[self._kind(first)]
+            block = self._block(first, last)
+            if block and block[-1].kind == "call" and f"<{HOOK}>" in block[-1].operands:
+                block = block[:-1]  # the call of the hook, which a firmware has not
+            counts = instruction_timings.of_block(block, taken / times)
+            for kind, count in counts.items():
+                into.classes[kind] = into.classes.get(kind, 0) + times * count
+            into.classes["all"] = into.classes.get("all", 0) + times * len(block)
+            jumps = sum(counts.get(kind, 0) for kind in ("branch", "call", "jump"))
+            into.waits += times * (sum(instruction.size for instruction in block) / 4 + jumps)
+        found["layer"].waits += reads
+        return found["layer"], found["run"]
+
+    def _block(self, first: int, last: int) -> list[Instruction]:
+        block, address = [], first
+        while address <= last:
+            instruction = self._code[address]
+            block.append(instruction)
+            address += instruction.size
+        return block
