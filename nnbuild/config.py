@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnbuild.errors import ConfigError, Finding
+from nnbuild.latency import parse_latency
 
 Parser = Callable[[Any], Any]
 
@@ -42,30 +43,6 @@ def _own_size(value: Any) -> int:
         shares = "a share is of a region, which env.NNBudget(fw, linker_script=...) limits"
         raise ConfigError(f"must be bytes such as '64K' ({shares})")
     return parse_size(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """A limit on the time of one inference: microseconds at a clock in MHz, wait states of flash or None."""
-
-    us: float
-    mhz: float
-    wait_states: int | None = None
-
-
-_LATENCY = re.compile(
-    r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s)\s*@\s*(\d+(?:\.\d+)?)\s*(k|M|G)[Hh]z\s*(?:,\s*(\d{1,2})\s*ws)?\s*", re.ASCII
-)
-
-
-def parse_latency(value: Any) -> Latency:
-    """`"2ms @ 48MHz, 1ws"`: time, clock, and wait states where they are given. ConfigError for anything else."""
-    match = _LATENCY.fullmatch(value) if isinstance(value, str) else None
-    if match is None or not float(match[1]) or not float(match[3]):
-        raise ConfigError("must be a time at a clock, such as '2ms @ 48MHz' or '2ms @ 48MHz, 1ws'")
-    us = float(match[1]) * {"us": 1, "ms": 1e3, "s": 1e6}[match[2]]
-    mhz = float(match[3]) * {"k": 1e-3, "M": 1, "G": 1e3}[match[4]]
-    return Latency(us, mhz, None if match[5] is None else int(match[5]))
 
 
 def parse_share(value: Any) -> float:
@@ -410,13 +387,30 @@ OPTIONS: dict[str, Option] = {
             "25",
             "the least signal-to-noise ratio of the outputs against the float model, in dB; less fails the build",
         ),
+        Option(
+            "latency",
+            "build",
+            lambda value: str(parse_latency(value)),
+            "",
+            '"2ms @ 48MHz, 1ws"',
+            "the most that one inference may take, at a clock and with wait states of the flash (NN_FLASH_WAIT_STATES "
+            'where none are given), or `"120000 cycles"`; the estimate ([COSTS.md](COSTS.md)) or NN_CYCLES decides; '
+            "more fails the build",
+        ),
+        Option(
+            "latency_strict",
+            "build",
+            _flag,
+            "",
+            "True",
+            "let `latency` fail the build on cores without a table of timings too, where it is a guess and else warns",
+        ),
         Option("sources", "build", _flag, "", "True", "return the C files, for hosts that compile themselves"),
     )
 }
 
 # In the design, but not in this version: refused by name, never ignored.
 LATER: dict[str, str] = {
-    "latency": "a limit on the estimated time of one inference",
     "stream_axis": "streaming inference",
     "weights": "where weights are stored",
     "assembly": "kernels in assembly",
@@ -450,6 +444,14 @@ VARIABLES: tuple[Variable, ...] = (
         "NN_REQUIRE", "", "the versions of nnbuild that the SConstruct is for, such as `>=0.3,<0.4`; others are refused"
     ),
     Variable("NN_CPU", "", "the core, such as `cortex-m0`, for compilers that do not answer `-dM -E`"),
+    Variable("NN_FLASH_WAIT_STATES", "0", "of the flash that the code runs from, for estimated cycles; 0 to 15"),
+    Variable("NN_MUL_CYCLES", "1", "cycles of a multiplication on Cortex-M0 and M0+: 1 or 32"),
+    Variable(
+        "NN_CYCLES",
+        "",
+        'a file of cycles measured on the board, `{"kws": {"model_id": "0x...", "cycles": 1234}}`, which are taken '
+        "instead of estimates; see [COSTS.md](COSTS.md)",
+    ),
     Variable("NN_KERNEL_CCFLAGS", "-O2", "behind `$CCFLAGS` when a model or CMSIS-NN is compiled"),
     Variable("NN_SECTION_CCFLAGS", "-ffunction-sections -fdata-sections", "behind those; may be empty"),
     Variable("NNPYTHON", "the Python that runs scons", "runs nnbuild's commands (a list where its path has spaces)"),
@@ -513,10 +515,12 @@ def _combined(options: Mapping[str, Any]) -> Iterable[Finding]:
         if name in options and "validation" not in options:
             hint = "add validation='kws_val.npz': samples that do not calibrate"
             yield Finding(f"option '{name}' needs validation", hint=hint)
+    if "latency_strict" in options and "latency" not in options:
+        yield Finding("option 'latency_strict' needs latency", hint="add latency='2ms @ 48MHz'")
     if options.get("sources"):
-        for name in ("flash", "ram"):
+        for name in ("flash", "ram", "latency"):
             if name in options:
-                hint = "use env.NNBudget on the image"
+                hint = "`nnbuild check` estimates it" if name == "latency" else "use env.NNBudget on the image"
                 yield Finding(f"option '{name}' cannot be checked with sources=True", hint=hint)
 
 

@@ -22,23 +22,23 @@ _EXAMPLES = "such as '2ms @ 48MHz', '100us @ 48MHz, 1ws' or '120000 cycles'"
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """A limit: `us` microseconds at a clock of `mhz`, or `cycles`; the other is None.
+    """A limit: `us` microseconds at a clock of `mhz`. A limit in `cycles`, else None, is as many microseconds at 1 MHz.
 
     `wait_states` of the flash hold for this limit alone; None where the limit names none.
     """
 
-    us: float | None = None
-    mhz: float | None = None
-    cycles: int | None = None
+    us: float
+    mhz: float
     wait_states: int | None = None
+    cycles: int | None = None
 
     def __str__(self) -> str:
-        """The limit in its one canonical form, which `parse` reads."""
+        """The limit in its one canonical form, which `parse_latency` reads."""
         head = f"{self.cycles} cycles" if self.cycles is not None else f"{self.us:.10g}us @ {self.mhz:.10g}MHz"
         return head if self.wait_states is None else f"{head}, {self.wait_states}ws"
 
 
-def parse(value: Any) -> Latency:
+def parse_latency(value: Any) -> Latency:
     """The limit in `"2ms @ 48MHz, 1ws"`, `"100us @ 48MHz"` or `"120000 cycles"`. ConfigError for anything else."""
     if not isinstance(value, str):
         raise ConfigError(f"must be text {_EXAMPLES}")
@@ -48,10 +48,11 @@ def parse(value: Any) -> Latency:
         if wait_states > MAX_WAIT_STATES:
             raise ConfigError(f"must have at most {MAX_WAIT_STATES} wait states")
     if (match := _CYCLES.fullmatch(head)) is not None:
-        limit = Latency(cycles=int(match[1].replace(",", "")), wait_states=wait_states)
+        cycles = int(match[1].replace(",", ""))
+        limit = Latency(cycles, 1, wait_states, cycles)
     else:
         limit = _time(head, wait_states)
-    if not (limit.cycles if limit.us is None else limit.us * (limit.mhz or 0)):
+    if not limit.us * limit.mhz:
         raise ConfigError("must be above 0")
     return limit
 
@@ -64,4 +65,4 @@ def _time(head: str, wait_states: int | None) -> Latency:
         raise ConfigError(f"must name the clock, as in '{head.strip()} @ 48MHz'")
     if match[4].lower() not in _MHZ:
         raise ConfigError("must have its clock in Hz, kHz, MHz or GHz")
-    return Latency(float(match[1]) * _US[match[2]], float(match[3]) * _MHZ[match[4].lower()], None, wait_states)
+    return Latency(float(match[1]) * _US[match[2]], float(match[3]) * _MHZ[match[4].lower()], wait_states)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from nnbuild import __version__
-from nnbuild.contract import Source
+from nnbuild import __version__, cost
+from nnbuild.contract import Kernel, Source
 from nnbuild.memory import Plan
 from nnbuild.network import Network, Port
 from nnbuild.ops import BY_NAME
@@ -52,6 +52,7 @@ def as_json(network: Network, options: EmitOptions, steps: Sequence[Step], plann
         "scratch_bytes": max((layer["scratch_bytes"] for layer in layers), default=0),
         "peak_layer": planned.peak,
         "macs": sum(layer["macs"] for layer in layers),
+        "cost": _run_cost([step.choice for step in steps], target),
         "inputs": [_port(network, item) for item in network.inputs],
         "outputs": [_port(network, item) for item in network.outputs],
         "layers": layers,
@@ -86,7 +87,38 @@ def _layer(name: str, index: int, step: Step, planned: Plan, target: Target) -> 
         "weights_bytes": sum(array.nbytes for array in step.source.data.values()),
         "scratch_bytes": choice.kernel.scratch(view, target),
         "live_bytes": planned.live[index],
+        "cost": _cost(choice, target),
+        "alternatives": {
+            kernel.name: _cost(replace(choice, kernel=kernel), target) for kernel in _others(choice, target)
+        },
     }
+
+
+def _run_cost(choices: Sequence[Choice], target: Target) -> dict[str, Any] | None:
+    """What the costs of layers rest on, and that of `<name>_run` itself; None for a core of which nothing is known."""
+    basis = cost.basis(target.cpu)
+    if basis is None:
+        return None
+    error = cost.error_percent(target.cpu, choices)
+    run = _counts(cost.run_work(choices, target, target.cpu))
+    return {"basis": basis, "error_percent": error, "compiler": cost.compiler(), "run": run}
+
+
+def _cost(choice: Choice, target: Target) -> dict[str, int] | None:
+    """Instructions, cycles with memory that never waits, accesses to flash, multiplications."""
+    return _counts(cost.layer_work(choice, target, target.cpu)) if cost.basis(target.cpu) else None
+
+
+def _counts(work: cost.Work) -> dict[str, int]:
+    return {key: round(getattr(work, key)) for key in ("instructions", "cycles", "waits", "multiplications")}
+
+
+def _others(choice: Choice, target: Target) -> list[Kernel]:
+    """Kernels that would serve and were not taken."""
+    kernels = BY_NAME[choice.layer.op].kernels
+    return [
+        kernel for kernel in kernels if kernel is not choice.kernel and kernel.supports(choice.view, target) is None
+    ]
 
 
 def arena_map(network: Network, choices: Sequence[Choice], planned: Plan, target: Target) -> list[dict[str, Any]]:

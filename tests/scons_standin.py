@@ -41,6 +41,10 @@ def emit(arguments: list[str]) -> None:
     # With a CMSIS-NN, that of tests/fake_cmsis_nn.py is called.
     include = '#include "arm_nnfunctions.h"\n' if value(arguments, "--cmsis-nn") else ""
     result = f"arm_softmax_s8({name}_arena[0])" if include else f"{name}_arena[0]"
+    part = {"instructions": 0, "cycles": int(settings.get("cycles", 0)), "waits": 100, "multiplications": 10}
+    basis = settings.get("basis", "fit")
+    head = {"basis": basis.replace("_", " "), "error_percent": 9.0 if basis == "fit" else None, "compiler": "gcc"}
+    costs = {**head, "run": {**part, "cycles": 0}}
     files = {
         f"{name}.h": f"int {name}_run(int at);\nint {name}_selftest(void);\n",
         f"{name}.c": f'#include "{name}.h"\n{include}extern const signed char {name}_l00_conv2d_weights[{weights}];\n'
@@ -50,11 +54,12 @@ def emit(arguments: list[str]) -> None:
         f"{name}_weights.c": f"extern const signed char {name}_l00_conv2d_weights[{weights}];\n"
         f"const signed char {name}_l00_conv2d_weights[{weights}] = {{{fill % 100}}};\n",
         f"{name}_kernels.S": '#if defined(__linux__)\n.section .note.GNU-stack,"",%progbits\n#endif\n',
-        f"{name}.report.json": f'{{"schema": 2, "name": "{name}", "model_id": "0x12345678", "cpu": "generic", '
+        f"{name}.report.json": f'{{"schema": 2, "name": "{name}", "model_id": "0x12345678", "cpu": "cortex-m0", '
         f'"arena_bytes": {arena}, "arena_map": [], "scratch_bytes": 0, "layers": [{{"index": 0, '
         f'"name": "{name}_l00_conv2d", "node": "conv1", "op": "conv2d", "kernel": "direct", "reasons": {{}}, '
         f'"function": "{name}_l00_conv2d", "inputs": [[16]], "output": [16], "macs": 1000, '
-        f'"weights_bytes": {weights}, "scratch_bytes": 0}}]}}\n',
+        f'"weights_bytes": {weights}, "scratch_bytes": 0, "alternatives": {{}}, "cost": {json.dumps(part)}}}], '
+        f'"cost": {json.dumps(costs)}}}\n',
     }
     if value(arguments, "--selftest") not in ("", "0"):
         files[f"{name}_selftest.c"] = (

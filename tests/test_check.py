@@ -134,7 +134,7 @@ def test_a_core_without_timings_says_so(tmp_path: Path) -> None:
     [
         ({"cpu": "cortex-m9"}, "unknown cpu 'cortex-m9'"),
         ({"flash": "lots", "ram": "-1"}, r"flash: must be .*\nram: must"),
-        ({"latency": "2ms"}, "latency: must be a time at a clock"),
+        ({"latency": "2ms"}, "latency: must name the clock"),
         ({"input_layout": "HWC"}, "input_layout: must be one of '', 'NHWC'"),
         ({"backend": "fast"}, "backend 'fast' is unknown"),
         ({"backend": "cmsis_nn"}, "backend cmsis_nn without a CMSIS-NN"),

@@ -64,11 +64,12 @@ def report(name: str, layers: list[str], arena: int = 400) -> dict[str, Any]:
         "arena_map": [],
         "arena_bytes": arena,
         "scratch_bytes": 0,
+        "cost": None,
         "layers": [
             {
                 **{"index": i, "name": f"{name}_{layer}", "node": layer, "op": layer[4:], "kernel": "direct"},
                 **{"reasons": {}, "function": f"{name}_{layer}", "inputs": [[4]], "output": [4], "macs": 16},
-                **{"weights_bytes": 256, "scratch_bytes": 0},
+                **{"weights_bytes": 256, "scratch_bytes": 0, "cost": None, "alternatives": {}},
             }
             for i, layer in enumerate(layers)
         ],

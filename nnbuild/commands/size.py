@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nnbuild import config
+from nnbuild.commands import timing_arguments
 from nnbuild.errors import ConfigError
 from nnbuild.files import write_text
 from nnbuild.report import (
@@ -76,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[REGION=]LIMIT",
         help="what may join since: +1K, 2%%; repeatable",
     )
+    timing_arguments.add(parser)
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument("--text", metavar="FILE", help="write the report as text")
     forms.add_arguments(parser)
@@ -186,12 +188,13 @@ def run(arguments: argparse.Namespace) -> int:
     script = arguments.linker_script
     reserve = sum(usage.reserved(image)[0] for image in elves)
     uses = budget.region_uses(elves, reserve + usage.unplaced(measured, elves), _regions(script), limits, script or "")
+    latencies = timing_arguments.apply(arguments, measured.models)
     names = [Path(path).name for path in arguments.files]
     title = names[0] if elves[0].linked or not measured.models else f"model {measured.models[0].report.name}"
     model_limits = _model_limits(arguments.model_budget, measured.models)
     accuracy.join(measured.models, arguments.accuracy_report, model_limits)
     found = document.build(names, measured, uses, _kept(arguments))
-    verdicts = _verdicts(arguments, uses, measured, model_limits, found)
+    verdicts = _verdicts(arguments, uses, measured, model_limits, found) + latencies
     found["budgets"] = [verdict.data() for verdict in verdicts]
     if arguments.json:
         write_text(arguments.json, document.as_json(found))

@@ -13,13 +13,14 @@ import numpy as np
 
 from nnbuild import cmsis_nn as library
 from nnbuild import interpret
-from nnbuild.config import parse_latency, parse_size
+from nnbuild.config import parse_size
 from nnbuild.cost import Timing
 from nnbuild.errors import ConfigError, Finding, ModelError
 from nnbuild.estimate.figures import Setup
 from nnbuild.estimate.verdict import Check, Limits, judge
 from nnbuild.folding import is_qdq
 from nnbuild.importer import import_model
+from nnbuild.latency import parse_latency
 from nnbuild.lower import lower
 from nnbuild.network import Array, Network
 from nnbuild.quantize import FULLY_CONNECTED

@@ -11,13 +11,13 @@ from typing import Any
 import onnx
 
 from nnbuild import __version__, cost
-from nnbuild.config import Latency
 from nnbuild.errors import ConfigError, ModelError
 from nnbuild.estimate.advice import Advice, advice
 from nnbuild.estimate.figures import MARGIN_PERCENT, Figures, LayerFigures, Setup, figures
 from nnbuild.estimate.shapes import network_of, unquantized
 from nnbuild.folding import is_qdq
 from nnbuild.importer import import_outline
+from nnbuild.latency import Latency
 from nnbuild.report.budget import Verdict
 
 SCHEMA = 1

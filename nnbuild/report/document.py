@@ -94,7 +94,7 @@ _OF_MODEL: dict[str, Callable[[ModelUsage], Any]] = {
     "shared_arena": lambda model: model.report.arena if model.report.shared else 0,
     "arena_bytes": lambda model: model.report.arena,
     "stack": lambda model: model.stack,
-    "latency": lambda model: None,
+    "latency": lambda model: model.latency,
     "accuracy": accuracy.in_document,
     "arena": lambda model: model.report.facts["arena_map"],
     "layers": _layers,
@@ -130,7 +130,7 @@ _OF_LAYER: dict[str, Callable[[ModelUsage, dict[str, Any]], Any]] = {
     },
     "weights": _weights,
     "code": _code,
-    "cycles": lambda model, layer: None,
+    "cycles": lambda model, layer: model.timed.layers[layer["index"]] if model.timed else None,
     "scratch": _fact("scratch_bytes"),
     "sqnr_db": accuracy.of_layer,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nnbuild.report.budget import RegionUse, Verdict
+from nnbuild.report.budget import RegionUse, Verdict, amount
 from nnbuild.report.terminal import PLAIN, Style
 
 UNATTRIBUTED = "unattributed"
@@ -80,6 +80,8 @@ def _model(model: dict[str, Any], style: Style) -> Iterator[str]:
     yield "  RAM   " + ", ".join(f"{label} {ram[kind]:,}" for kind, label in labels.items())
     if model["shared_arena"]:
         yield f"  RAM   of the shared arena it uses {model['shared_arena']:,}"
+    if model["latency"]:
+        yield f"  time  {_latency(model['latency'])}"
     if model["accuracy"]:
         yield f"  accuracy {_accuracy(model['accuracy'])}"
     if model["stack"]:
@@ -98,6 +100,22 @@ def _stack(stack: dict[str, Any]) -> str:
     if stack["bytes"] is None:
         return f"unknown: {stack['note']}"
     return f"{stack['bytes']:,} bytes at most: {' -> '.join(stack['path'])}"
+
+
+def _latency(latency: dict[str, Any]) -> str:
+    """One line; an estimate says how far off it may be."""
+    about = "" if latency["basis"] == "measured" else "~"
+    parts = [f"{about}{latency['cycles']:,} cycles"]
+    if latency["us"] is not None:
+        parts.append(f"{about}{latency['us']:,.10g} us at {latency['mhz']:.10g} MHz")
+    if latency["basis"] == "measured":
+        return ", ".join([*parts, "measured on the board"])
+    slow = [f"{latency['wait_states']} wait states"] if latency["wait_states"] else []
+    slow += [f"{latency['mul_cycles']} cycles a multiplication"] if latency["mul_cycles"] != 1 else []
+    exact = "a guess: instructions x factor"
+    if latency["basis"] == "fit":
+        exact = f"fit error at most {latency['error_percent']:g} % on this core"
+    return ", ".join([*parts, *slow, exact])
 
 
 def _layers(model: dict[str, Any], style: Style) -> Iterator[str]:
@@ -131,4 +149,6 @@ def summary(title: str, uses: Sequence[RegionUse], verdicts: Sequence[Verdict] =
     for name, used, limit in rows:
         share = f" of {limit:,} ({100 * used / limit:.1f} %)" if limit else ""
         parts.append(f"{name} {used:,}{share}")
-    return f"{title}: {', '.join(parts)} bytes"
+    others = [verdict for verdict in verdicts if verdict.unit != "bytes" and verdict.value is not None]
+    shown = [f"{v.what} {v.value:,.10g} of {amount(v.limit, v.unit)}" for v in others if v.value is not None]
+    return f"{title}: " + "; ".join([f"{', '.join(parts)} bytes"] * bool(parts) + shown)

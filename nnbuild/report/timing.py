@@ -12,6 +12,7 @@ that were measured on the board, by model:
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,14 +125,19 @@ def _measured(facts: Mapping[str, Any], chip: Chip) -> tuple[Mapping[str, Any] |
     return entry, []
 
 
+def microseconds(cycles: int, mhz: float) -> float:
+    """Rounded up to a tenth, so that what is over a limit shows it."""
+    return math.ceil(round(cycles * 10 / mhz, 6)) / 10
+
+
 def record(found: Timed | None, chip: Chip, limit: Latency | None) -> dict[str, Any] | None:
     """`latency` of a model in fw.size.json; `us` and `mhz` are null where no limit names a clock."""
     if found is None:
         return None
-    mhz = limit.mhz if limit else None
+    mhz = limit.mhz if limit and limit.cycles is None else None
     return {
         "cycles": found.cycles,
-        "us": round(found.cycles / mhz, 1) if mhz else None,
+        "us": microseconds(found.cycles, mhz) if mhz else None,
         "mhz": mhz,
         "wait_states": wait_states_of(chip, limit),
         "mul_cycles": chip.mul_cycles,
@@ -145,18 +151,18 @@ def judged(
 ) -> tuple[Verdict | None, list[str]]:
     """The limit held against the cycles, and warnings; without `strict` only where the core's timings are known."""
     name, cpu = facts["name"], facts["cpu"]
-    unit, most = ("cycles", float(limit.cycles)) if limit.cycles is not None else ("us", limit.us or 0.0)
+    unit, most = ("us" if limit.cycles is None else "cycles"), limit.us
     if found is None:
         note = f"nothing is known of the timings of {cpu}"
         if strict:
             hint = f"{note}; NN_CYCLES= takes figures measured on the board"
             return Verdict(f"{name} latency", None, most, unit, hint), []
         return None, [f"{name}: latency is not judged: {note}; NN_CYCLES= takes figures measured on the board"]
-    value = float(found.cycles) if limit.mhz is None else round(found.cycles / limit.mhz, 1)
+    value = microseconds(found.cycles, limit.mhz)
     verdict = Verdict(f"{name} latency", value, most, unit, "; ".join(_advice(facts, found, limit, chip)))
     if found.basis != "instructions x factor" or strict:
         return verdict, []
-    text = f"about {value:,.0f} {unit} of {most:,.0f}, {found.basis}, as {cpu} has no table of timings"
+    text = f"about {value:,.0f} of {most:,.0f} {unit}, {found.basis}, as {cpu} has no table of timings"
     return None, [f"{name}: latency is not judged without latency_strict=True: {text}"]
 
 
@@ -179,7 +185,7 @@ def _advice(facts: Mapping[str, Any], found: Timed, limit: Latency, chip: Chip) 
         lines.append(f"{found.multiplications:,} cycles are those of a multiplier that takes {chip.mul_cycles}")
     if found.waits:
         lines.append(f"{found.waits:,} cycles wait for the flash, if it has neither prefetch nor cache")
-    if limit.us:
+    if limit.cycles is None:
         lines.append(f"it would hold at {found.cycles / limit.us:.1f} MHz with as many wait states")
     return lines
 

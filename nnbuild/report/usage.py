@@ -17,6 +17,7 @@ from nnbuild.errors import ConfigError
 from nnbuild.report.accuracy import Accuracy
 from nnbuild.report.elf import Elf, Section, Symbol
 from nnbuild.report.schema import MODEL_SCHEMA
+from nnbuild.report.timing import Timed
 
 FLASH_KINDS = ("weights", "code", "kernels", "selftest", "rest", "unattributed")
 RAM_KINDS = ("arena", "scratch", "other", "stack_reserve")
@@ -24,7 +25,7 @@ SHARED_ARENA = "nn_shared_arena"
 
 _LAYER_KEYS = {
     *("index", "name", "node", "op", "kernel", "reasons", "function", "inputs", "output", "macs"),
-    *("weights_bytes", "scratch_bytes"),
+    *("weights_bytes", "scratch_bytes", "cost", "alternatives"),
 }
 
 # How startup files and linker scripts call the stack's and heap's size; one of each line is taken.
@@ -57,7 +58,7 @@ def read_report(path: str | Path) -> ModelReport:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         layers = tuple(data["layers"])
-        complete = {"cpu", "arena_map"} <= data.keys() and all(layer.keys() >= _LAYER_KEYS for layer in layers)
+        complete = {"cpu", "arena_map", "cost"} <= data.keys() and all(layer.keys() >= _LAYER_KEYS for layer in layers)
         if data["schema"] != MODEL_SCHEMA or not complete:
             raise ValueError
         arena, scratch, shared = data["arena_bytes"], data["scratch_bytes"], data.get("arena") == "shared"
@@ -74,6 +75,7 @@ class ModelUsage:
 
     `stack` is as the report has it, once the model is linked. `accuracy` is what was measured on validation samples,
     and `bounds` what is asked of it: `agreement`, a share of 1, and `sqnr` in dB.
+    `timed` are its cycles, None where nothing is known of them, and `latency` what the report says of them.
     """
 
     report: ModelReport
@@ -83,6 +85,8 @@ class ModelUsage:
     accuracy: Accuracy | None = None
     bounds: dict[str, float] = field(default_factory=dict)
     stack: dict[str, Any] | None = None
+    timed: Timed | None = None
+    latency: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)

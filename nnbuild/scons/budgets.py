@@ -22,7 +22,7 @@ from nnbuild.config import parse_size
 from nnbuild.errors import ConfigError
 from nnbuild.report.budget import parse_limit
 from nnbuild.report.terminal import style_for
-from nnbuild.scons import boundary, cmsis_library, linker_scripts, run
+from nnbuild.scons import boundary, cmsis_library, latency, linker_scripts, run
 from nnbuild.scons.models import REGISTRY, Model
 
 OVER = ".overbudget"
@@ -67,7 +67,7 @@ def _model_arguments(target: Sequence[Any], source: Sequence[Any], env: Any) -> 
     made = model.objects_with(target[0])
     objects = [str(node) for node in made if not node.name.startswith(f"{model.name}_selftest.")]
     words = [*objects, "--summary", "--model-report", str(model.file(".report.json"))]
-    return words + _model_limits(model)
+    return [*words, *_model_limits(model), *latency.arguments(env, {model.name: model.options})]
 
 
 def _model_limits(model: Model) -> list[str]:
@@ -80,12 +80,15 @@ _MODEL_CHECK = run.action("NNSIZECOM", _model_arguments, after=_settle)
 
 
 def check_model(env: Any, model: Model, objects: Sequence[Any]) -> None:
-    """Hold the `objects` of a model against its `flash=` and `ram=`; the first, its main object, waits for the rest."""
-    limits = {name: model.options[name] for name in ("flash", "ram") if name in model.options}
+    """Hold a model against its `flash=`, `ram=` and `latency=`; the first of its `objects` waits for the rest."""
+    names = ("flash", "ram", "latency", "latency_strict")
+    limits = {name: model.options[name] for name in names if name in model.options}
     if not limits:
         return
     main, *others = objects
     env.Depends(main, [*others, env.Value(f"budget {limits}")])
+    if "latency" in limits:
+        env.Depends(main, latency.dependencies(env))
     env.Clean(main, main.get_abspath() + OVER)
     boundary.remember_line(main)
     _append_check(main, _MODEL_CHECK)
@@ -106,9 +109,9 @@ def _models_in(node: Any, seen: set[Any]) -> Iterator[Model]:
         yield from _models_in(child, seen)
 
 
-def _report_arguments(elf: Any) -> list[str]:
+def _report_arguments(elf: Any, env: Any) -> list[str]:
     models = {str(model.file(".report.json")): model for model in _models_in(elf, set())}
-    words = [str(elf)]
+    words = [str(elf), "--checked", *latency.arguments(env, {m.name: m.options for m in models.values()})]
     for report, model in sorted(models.items(), key=lambda entry: entry[0]):
         words += ["--model-report", report, *_accuracy_arguments(model)]
     return words
@@ -128,7 +131,7 @@ def _image_arguments(target: Sequence[Any], source: Sequence[Any], env: Any) -> 
     # With nn-report the pages come with the check, since nothing comes behind one that fails.
     asked = [str(name) for name in SCons.Script.BUILD_TARGETS]
     pages = any(name == REPORT_ALIAS or name.startswith(f"{REPORT_ALIAS}-") for name in asked)
-    return [*_report_arguments(elf), "--summary", *_files(elf, pages), *_limit_arguments(_IMAGES[elf])]
+    return [*_report_arguments(elf, env), "--summary", *_files(elf, pages), *_limit_arguments(_IMAGES[elf])]
 
 
 def _files(elf: Any, pages: bool) -> list[str]:
@@ -191,10 +194,11 @@ def image_budget(env: Any, elf: Any, linker_script: Any = None, **given: Any) ->
         if (known.limits, known.script) != (limits, script):
             raise ConfigError("has two different budgets", where, "put all limits into one env.NNBudget")
         return [node]
+    latency.settle(env, where)
     _IMAGES[node] = Image(limits, script)
     measured = [model.accuracy for model in _models_in(node, set()) if model.accuracy is not None]
     scripts = linker_scripts.dependencies(env, script) if script else []
-    env.Depends(node, [env.Value(f"budget {limits}"), *measured, *scripts])
+    env.Depends(node, [env.Value(f"budget {limits}"), *measured, *scripts, *latency.dependencies(env)])
     # From a cache of SCons the file would come without its check, and so without the report of this build.
     env.NoCache(node)
     base = os.path.splitext(node.get_abspath())[0]
@@ -217,11 +221,11 @@ def list_size(env: Any, elf: Any) -> None:
     def table(target: Sequence[Any], source: Sequence[Any], env: Any) -> list[str]:
         # The command runs without the variables of the shell, so that it would not see NO_COLOR.
         style = ["--style", style_for(sys.stdout, os.environ)]
-        return [*_report_arguments(elf), *style, *_limit_arguments(_IMAGES.get(elf, Image({})))]
+        return [*_report_arguments(elf, env), *style, *_limit_arguments(_IMAGES.get(elf, Image({})))]
 
     def pages(target: Sequence[Any], source: Sequence[Any], env: Any) -> list[str]:
         limits = _limit_arguments(_IMAGES.get(elf, Image({})))
-        return [*_report_arguments(elf), "--summary", *_files(elf, pages=True), *limits]
+        return [*_report_arguments(elf, env), "--summary", *_files(elf, pages=True), *limits]
 
     for alias, arguments in ((SIZE_ALIAS, table), (REPORT_ALIAS, pages)):
         mine = env.Alias(f"{alias}-{elf.name}", [elf], run.action("NNSIZECOM", arguments))

@@ -22,7 +22,7 @@ import SCons.Util
 from nnbuild import config
 from nnbuild.cmsis_nn import HEADER
 from nnbuild.errors import ConfigError
-from nnbuild.scons import accuracy, boundary, cmsis_library, run, variables
+from nnbuild.scons import accuracy, boundary, cmsis_library, latency, run, variables
 from nnbuild.scons.external_data import SCANNER
 
 SAMPLES = (".npz", ".npy")
@@ -303,6 +303,7 @@ def declare(env: Any, model: Any, given: Mapping[str, Any]) -> Model:
     variables.check(env, where)
     if not node.name.endswith(".onnx"):
         raise ConfigError("is no .onnx file", where)
+    latency.settle(env, where)
     options, nodes = _options(env, node, given)
     options.setdefault("name", config.default_name(node.name))
     cmsis_nn = cmsis_library.folder(env, options, where)

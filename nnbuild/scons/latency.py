@@ -1,0 +1,46 @@
+"""What the build says of the chip's timing: construction variables, as arguments of the `size` command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import SCons.Util
+
+from nnbuild.errors import ConfigError
+from nnbuild.latency import MAX_WAIT_STATES, MUL_CYCLES
+from nnbuild.scons import run
+
+
+def settle(env: Any, where: str) -> None:
+    """Check the variables, and take NN_CYCLES as a path from this SConscript on. ConfigError, at `where`."""
+    _number(env, "NN_FLASH_WAIT_STATES", range(MAX_WAIT_STATES + 1), f"0 to {MAX_WAIT_STATES}", where)
+    _number(env, "NN_MUL_CYCLES", MUL_CYCLES, "1 or 32", where)
+    given = env.get("NN_CYCLES")
+    if SCons.Util.is_String(given) and given:
+        env["NN_CYCLES"] = env.File(given)
+
+
+def _number(env: Any, name: str, allowed: Any, text: str, where: str) -> int:
+    value = str(env.subst(f"${name}")).strip()
+    if not value.isdecimal() or int(value) not in allowed:
+        raise ConfigError(f"{name} must be {text}, not {env.get(name)!r}", where)
+    return int(value)
+
+
+def arguments(env: Any, limits: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Those for the models whose options `limits` holds by name."""
+    words = ["--wait-states", env.subst("$NN_FLASH_WAIT_STATES"), "--mul-cycles", env.subst("$NN_MUL_CYCLES")]
+    if env.get("NN_CYCLES"):
+        words += ["--cycles", run.path(env["NN_CYCLES"])]
+    for name, options in sorted(limits.items()):
+        if "latency" in options:
+            words += ["--latency", f"{name}={options['latency']}"]
+            words += ["--latency-strict", name] if options.get("latency_strict") else []
+    return words
+
+
+def dependencies(env: Any) -> list[Any]:
+    """What makes a check run again: the variables, and the contents of NN_CYCLES."""
+    measured = [env["NN_CYCLES"]] if env.get("NN_CYCLES") else []
+    return [env.Value(f"chip {env.subst('$NN_FLASH_WAIT_STATES $NN_MUL_CYCLES')}"), *measured]
