@@ -57,8 +57,8 @@ READING = {
         "models/kws.onnx: unknown option 'calibartion'; hint: did you mean 'calibration'?",
     ),
     "later option": (
-        'env.NNModel("models/kws.onnx", latency="250ms @ 64MHz, 1ws")\n',
-        "models/kws.onnx: option 'latency' (a limit on the estimated time of one inference) is not in this version",
+        'env.NNModel("models/kws.onnx", stream_axis=1)\n',
+        "models/kws.onnx: option 'stream_axis' (streaming inference) is not in this version",
     ),
     "later variable": (
         'env.Clone(NN_ASSEMBLY=False).NNModel("models/kws.onnx")\n',
