@@ -108,6 +108,7 @@ def each_output(view: LayerView, target: Target) -> Mapping[str, int]:
 class Kernel:
     """One way to compute an operator. `supports` answers None, or the reason against.
 
+    `library` names the library function that it calls, where it calls one.
     `trips` says how often each of the kernel's loops runs for a layer, by the loop's name; `nnbuild.cost` knows what
     a trip of each costs on a core. Constants do not matter to it but by their shapes.
     """
@@ -117,6 +118,7 @@ class Kernel:
     supports: Callable[[LayerView, Target], str | None] = lambda view, target: None
     scratch: Callable[[LayerView, Target], int] = lambda view, target: 0
     trips: Callable[[LayerView, Target], Mapping[str, int]] = each_output
+    library: Callable[[LayerView, Target], str | None] = lambda view, target: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import nnbuild
+from benchmarks import cmsis_nn as with_library
 from benchmarks import footprint, target
 from nnbuild import interpret
 from nnbuild.cli import main
@@ -215,15 +216,15 @@ def test_the_package_imports_nothing_heavy() -> None:
 # Beside the linked image.
 
 
-def footprint_rows() -> list[tuple[str, str, int, int]]:
-    """(network, core, flash, static RAM) of docs/FOOTPRINT.md, whose figures come from linked images."""
-    lines = (ROOT / "docs" / "FOOTPRINT.md").read_text(encoding="utf-8").splitlines()
+def measured_rows(document: str, ram: int) -> list[tuple[str, str, int, int]]:
+    """(network, core, flash, RAM in column `ram`) of a table in docs, whose figures come from linked images."""
+    lines = (ROOT / "docs" / document).read_text(encoding="utf-8").splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
-    return [(row[0], row[1], int(row[2].replace(",", "")), int(row[6].replace(",", ""))) for row in cells[1:]]
+    return [(row[0], row[1], int(row[2].replace(",", "")), int(row[ram].replace(",", ""))) for row in cells[1:]]
 
 
 def test_within_ten_percent_of_every_measured_footprint(reference_dir: Path) -> None:
-    rows = footprint_rows()
+    rows = measured_rows("FOOTPRINT.md", 6)
     assert len(rows) == len(footprint.NETWORKS) * len(footprint.CPUS)
     off = []
     for name, core, flash, ram in rows:
@@ -231,6 +232,19 @@ def test_within_ten_percent_of_every_measured_footprint(reference_dir: Path) -> 
         off.append((abs(found.flash / flash - 1), abs(found.ram / ram - 1), name, core))
     assert max(row[0] for row in off) < MARGIN, sorted(off)
     assert max(row[1] for row in off) < MARGIN, off
+
+
+def test_within_ten_percent_of_every_measured_footprint_with_cmsis_nn(reference_dir: Path, cmsis_nn_dir: Path) -> None:
+    rows = measured_rows("CMSIS-NN.md", 4)
+    assert len(rows) == len(with_library.NETWORKS) * len(with_library.CPUS)
+    for name, core, flash, ram in rows:
+        file, scales = with_library.NETWORKS[name]
+        path, cpu = reference_dir / "models" / file, with_library.CPUS[core]
+        options: dict[str, Any] = {"backend": "cmsis_nn", "fully_connected": scales, "cmsis_nn": cmsis_nn_dir}
+        found = nnbuild.check(path, cpu=cpu, **options)
+        assert abs(found.flash / flash - 1) < MARGIN, (name, core, found.flash, flash)
+        assert found.ram == ram, (name, core)
+        assert f", CMSIS-NN {found.figures.library:,}" in str(found)
 
 
 @pytest.mark.skipif(not shutil.which(target.CC), reason=f"no {target.CC}")

@@ -5,14 +5,19 @@ Weights are what `emit` would write, the arena is that of the planner. Code and 
 
 from __future__ import annotations
 
+import functools
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
+from typing import Any
 
 from nnbuild import cost
 from nnbuild.cost import Timing
 from nnbuild.memory import plan
 from nnbuild.network import Network
 from nnbuild.ops import BY_NAME
-from nnbuild.selection import select
+from nnbuild.selection import Choice, select
 from nnbuild.target import Target
 
 MARGIN_PERCENT = 10
@@ -54,10 +59,14 @@ class LayerFigures:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A network: bytes of constants, of code and of the arena, cycles and multiplications of one inference."""
+    """A network: bytes of constants, of code and of the arena, cycles and multiplications of one inference.
+
+    `library` are the bytes of the functions of CMSIS-NN that it calls, which other models of an image share.
+    """
 
     weights: int
     code: int
+    library: int
     ram: int
     cycles: int
     macs: int
@@ -66,7 +75,7 @@ class Figures:
     @property
     def flash(self) -> int:
         """Bytes."""
-        return self.weights + self.code
+        return self.weights + self.code + self.library
 
     def moved(self, by: Figures, less: Figures) -> Figures:
         """These figures plus `by` less `less`, layers as they are."""
@@ -74,6 +83,7 @@ class Figures:
             self,
             weights=self.weights + by.weights - less.weights,
             code=self.code + by.code - less.code,
+            library=self.library + by.library - less.library,
             ram=self.ram + by.ram - less.ram,
             cycles=self.cycles + by.cycles - less.cycles,
             macs=self.macs + by.macs - less.macs,
@@ -110,8 +120,25 @@ def figures(network: Network, setup: Setup) -> Figures:
     return Figures(
         weights=sum(layer.weights for layer in layers),
         code=whole.code_bytes,
+        library=_library(choices, target),
         ram=planned.arena,
         cycles=whole.cycles,
         macs=sum(layer.macs for layer in layers),
         layers=tuple(layers),
     )
+
+
+def _library(choices: Sequence[Choice], target: Target) -> int:
+    """Bytes of the functions of CMSIS-NN that `choices` call and of what those call, each counted once."""
+    table = _library_sizes()["isa"][cost.isa(target)]
+    called = {choice.kernel.library(choice.view, target) for choice in choices}
+    symbols = {symbol for function in called for symbol in table["functions"].get(function, ())}
+    return sum(table["symbols"][symbol] for symbol in symbols)
+
+
+@functools.cache
+def _library_sizes() -> dict[str, Any]:
+    """cmsis_nn_sizes.json, which `python -m benchmarks.cmsis_nn_sizes` writes."""
+    text = (resources.files("nnbuild") / "cmsis_nn_sizes.json").read_text(encoding="utf-8")
+    table: dict[str, Any] = json.loads(text)
+    return table

@@ -77,8 +77,9 @@ def _close(verdict: Verdict) -> bool:
 def _figures(check: Check) -> Iterator[str]:
     limits = {verdict.what: verdict for verdict in check.budgets}
     found = check.figures
+    library = f", CMSIS-NN {found.library:,}" if found.library else ""
     rows = [
-        ("flash", f"{found.flash:,} bytes: weights {found.weights:,}, code {found.code:,}"),
+        ("flash", f"{found.flash:,} bytes: weights {found.weights:,}, code {found.code:,}{library}"),
         ("ram", f"{found.ram:,} bytes of arena"),
     ]
     if check.cycles is not None:

@@ -65,7 +65,7 @@ class Check:
 
     @property
     def flash(self) -> int:
-        """Estimated bytes of flash: weights, tables and code of the model."""
+        """Estimated bytes of flash: weights, tables and code of the model, functions of CMSIS-NN that it calls."""
         return self.figures.flash
 
     @property
@@ -193,6 +193,7 @@ def _amounts(found: Figures) -> dict[str, int]:
         "flash": found.flash,
         "weights": found.weights,
         "code": found.code,
+        "library": found.library,
         "ram": found.ram,
         "macs": found.macs,
     }

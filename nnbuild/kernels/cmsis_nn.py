@@ -61,7 +61,7 @@ def _kernel(
             return f"CMSIS-NN {target.cmsis_nn.version} has no {function}"
         return None
 
-    return Kernel("cmsis_nn", render, available, scratch, named)
+    return Kernel("cmsis_nn", render, available, scratch, named, functions)
 
 
 def _vectors(target: Target, elements: int, lanes: int) -> int:
