@@ -32,7 +32,7 @@ def minimal() -> dict[str, Any]:
     }
     return {
         **{"schema": 2, "nnbuild": "0", "files": ["fw.elf"], "regions": [], "budgets": [], "baseline": None},
-        **{"flash": {**sizes, "rest": 0, "unattributed": 0}, "models": [model], "licences": []},
+        **{"flash": {**sizes, "rest": 0, "unattributed": 0}, "models": [model], "licences": [], "shared_kernels": []},
         "ram": {"arena": 0, "scratch": 0, "other": 0, "stack_reserve": None, "total": 0},
     }
 

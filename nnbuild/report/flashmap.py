@@ -66,7 +66,10 @@ def parts_of_image(document: dict[str, Any]) -> list[tuple[str, list[Part]]]:
     rest = dict(document["flash"])
     for part in (part for _, parts in groups for part in parts):
         rest[part.kind] -= part.size
-    labels = {"kernels": "CMSIS-NN and shared kernels", "rest": "rest of firmware", "unattributed": "unattributed"}
+    shared = [Part(row["function"], "kernels", row["bytes"]) for row in document["shared_kernels"] if row["bytes"]]
+    rest["kernels"] -= _sum(shared)
+    groups.append(("shared kernels", shared))
+    labels = {"kernels": "other kernels", "rest": "rest of firmware", "unattributed": "unattributed"}
     labels |= {"weights": "other constants", "code": "other code", "selftest": "self-tests"}
     groups += [(label, [Part(label, kind, rest[kind])]) for kind, label in labels.items() if rest[kind] > 0]
     return sorted((group for group in groups if group[1]), key=lambda group: (-_sum(group[1]), group[0]))

@@ -91,13 +91,13 @@ class ModelUsage:
 
 @dataclass(slots=True)
 class Usage:
-    """Bytes of a whole image, or of a model's objects; `cmsis_nn` are the kernels of that library."""
+    """Bytes of a whole image, or of a model's objects; `shared` are the kernels that no model owns, by name."""
 
     flash: dict[str, int]
     ram: dict[str, int]
     models: list[ModelUsage]
     reserve_known: bool
-    cmsis_nn: int = 0
+    shared: dict[str, int] = field(default_factory=dict)
 
 
 def measure(elves: Sequence[Elf], reports: Sequence[ModelReport]) -> Usage:
@@ -229,8 +229,8 @@ def _add_section(usage: Usage, section: Section, whole: ModelUsage | None) -> No
             continue
         kind = _flash_kind(symbol, model)
         usage.flash[kind] += size
-        if model is None and kind == "kernels" and _is_cmsis_nn(symbol):
-            usage.cmsis_nn += size
+        if model is None and kind == "kernels":
+            usage.shared[symbol.name] = usage.shared.get(symbol.name, 0) + size
         if model is not None and kind in model.flash:
             model.flash[kind] += size
             _add_layer(model, symbol, kind, size)
