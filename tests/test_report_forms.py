@@ -84,6 +84,11 @@ def test_bars_are_as_long_as_their_value(name: str) -> None:
 
 def test_markdown_says_what_is_missed_and_what_changed() -> None:
     new, old = reports.full(), reports.full()
+    held = {"over": 0, "ok": True, "hint": ""}
+    new["budgets"] += [
+        {"what": "growth FLASH", "value": 1_000, "limit": 2_048, "unit": "bytes", **held},
+        {"what": "kws agreement", "value": 97.5, "limit": 95.0, "unit": "percent", **held},
+    ]
     old["regions"][0]["used"] = 8_000
     old["models"][0]["layers"][0]["code"] = 712
     old["models"][0]["layers"][1]["cycles"] = None
@@ -95,6 +100,8 @@ def test_markdown_says_what_is_missed_and_what_changed() -> None:
     assert "| kws_l01_add cycles |  | 17,000 | new |" in text
     assert "2 layers changed" in text
     assert "over by 62.5 µs" in text
+    assert "| growth FLASH | 1,000 bytes | 2,048 |  |  |" in text
+    assert "| kws agreement | 97.50 % | ≥ 95.00 | 97.50 | ±0.00 |" in text
     same = markdown.as_markdown(new, difference.of_document(new))
     assert "No layer changed its size." in same
     assert "before" not in markdown.as_markdown(new)

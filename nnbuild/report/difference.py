@@ -47,6 +47,12 @@ def amount(value: float | None, unit: str) -> str:
     return "" if value is None else f"{value:,.{_DIGITS[unit]}f}"
 
 
+def limit_of(budget: Mapping[str, Any]) -> str:
+    """A budget's limit; of what is measured in percent and dB it is the least."""
+    least = "≥ " if budget["unit"] in ("percent", "dB") else ""
+    return f"{least}{amount(budget['limit'], budget['unit'])}"
+
+
 def signed(change: Change) -> str:
     """`+1,024`, `−12`, `±0`, `new` or `gone`."""
     if change.old is None or change.new is None:

@@ -49,19 +49,29 @@ def _verdict(budgets: Sequence[dict[str, Any]]) -> str:
 
 
 def _figures(changes: Sequence[Change], budgets: dict[str, dict[str, Any]], compared: bool) -> Iterator[str]:
+    """The figures of the image and its models, then budgets of other things, such as growth."""
+    known = {change.what for change in changes}
+
     def rows() -> Iterator[list[str]]:
-        for change in changes:
+        for change in [*changes, *_others(budgets, known)]:
             budget = budgets.get(change.what)
-            limit = difference.amount(budget["limit"], change.unit) if budget else ""
             mark = "" if budget is None or budget["ok"] else "❌ "
-            row = [f"{mark}{escape(change.what)}", _with_unit(change), limit]
-            yield [*row, difference.amount(change.old, change.unit), difference.signed(change)] if compared else row
+            row = [f"{mark}{escape(change.what)}", _with_unit(change), difference.limit_of(budget) if budget else ""]
+            alone = change.what not in known
+            old = ["", ""] if alone else [difference.amount(change.old, change.unit), difference.signed(change)]
+            yield [*row, *old] if compared else row
 
     yield from _table(["", "now", "limit", *(("before", "change") if compared else ())], rows())
 
 
+def _others(budgets: dict[str, dict[str, Any]], known: set[str]) -> list[Change]:
+    return [Change(what, row["unit"], None, row["value"]) for what, row in budgets.items() if what not in known]
+
+
 def _with_unit(change: Change) -> str:
-    return f"{difference.amount(change.new, change.unit)} {_UNITS[change.unit]}" if change.new is not None else "gone"
+    if change.new is None:
+        return "unknown" if change.old is None else "gone"
+    return f"{difference.amount(change.new, change.unit)} {_UNITS[change.unit]}"
 
 
 def _missed(budgets: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -78,6 +78,7 @@ def _environment() -> jinja2.Environment:
         "signed": difference.signed,
         "grown": _grown,
         "amount": difference.amount,
+        "limit_of": difference.limit_of,
     }
     return environment
 
