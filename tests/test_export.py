@@ -188,7 +188,7 @@ def test_is_the_c_of_the_commands_wherever_it_runs(project: Path, tmp_path: Path
 def test_a_failure_writes_nothing_and_names_every_model(project: Path) -> None:
     export(project, "nn", *BOTH)
     before = contents(project / "nn")
-    (project / "models/kws.onnx").write_bytes(model(operator="Sign"))
+    (project / "models/kws.onnx").write_bytes(model(operator="Hardmax"))
     (project / "models/second.onnx").write_bytes(b"no model")
     said = export(project, "nn", *BOTH, status=1)
     assert "models/kws.onnx: node 'last'" in said
