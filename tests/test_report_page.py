@@ -56,6 +56,10 @@ def test_it_opens_from_a_file_and_shows_the_figures(tab: browser.Page, written: 
     numbers += [row[key] for row in model["arena"] for key in ("bytes", "first", "last")]
     shown = set(re.findall(r"\d[\d,]*", text))
     assert [number for number in numbers if f"{number:,}" not in shown] == []
+    feet = tab.value(
+        "[...document.querySelectorAll('.layers tfoot tr')].map((row) => row.innerText.split(/\\s+/).join(' '))"
+    )
+    assert [foot.strip() for foot in feet] == ["kws_run and others 0 100 100", "total 6,000 51,000 3,000 1,300"]
     for words in ("97.50 % agree", "28.2 dB", "1,062.5 µs", "fit ± 12 %", "Apache-2.0", "CMSIS-NN is not given"):
         assert words in text
     assert faults(tab) == []

@@ -120,6 +120,7 @@ def _model(index: int, model: dict[str, Any]) -> dict[str, Any]:
         "measure": "cycles" if measure == "cycles" else "MACs",
         "longest": longest if total else -1,
         "total": {"cycles": sum(layer["cycles"] or 0 for layer in layers), "macs": sum(x["macs"] for x in layers)},
+        "feet": _feet(model),
         "columns": {
             "cycles": measure == "cycles",
             "sqnr": any(layer["sqnr_db"] is not None for layer in layers),
@@ -127,6 +128,21 @@ def _model(index: int, model: dict[str, Any]) -> dict[str, Any]:
         },
         "layers": [_layer(layer, layers, total, measure) for layer in layers],
     }
+
+
+def _feet(model: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The rows below the layers: what belongs to none of them, and the sums."""
+    layers, flash = model["layers"], model["flash"]
+    cycles = model["latency"]["cycles"] if model["latency"] else None
+    others = {
+        "macs": None,
+        "cycles": None if cycles is None else max(0, cycles - sum(layer["cycles"] or 0 for layer in layers)),
+        "weights": flash["weights"] - sum(layer["weights"] or 0 for layer in layers),
+        "code": model["other_code"],
+    }
+    sums = {"macs": sum(layer["macs"] for layer in layers), "cycles": cycles}
+    sums |= {kind: flash[kind] for kind in ("weights", "code")}
+    return [(f"{model['name']}_run and others", others), ("total", sums)]
 
 
 def _layer(layer: dict[str, Any], layers: Sequence[dict[str, Any]], total: float, measure: str) -> dict[str, Any]:
