@@ -1,4 +1,4 @@
-"""Put the output of the example into the README, as it is now: `python docs/refresh.py` in a checkout.
+"""Put the output of the example into the README, and that of `check` into CHECK.md: `python docs/refresh.py`.
 
 Builds from nothing, so that the output is what a new user sees; the lines of
 compiler and linker and most of the frames are left out.
@@ -7,6 +7,7 @@ compiler and linker and most of the frames are left out.
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -27,8 +28,20 @@ def shortened(output: str) -> str:
     return text.replace(frames[-1], f"...\n{frames[-1]}")
 
 
+def refresh_check() -> None:
+    """Run the command that CHECK.md names and put its answer below it."""
+    page = ROOT / "docs" / "CHECK.md"
+    text = page.read_text(encoding="utf-8")
+    found = re.search(r"<!-- output: (check .*?) -->\n```\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    command = [sys.executable, "-m", "nnbuild", *shlex.split(found[1])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    page.write_text(text[: found.start(2)] + done.stdout + text[found.end(2) :], encoding="utf-8")
+
+
 def main() -> int:
-    """Run the example and rewrite the block."""
+    """Run the example and rewrite the blocks."""
+    refresh_check()
     for command in (["-c"], []):
         arguments = [sys.executable, "-m", "SCons", "-C", "example_firmware", "-Q", *command, "nn-size", "run"]
         done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)

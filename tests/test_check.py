@@ -37,6 +37,8 @@ from tests.graphs import i64, model, node, save, weights
 from tests.test_reference_networks import quantized
 
 MARGIN = 0.10
+LINKED = ("torch/kws01_torch_dynamo", "torch/sww_torch_legacy", "public/onnx2c_atmega_mnist14", "touch", "touch_cnn")
+EXAMPLES = ROOT / "example_firmware" / "models"
 
 
 def chain(first: int = 16, second: int = 24, size: int = 32, activation: str = "Relu") -> onnx.ModelProto:
@@ -249,9 +251,9 @@ def test_within_ten_percent_of_every_measured_footprint_with_cmsis_nn(reference_
 
 @pytest.mark.skipif(not shutil.which(target.CC), reason=f"no {target.CC}")
 @pytest.mark.parametrize("core", ["M0", "M4"])
-@pytest.mark.parametrize("name", ["torch/kws01_torch_dynamo", "torch/sww_torch_legacy", "public/onnx2c_atmega_mnist14"])
+@pytest.mark.parametrize("name", LINKED)
 def test_within_ten_percent_of_the_linked_image(name: str, core: str, reference_dir: Path, tmp_path: Path) -> None:
-    path = reference_dir / "models" / f"{name}.onnx"
+    path = reference_dir / "models" / f"{name}.onnx" if "/" in name else EXAMPLES / f"{name}.onnx"
     network = lower(quantized(path, tmp_path)[0], name)
     linked = target.sizes(
         core, emit(network, EmitOptions("net", TARGETS[footprint.CPUS[core]])), reference_dir / "harness", tmp_path

@@ -58,7 +58,8 @@ def advice(model: onnx.ModelProto, setup: Setup, now: Figures, budgets: Sequence
     search = _Search(model, setup, now)
     found = search.kinds(budgets)
     missed = [budget for budget in budgets if not budget(now)]
-    if len(missed) > 1 and (together := search.together(missed, budgets)):
+    together = search.together(missed, budgets) if len(missed) > 1 else None
+    if together is not None and all(together.edit != option.edit for option in found):
         found.append(together)
     if all(option.kind == "widths" for option in found):
         found += search.widths_and_input(budgets)

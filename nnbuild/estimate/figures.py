@@ -61,7 +61,8 @@ class LayerFigures:
 class Figures:
     """A network: bytes of constants, of code and of the arena, cycles and multiplications of one inference.
 
-    `library` are the bytes of the functions of CMSIS-NN that it calls, which other models of an image share.
+    `library` are the bytes of the functions of CMSIS-NN that it calls, which other models of an image share;
+    `error_percent` is how far off the cycles of a reference network were at most, None where nothing was measured.
     """
 
     weights: int
@@ -70,6 +71,7 @@ class Figures:
     ram: int
     cycles: int
     macs: int
+    error_percent: float | None
     layers: tuple[LayerFigures, ...]
 
     @property
@@ -124,6 +126,7 @@ def figures(network: Network, setup: Setup) -> Figures:
         ram=planned.arena,
         cycles=whole.cycles,
         macs=sum(layer.macs for layer in layers),
+        error_percent=cost.error_percent(setup.timing.core, choices),
         layers=tuple(layers),
     )
 

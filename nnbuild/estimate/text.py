@@ -55,7 +55,7 @@ def _verdict(check: Check) -> str:
         return f"{head}: flash {size(check.flash)}, RAM {size(check.ram)} (within {MARGIN_PERCENT} %); no limits given"
     if missed:
         return f"{head}: does not fit: {', '.join(_missed(verdict) for verdict in missed)}"
-    close = [_NAMES[verdict.what] for verdict in check.budgets if _close(verdict)]
+    close = [_NAMES[verdict.what] for verdict in check.budgets if _close(verdict, check)]
     rest = f", but {' and '.join(close)} within the estimate's margin: build it to be sure" if close else ""
     return f"{head}: fits{rest}"
 
@@ -70,8 +70,9 @@ def _missed(verdict: Verdict) -> str:
     return f"{_NAMES[verdict.what]} {_amount(value, verdict.what)} of {_amount(limit, verdict.what)} ({over})"
 
 
-def _close(verdict: Verdict) -> bool:
-    return verdict.ok and (verdict.value or 0) * (1 + MARGIN_PERCENT / 100) > verdict.limit
+def _close(verdict: Verdict, check: Check) -> bool:
+    error = check.figures.error_percent if verdict.what == "latency" else None
+    return verdict.ok and (verdict.value or 0) * (1 + (error or MARGIN_PERCENT) / 100) > verdict.limit
 
 
 def _figures(check: Check) -> Iterator[str]:
@@ -89,7 +90,9 @@ def _figures(check: Check) -> Iterator[str]:
         verdict = limits.get(what)
         share = f"  [{100 * (verdict.value or 0) / verdict.limit:,.0f} %]" if verdict and verdict.limit else ""
         yield f"  {_NAMES[what]:8} {text}{share}"
-    yield f"  Estimates from shapes; flash and RAM are within {MARGIN_PERCENT} % of the linked image."
+    error = found.error_percent if check.cycles is not None else None
+    cycles = f", cycles within {error:.0f} % of counted ones" if error is not None else ""
+    yield f"  Estimates from shapes: flash and RAM are within {MARGIN_PERCENT} % of the linked image{cycles}."
 
 
 def _largest(check: Check) -> Iterator[str]:

@@ -104,6 +104,7 @@ class Check:
             "wait_states": timing.wait_states,
             "mul_cycles": timing.mul_cycles,
             "basis": cost.basis(timing.core),
+            "error_percent": self.figures.error_percent,
             "budgets": [verdict.data() for verdict in self.budgets],
             "layers": [_layer(layer) for layer in self.figures.layers],
             "advice": [self._option(option) for option in self.advice],
