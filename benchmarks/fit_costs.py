@@ -3,7 +3,8 @@
 Runs the reference networks and single layers (cost_layers.py) with every kernel that serves, on a core of each class of
 instruction sets, counts what each layer executes, and fits by nonnegative least squares what one trip of each of the
 kernel's loops costs. Prints how far the estimate of each reference network is off, once with all measurements and once
-without those of that very network. `--write` refreshes nnbuild/costs.json and docs/COSTS.md. Takes about ten minutes.
+without those of that very network. `--write` refreshes nnbuild/costs.json and docs/COSTS.md, which takes three minutes.
+For a new operator there is `--only log_softmax --write`, less than one: it adds the costs of that operator alone.
 Needs the reference folder, the cross compiler, QEMU with plugins, and CMSIS-NN.
 """
 
@@ -310,7 +311,7 @@ def line(row: Row) -> str:
 def _json(table: Mapping[str, Any]) -> str:
     """One loop a line, so that a changed fit reads well as a difference."""
     head = {key: value for key, value in table.items() if key != "kernels"}
-    lines = [json.dumps(head, indent=1)[:-2] + ',\n "kernels": {']
+    lines = [json.dumps(head, indent=1)[:-2] + ',\n "kernels": {' if head else '{ "kernels": {']
     kernels = []
     for kernel, classes in sorted(table["kernels"].items()):
         inner = []
@@ -325,6 +326,7 @@ def main() -> int:
     """Measure, fit, print; write with --write. 1 where a network's error is above 25 %."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="refresh nnbuild/costs.json and docs/COSTS.md")
+    parser.add_argument("--only", action="append", default=[], metavar="OPERATOR", help="single layers of this one")
     parser.add_argument("--samples", type=Path, help="keep what was measured in this file, and take it from there")
     arguments = parser.parse_args()
     shared = Path(os.environ.get("NNBUILD_REFERENCE_DIR", ROOT.parent / "shared"))
@@ -332,7 +334,16 @@ def main() -> int:
     if root is None or not (shared / "models").is_dir():
         print("skipped: needs CMSIS-NN and the reference models (NNBUILD_REFERENCE_DIR)", file=sys.stderr)
         return 0
-    measured = _measured(shared, root, arguments.samples)
+    if arguments.only:
+        document = _with(_measured({}, root, None, arguments.only), arguments.only)
+        print(
+            _json({"kernels": {name: document["kernels"][name] for name in _of(document["kernels"], arguments.only)}})
+        )
+        if arguments.write:
+            write_text(COSTS, _json(document))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        measured = _measured(cost_layers.networks(shared, Path(folder)), root, arguments.samples)
     rows = [row for isa in CORES for row in evaluate(isa, measured[isa])]
     print("\n".join([HEADER, *(line(row) for row in rows)]))
     fitted = {isa: fit(isa, measured[isa]) for isa in CORES}
@@ -354,16 +365,34 @@ def _names(fitted: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return sorted({name for rows in fitted.values() for name in rows})
 
 
-def _measured(shared: Path, root: Path, kept: Path | None) -> dict[str, list[Sample]]:
+def _of(names: Iterable[str], operators: Sequence[str]) -> list[str]:
+    return [name for name in names if name.split("/")[0] in operators]
+
+
+def _with(measured: Mapping[str, Sequence[Sample]], operators: Sequence[str]) -> dict[str, Any]:
+    """The committed table with the costs of `operators` as measured."""
+    document: dict[str, Any] = json.loads(COSTS.read_text(encoding="utf-8"))
+    for isa, samples in measured.items():
+        fitted = fit(isa, samples)
+        for name in _of(fitted, operators):
+            document["kernels"].setdefault(name, {})[isa] = fitted[name]
+    return document
+
+
+def _measured(
+    reference: Mapping[str, Network], root: Path, kept: Path | None, only: Sequence[str] = ()
+) -> dict[str, list[Sample]]:
     if kept is not None and kept.exists():
         stored = json.loads(kept.read_text())
         return {isa: [Sample(*sample) for sample in samples] for isa, samples in stored.items()}
     measured = {}
     with tempfile.TemporaryDirectory() as folder:
-        reference = cost_layers.networks(shared, Path(folder))
         for isa in CORES:
             where = replace(TARGETS[MEASURED_ON[isa]], cmsis_nn=cmsis_nn.read(root))
-            measured[isa] = measure(isa, jobs(reference, where), where, Path(folder) / isa, root)
+            found = jobs(reference, where)
+            if only:
+                found = [job for job in found if any(choice.layer.op in only for choice in job.choices)]
+            measured[isa] = measure(isa, found, where, Path(folder) / isa, root)
             print(f"{isa}: {len(measured[isa])} layers", file=sys.stderr, flush=True)
     if kept is not None:
         rows = {

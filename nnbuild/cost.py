@@ -19,7 +19,6 @@ from importlib import resources
 from typing import Any
 
 from nnbuild.contract import Source
-from nnbuild.errors import InternalError
 from nnbuild.selection import Choice
 from nnbuild.target import Target
 
@@ -110,10 +109,16 @@ def compiler() -> str:
 def layer_work(choice: Choice, target: Target, core: str) -> Work:
     """What the layer of `choice` executes, compiled for `target`, weighed for `core`; `code` is that of its function.
 
-    InternalError for a kernel that was never measured.
+    All is 0 for a kernel that was never measured.
     """
     trips = {"layer": 1, **choice.kernel.trips(choice.view, target)}
     return _weighed(f"{choice.layer.op}/{choice.kernel.name}", trips, target, core)
+
+
+def unmeasured(choices: Sequence[Choice], target: Target) -> tuple[str, ...]:
+    """The kernels of `choices` that no costs are known of: an operator that is newer than the table."""
+    names = {f"{choice.layer.op}/{choice.kernel.name}" for choice in choices}
+    return tuple(sorted(name for name in names if isa(target) not in _table()["kernels"].get(name, {})))
 
 
 def run_work(choices: Sequence[Choice], target: Target, core: str) -> Work:
@@ -161,9 +166,7 @@ def function_key(choice: Choice, source: Source, target: Target) -> str:
 def _weighed(kernel: str, trips: Mapping[str, int], target: Target, core: str) -> Work:
     table = _table()
     kind = isa(target)
-    rows = table["kernels"].get(kernel, {}).get(kind)
-    if rows is None:
-        raise InternalError(f"kernel {kernel} has no costs on {kind}: run python -m benchmarks.fit_costs")
+    rows = table["kernels"].get(kernel, {}).get(kind, {})
     sums = dict.fromkeys(table["columns"][kind], 0.0)
     for loop, count in trips.items():
         for column, value in zip(sums, rows.get(loop, ()), strict=False):

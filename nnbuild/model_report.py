@@ -95,9 +95,9 @@ def _layer(name: str, index: int, step: Step, planned: Plan, target: Target) -> 
 
 
 def _run_cost(choices: Sequence[Choice], target: Target) -> dict[str, Any] | None:
-    """What the costs of layers rest on, and that of `<name>_run` itself; None for a core of which nothing is known."""
+    """What the costs of layers rest on, and that of `<name>_run` itself; None where the core or a kernel is unknown."""
     basis = cost.basis(target.cpu)
-    if basis is None:
+    if basis is None or cost.unmeasured(choices, target):
         return None
     error = cost.error_percent(target.cpu, choices)
     run = _counts(cost.run_work(choices, target, target.cpu))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nnbuild.cmsis_nn import CmsisNN
 from nnbuild.errors import ConfigError
@@ -71,6 +71,7 @@ def of_macros(macros: dict[str, str]) -> Target:
 def of_compiler(command: list[str]) -> Target:
     """Ask the compiler (`$CC $CFLAGS $CCFLAGS` as a list): `-dM -E` on an empty file.
 
+    Cores of one instruction set, such as M4 and M7, look alike to it: there `-mcpu=` says which, where it is given.
     ConfigError where there is no such compiler, or where it does not answer and the cpu must be named.
     """
     try:
@@ -85,4 +86,7 @@ def of_compiler(command: list[str]) -> Target:
     if done.returncode != 0 or not macros:
         first = (done.stderr.strip().splitlines() or ["no predefined macros"])[0]
         raise ConfigError(f"the compiler does not name its target: {first}", hint="set NN_CPU, e.g. NN_CPU='cortex-m0'")
-    return of_macros(macros)
+    found = of_macros(macros)
+    named_by_flag = [word.removeprefix("-mcpu=").partition("+")[0] for word in command if word.startswith("-mcpu=")]
+    core = TARGETS.get(named_by_flag[-1] if named_by_flag else "", found)
+    return core if replace(core, cpu=found.cpu) == found else found

@@ -153,7 +153,7 @@ def judged(
     name, cpu = facts["name"], facts["cpu"]
     unit, most = ("us" if limit.cycles is None else "cycles"), limit.us
     if found is None:
-        note = f"nothing is known of the timings of {cpu}"
+        note = f"nothing is known of the timings of {cpu}, or of one of the kernels"
         if strict:
             hint = f"{note}; NN_CYCLES= takes figures measured on the board"
             return Verdict(f"{name} latency", None, most, unit, hint), []

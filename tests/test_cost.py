@@ -1,0 +1,227 @@
+"""Estimated costs: every kernel has some, they are close to what runs, and what they are made of is right."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import executed, fit_costs, instruction_timings
+from benchmarks.instruction_timings import Instruction
+from nnbuild import calibrate, cmsis_nn, cost, importer, quantize, samples
+from nnbuild.contract import LayerView
+from nnbuild.cost import Timing
+from nnbuild.emit import EmitOptions, emit
+from nnbuild.lower import lower
+from nnbuild.network import Network
+from nnbuild.ops import ALL, BY_NAME
+from nnbuild.ops.spatial import Window
+from nnbuild.selection import select
+from nnbuild.target import TARGETS, Target, of_compiler
+from tests import qemu, random_layers
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT / "example_firmware" / "models"
+# What one frame takes on a Cortex-M0 at -O2 without wait states, counted by `scons -C example_firmware run`.
+COUNTED = {"touch": 12_162, "touch_cnn": 724_570}
+
+
+def example(name: str) -> Network:
+    model = importer.import_model(MODELS / f"{name}.onnx")
+    shape = tuple(dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim)
+    loaded = samples.load(str(MODELS / "touch_calib.npz"), {model.graph.input[0].name: shape})
+    return lower(quantize.quantize(model, calibrate.ranges(model, loaded)), name)
+
+
+def table() -> dict[tuple[str, str, str], tuple[float, float]]:
+    """(network, kernels, core) -> counted cycles, error of the estimate in percent; from docs/COSTS.md."""
+    rows = re.findall(
+        r"^\| (\S.*?) \| (own|CMSIS-NN) \| (\S+) \| [\d,]+ \| ([\d,]+) \| [\d,]+ \| (\S+) % \|",
+        (ROOT / "docs" / "COSTS.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    return {(name, kind, core): (float(cycles.replace(",", "")), float(off)) for name, kind, core, cycles, off in rows}
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def cores() -> Iterator[Target]:
+    root = cmsis_nn.find(None, os.environ)
+    library = cmsis_nn.read(root) if root else None
+    for cpu in ("cortex-m0", "cortex-m3", "cortex-m4", "cortex-m55"):
+        yield replace(TARGETS[cpu], cmsis_nn=library)
+
+
+@pytest.mark.parametrize("target", list(cores()), ids=lambda target: target.cpu)
+def test_every_loop_of_every_kernel_has_costs(target: Target) -> None:
+    costs = json.loads((ROOT / "nnbuild" / "costs.json").read_text())["kernels"]
+    missing = set()
+    for operator in ALL:
+        for case in operator.cases():
+            for layer in case.network.layers:
+                view = LayerView.of(case.network, layer)
+                for kernel in BY_NAME[layer.op].kernels:
+                    if kernel.supports(view, target) is None:
+                        loops = costs.get(f"{layer.op}/{kernel.name}", {}).get(cost.isa(target), {})
+                        missing |= {(layer.op, kernel.name, loop) for loop in kernel.trips(view, target)} - {
+                            (layer.op, kernel.name, loop) for loop in loops
+                        }
+    assert not missing, f"{sorted(missing)}: run `python -m benchmarks.fit_costs --write`"
+
+
+def test_errors_are_within_what_is_promised() -> None:
+    rows = table()
+    assert {core for _, _, core in rows} == set(cost.FITTED)
+    assert {name.split()[0] for name, _, _ in rows} == {"kws01", "ic01", "ad01", "vww96", "sww"}
+    assert all(abs(off) <= 25 for _, off in rows.values())
+    for core in cost.FITTED:
+        choices = select(example("touch"), TARGETS[core])
+        assert 0 < (cost.error_percent(core, choices) or 0) <= 25
+
+
+def test_the_table_is_of_the_costs(reference_dir: Path) -> None:
+    """What docs/COSTS.md says of two networks is what the committed costs say."""
+    for name in ("kws01", "ic01"):
+        model = importer.import_model(reference_dir / "models" / "int8" / f"{name}_int8.onnx")
+        for core in cost.FITTED:
+            target = TARGETS[core]
+            counted, off = table()[f"{name} (official int8)", "own", core]
+            found = cost.network_cost(select(lower(model, name), target), target, Timing(core))
+            assert 100 * (found.cycles / counted - 1) == pytest.approx(off, abs=0.11)
+
+
+# --- against what runs -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_networks_that_are_not_in_the_fit(name: str) -> None:
+    target = TARGETS["cortex-m0"]
+    choices = select(example(name), target)
+    found = cost.network_cost(choices, target, Timing("cortex-m0"))
+    assert abs(100 * (found.cycles / COUNTED[name] - 1)) <= (cost.error_percent("cortex-m0", choices) or 0)
+
+
+def test_counted_as_it_runs(tmp_path: Path) -> None:
+    """Cycles, accesses to flash, and code, of what QEMU executes now."""
+    qemu.need()
+    target, network = TARGETS["cortex-m0"], example("touch_cnn")
+    (ran,) = executed.run("cortex-m0", [emit(network, EmitOptions("n0", target))], tmp_path)
+    choices = select(network, target)
+    parts = [*ran.layers, ran.run]
+    cycles, waits = sum(part.cycles("cortex-m0") for part in parts), sum(part.waits for part in parts)
+    code = sum(size for name, size in ran.code.items() if re.fullmatch(r"n0_(run|l\d\d_[a-z0-9_]+)(\.[\w.]+)?", name))
+    code -= sum(size for name, size in ran.code.items() if re.search(r"_(weights|bias|multiplier|shift|exp\w+)$", name))
+    for wait_states in (0, 2):
+        found = cost.network_cost(choices, target, Timing("cortex-m0", wait_states))
+        assert found.cycles == pytest.approx(cycles + wait_states * waits, rel=0.15)
+    assert found.code_bytes == pytest.approx(code, rel=0.15)
+    assert cycles == pytest.approx(COUNTED["touch_cnn"], rel=0.03)
+
+
+# --- what it is made of --------------------------------------------------------------------------------------------
+
+
+def test_shared_functions_count_once() -> None:
+    target, network = TARGETS["cortex-m0"], example("touch_cnn")
+    choices = select(network, target)
+    once = cost.network_cost(choices, target, Timing("cortex-m0"))
+    twice = cost.network_cost([*choices, *choices], target, Timing("cortex-m0"))
+    calls = (
+        cost.run_work([*choices, *choices], target, "cortex-m0").code - cost.run_work(choices, target, "cortex-m0").code
+    )
+    assert twice.code_bytes - once.code_bytes == pytest.approx(calls, abs=1)
+    assert twice.cycles == pytest.approx(2 * once.cycles, rel=0.01)
+
+
+def test_cores_without_timings() -> None:
+    network = example("touch")
+    for core, basis in {
+        "cortex-m7": "instructions x factor",
+        "cortex-m55": "instructions x factor",
+        "generic": None,
+    }.items():
+        target = TARGETS[core]
+        choices = select(network, target)
+        assert cost.basis(core) == basis
+        assert cost.error_percent(core, choices) is None
+        found = cost.network_cost(choices, target, Timing(core))
+        assert found.instructions <= found.cycles <= 2 * found.instructions + 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_windows_at_borders(seed: int) -> None:
+    """The counts of windows and taps are those of the positions, one by one."""
+    seen = 0
+    for case in random_layers.cases(100 + seed, 40):
+        for layer in case.network.layers:
+            place = getattr(layer.params, "window", None)
+            if isinstance(place, Window):
+                seen += 1
+                assert place.reaching_outside == outside(place)
+                assert place.clipped() == inside(place)
+    assert seen > 10
+
+
+def positions(place: Window, axis: int) -> list[list[int]]:
+    starts = [index * place.stride[axis] - place.pad[axis] for index in range(place.output[axis])]
+    return [[start + tap * place.dilation[axis] for tap in range(place.kernel[axis])] for start in starts]
+
+
+def outside(place: Window) -> int:
+    whole = [[all(0 <= at < place.input[axis] for at in taps) for taps in positions(place, axis)] for axis in (0, 1)]
+    return sum(not (row and column) for row in whole[0] for column in whole[1])
+
+
+def inside(place: Window) -> tuple[int, int]:
+    rows, columns = (
+        sum(0 <= at < place.input[axis] for taps in positions(place, axis) for at in taps) for axis in (0, 1)
+    )
+    return rows, columns
+
+
+def test_nonnegative_least_squares() -> None:
+    """The conditions of the optimum (Kuhn and Tucker), also where two columns are one."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        matrix = rng.random((30, 6))
+        matrix[:, 5] = matrix[:, 1]
+        values = matrix @ rng.uniform(-1, 2, 6) + rng.normal(0, 0.1, 30)
+        found = fit_costs.nonnegative(matrix, values)
+        gradient = matrix.T @ (values - matrix @ found)
+        assert (found >= 0).all()
+        assert gradient.max() < 1e-6
+        assert np.abs(gradient[found > 0]).max(initial=0) < 1e-6
+
+
+def test_classes_of_instructions() -> None:
+    block = [
+        Instruction("push", "{r4, r5, lr}", 2),
+        Instruction("ldrb", "r0, [r1, r2]", 2),
+        Instruction("ldr", "r3, [r4, #4]", 2),
+        Instruction("ldr", "r5, [r3, #0]", 2),  # waits for the one before
+        Instruction("muls", "r0, r3", 2),
+        Instruction("smlad", "r0, r1, r2, r3", 4),
+        Instruction("str", "r0, [r1, r2]", 2),
+        Instruction("bics", "r0, r1", 2),
+        Instruction("bne", "10 <loop>", 2),
+    ]
+    assert instruction_timings.of_block(block, 0.75) == {
+        **{"several": 1, "registers": 3, "load": 2, "next_load": 1, "multiply": 1, "multiply_add": 1},
+        **{"indexed_store": 1, "plain": 1.25, "branch": 0.75},
+    }
+    returns = instruction_timings.of_block([Instruction("pop", "{r4-r7, pc}", 2)], 1)
+    assert returns == {"several": 1, "registers": 5, "jump": 1}
+
+
+@pytest.mark.parametrize("core", ["cortex-m0plus", "cortex-m4", "cortex-m7", "cortex-m33"])
+def test_cores_of_one_instruction_set_are_told_apart(core: str) -> None:
+    qemu.need()
+    assert of_compiler([qemu.COMPILER, "-mthumb", f"-mcpu={core}"]).cpu == core
+    assert of_compiler([qemu.COMPILER, "-mthumb", "-mcpu=cortex-m3", f"-mcpu={core}"]).cpu == core
