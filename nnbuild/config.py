@@ -363,6 +363,15 @@ OPTIONS: dict[str, Option] = {
             "the most that arena and statics of the model may take; more fails the build",
         ),
         Option(
+            "stack",
+            "build",
+            _own_size,
+            "",
+            '"512"',
+            "the most stack that one inference may take, read from the machine code of each image that `env.NNBudget` "
+            "checks; more, or a depth that cannot be told, fails the build",
+        ),
+        Option(
             "validation",
             "accuracy",
             _path,
@@ -461,6 +470,14 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("NNEMITCOMSTR", "NNGEN  ${TARGET.file}", "what is printed for it"),
     Variable("NNACCURACYCOM", "$NNPYTHON -m nnbuild accuracy ...", "the command that compares with the float model"),
     Variable("NNACCURACYCOMSTR", "ACCUR  $SOURCE", "what is printed for it"),
+    Variable(
+        "NN_BASELINE",
+        "",
+        "a committed file with the figures of the last accepted build, such as `size-baseline.json`; "
+        "`scons nn-baseline` writes it, reports show the difference, and `growth=` of `env.NNBudget` limits it",
+    ),
+    Variable("NNBASELINECOM", "$NNPYTHON -m nnbuild baseline ...", "the command behind `scons nn-baseline`"),
+    Variable("NNBASELINECOMSTR", "ACCEPT $SOURCES", "what is printed for it"),
     Variable("NNSIZECOM", "$NNPYTHON -m nnbuild size ...", "the command that measures and checks budgets"),
     Variable("NNSIZECOMSTR", "SIZE   $TARGET", "what is printed for it"),
     Variable("NNFREEZECOM", "$NNPYTHON -m nnbuild freeze ...", "the command behind `scons nn-freeze`"),
@@ -518,7 +535,7 @@ def _combined(options: Mapping[str, Any]) -> Iterable[Finding]:
     if "latency_strict" in options and "latency" not in options:
         yield Finding("option 'latency_strict' needs latency", hint="add latency='2ms @ 48MHz'")
     if options.get("sources"):
-        for name in ("flash", "ram", "latency"):
+        for name in ("flash", "ram", "stack", "latency"):
             if name in options:
                 hint = "`nnbuild check` estimates it" if name == "latency" else "use env.NNBudget on the image"
                 yield Finding(f"option '{name}' cannot be checked with sources=True", hint=hint)

@@ -40,6 +40,9 @@ def emit(arguments: list[str]) -> None:
     )
     # With a CMSIS-NN, that of tests/fake_cmsis_nn.py is called.
     include = '#include "arm_nnfunctions.h"\n' if value(arguments, "--cmsis-nn") else ""
+    # Room on the stack of the inference.
+    room = settings.get("room", "")
+    taken = f"    volatile signed char room[{room}];\n    room[at] = 1;\n" if room else ""
     result = f"arm_softmax_s8({name}_arena[0])" if include else f"{name}_arena[0]"
     part = {"instructions": 0, "cycles": int(settings.get("cycles", 0)), "waits": 100, "multiplications": 10}
     basis = settings.get("basis", "fit")
@@ -49,7 +52,7 @@ def emit(arguments: list[str]) -> None:
         f"{name}.h": f"int {name}_run(int at);\nint {name}_selftest(void);\n",
         f"{name}.c": f'#include "{name}.h"\n{include}extern const signed char {name}_l00_conv2d_weights[{weights}];\n'
         f"static volatile signed char {name}_arena[{arena}];\n"
-        f"int {name}_run(int at)\n{{\n    {name}_arena[at & 1] = {name}_l00_conv2d_weights[at];\n"
+        f"int {name}_run(int at)\n{{\n{taken}    {name}_arena[at & 1] = {name}_l00_conv2d_weights[at];\n"
         f"    return {result};\n}}\n",
         f"{name}_weights.c": f"extern const signed char {name}_l00_conv2d_weights[{weights}];\n"
         f"const signed char {name}_l00_conv2d_weights[{weights}] = {{{fill % 100}}};\n",

@@ -92,6 +92,8 @@ def layers(document: Mapping[str, Any]) -> list[Figure]:
     for layer in (layer for model in document["models"] for layer in model["layers"]):
         if layer["weights"] is not None and layer["code"] is not None:
             found.append(Figure(f"{layer['name']} flash", layer["weights"] + layer["code"], "bytes"))
+        elif layer["weights"] is not None:
+            found.append(Figure(f"{layer['name']} weights", layer["weights"], "bytes"))
         if layer["cycles"] is not None:
             found.append(Figure(f"{layer['name']} cycles", layer["cycles"], "cycles"))
     return found

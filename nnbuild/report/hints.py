@@ -135,8 +135,9 @@ def _image_ram(document: Mapping[str, Any], value: int) -> Iterator[str]:
     own = [model for model in document["models"] if model["ram"]["arena"]]
     if len(own) > 1:
         sizes = [model["ram"]["arena"] for model in own]
-        names = ", ".join(model["name"] for model in own)
-        yield f"arena='shared' saves {sum(sizes) - max(sizes):,} bytes where {names} never run at once"
+        names, saved = ", ".join(model["name"] for model in own), sum(sizes) - max(sizes)
+        if saved >= _NOTABLE * value:
+            yield f"arena='shared' saves {saved:,} bytes where {names} never run at once"
     yield from _stack_reserve(document["ram"]["stack_reserve"], document["models"], value)
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import SCons.Action
+import SCons.Errors
 import SCons.Node.FS
 import SCons.Script
 import SCons.Util
@@ -22,7 +24,7 @@ from nnbuild.config import parse_size
 from nnbuild.errors import ConfigError
 from nnbuild.report.budget import parse_limit
 from nnbuild.report.terminal import style_for
-from nnbuild.scons import boundary, cmsis_library, latency, linker_scripts, run
+from nnbuild.scons import baselines, boundary, cmsis_library, latency, linker_scripts, run
 from nnbuild.scons.models import REGISTRY, Model
 
 OVER = ".overbudget"
@@ -38,6 +40,8 @@ class Image:
 
     limits: dict[str, str]
     script: Any = None
+    baseline: Any = None
+    growth: dict[str, str] = field(default_factory=dict)
 
 
 _IMAGES: dict[Any, Image] = {}
@@ -67,12 +71,12 @@ def _model_arguments(target: Sequence[Any], source: Sequence[Any], env: Any) -> 
     made = model.objects_with(target[0])
     objects = [str(node) for node in made if not node.name.startswith(f"{model.name}_selftest.")]
     words = [*objects, "--summary", "--model-report", str(model.file(".report.json"))]
-    return [*words, *_model_limits(model), *latency.arguments(env, {model.name: model.options})]
+    return [*words, *_model_limits(model, ("flash", "ram")), *latency.arguments(env, {model.name: model.options})]
 
 
-def _model_limits(model: Model) -> list[str]:
+def _model_limits(model: Model, kinds: Sequence[str]) -> list[str]:
     """The arguments for the budgets that a model has of its own."""
-    given = [f"{model.name}.{name}={model.options[name]}" for name in ("flash", "ram") if name in model.options]
+    given = [f"{model.name}.{kind}={model.options[kind]}" for kind in kinds if kind in model.options]
     return [word for limit in given for word in ("--model-budget", limit)]
 
 
@@ -80,18 +84,55 @@ _MODEL_CHECK = run.action("NNSIZECOM", _model_arguments, after=_settle)
 
 
 def check_model(env: Any, model: Model, objects: Sequence[Any]) -> None:
-    """Hold a model against its `flash=`, `ram=` and `latency=`; the first of its `objects` waits for the rest."""
+    """Hold a model against its `flash=`, `ram=` and `latency=`; the first of its `objects` waits for the rest.
+
+    Its `stack=` is known when it is linked, so there must be an image that is held against it.
+    """
+    main, *others = objects
     names = ("flash", "ram", "latency", "latency_strict")
     limits = {name: model.options[name] for name in names if name in model.options}
+    if "stack" in model.options:
+        env.Depends(main, env.Value(_Late(lambda: str(_judges(model))), name=f"images that judge {model.name}"))
+        boundary.remember_line(main)
+        _append_check(main, _STACK_CHECK)
     if not limits:
         return
-    main, *others = objects
     env.Depends(main, [*others, env.Value(f"budget {limits}")])
     if "latency" in limits:
         env.Depends(main, latency.dependencies(env))
     env.Clean(main, main.get_abspath() + OVER)
     boundary.remember_line(main)
     _append_check(main, _MODEL_CHECK)
+
+
+class _Late:
+    """The value of a Value node that is known only when everything is declared."""
+
+    def __init__(self, text: Callable[[], str]) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text()
+
+
+def _judges(model: Model) -> list[str]:
+    """The images with a budget that `model` is linked into."""
+    for elf in _IMAGES:
+        elf.children()  # finds the libraries that it names
+    return [run.path(elf) for elf in _IMAGES if any(one is model for one in _models_in(elf, set()))]
+
+
+def _stack_is_judged(target: Sequence[Any], source: Sequence[Any], env: Any) -> int:
+    """A budget that nothing judges would look like one that holds."""
+    model = REGISTRY.by_object[target[0]]
+    if _judges(model):
+        return 0
+    hint = "call env.NNBudget on the program that links it"
+    message = ConfigError("option 'stack' is judged on a linked image, and none has a budget", model.name, hint)
+    raise SCons.Errors.BuildError(errstr=f"{message}; declared in {boundary.line_of(target[0])}", exitstatus=2)
+
+
+_STACK_CHECK = SCons.Action.Action(_stack_is_judged, strfunction=None)
 
 
 # --- an image ----------------------------------------------------------------------------------------------------
@@ -114,6 +155,7 @@ def _report_arguments(elf: Any, env: Any) -> list[str]:
     words = [str(elf), "--checked", *latency.arguments(env, {m.name: m.options for m in models.values()})]
     for report, model in sorted(models.items(), key=lambda entry: entry[0]):
         words += ["--model-report", report, *_accuracy_arguments(model)]
+        words += _model_limits(model, ("flash", "ram", "stack"))
     return words
 
 
@@ -131,7 +173,7 @@ def _image_arguments(target: Sequence[Any], source: Sequence[Any], env: Any) -> 
     # With nn-report the pages come with the check, since nothing comes behind one that fails.
     asked = [str(name) for name in SCons.Script.BUILD_TARGETS]
     pages = any(name == REPORT_ALIAS or name.startswith(f"{REPORT_ALIAS}-") for name in asked)
-    return [*_report_arguments(elf, env), "--summary", *_files(elf, pages), *_limit_arguments(_IMAGES[elf])]
+    return [*_report_arguments(elf, env), "--summary", *_files(elf, pages), *_limit_arguments(elf)]
 
 
 def _files(elf: Any, pages: bool) -> list[str]:
@@ -140,9 +182,20 @@ def _files(elf: Any, pages: bool) -> list[str]:
     return [word for form in forms for word in (f"--{form}", base + _FORMS[form])]
 
 
-def _limit_arguments(image: Image) -> list[str]:
+def _limit_arguments(elf: Any) -> list[str]:
+    image = _IMAGES.get(elf, Image({}))
     words = ["--linker-script", run.path(image.script)] if image.script else []
-    return words + [word for region, limit in image.limits.items() for word in ("--budget", f"{region}={limit}")]
+    words += [word for region, limit in image.limits.items() for word in ("--budget", f"{region}={limit}")]
+    return words + baselines.arguments(elf, image.baseline, image.growth)
+
+
+def _signature(elf: Any) -> str:
+    """All that an image is held against: whatever changes here, it is linked and checked again."""
+    image = _IMAGES[elf]
+    models = sorted(
+        word for model in _models_in(elf, set()) for word in _model_limits(model, ("flash", "ram", "stack"))
+    )
+    return f"budget {image.limits} {models} {baselines.signature(image.baseline, image.growth)}"
 
 
 _IMAGE_CHECK = run.action("NNSIZECOM", _image_arguments, after=_settle)
@@ -183,22 +236,26 @@ def _limits(given: Mapping[str, Any], where: str, script: bool) -> dict[str, str
     return limits
 
 
-def image_budget(env: Any, elf: Any, linker_script: Any = None, **given: Any) -> list[Any]:
-    """`env.NNBudget(elf, FLASH=..., RAM=..., linker_script=...)`; returns the ELF's node in a list."""
+def image_budget(env: Any, elf: Any, linker_script: Any = None, growth: Any = None, **given: Any) -> list[Any]:
+    """`env.NNBudget(elf, FLASH=..., RAM=..., linker_script=..., growth=...)`; returns the ELF's node in a list."""
     node = _linked(env, elf)
     where = run.path(node)
     script = linker_scripts.script(env, linker_script, where)
+    baseline = baselines.file(env, where)
     limits = _limits(given, where, script is not None)
+    image = Image(limits, script, baseline, baselines.growth(growth, baseline, where))
     known = _IMAGES.get(node)
     if known is not None:
-        if (known.limits, known.script) != (limits, script):
+        if known != image:
             raise ConfigError("has two different budgets", where, "put all limits into one env.NNBudget")
         return [node]
     latency.settle(env, where)
-    _IMAGES[node] = Image(limits, script)
+    _IMAGES[node] = image
     measured = [model.accuracy for model in _models_in(node, set()) if model.accuracy is not None]
     scripts = linker_scripts.dependencies(env, script) if script else []
-    env.Depends(node, [env.Value(f"budget {limits}"), *measured, *scripts, *latency.dependencies(env)])
+    accepted = [baseline] if baselines.there(baseline) else []
+    limit = env.Value(_Late(lambda: _signature(node)), name=f"budget of {where}")
+    env.Depends(node, [limit, *measured, *scripts, *accepted, *latency.dependencies(env)])
     # From a cache of SCons the file would come without its check, and so without the report of this build.
     env.NoCache(node)
     base = os.path.splitext(node.get_abspath())[0]
@@ -206,6 +263,8 @@ def image_budget(env: Any, elf: Any, linker_script: Any = None, **given: Any) ->
     boundary.remember_line(node)
     _append_check(node, _IMAGE_CHECK)
     list_size(env, node)
+    if baseline is not None:
+        baselines.accept(env, node, baseline, lambda image: os.path.splitext(str(image))[0] + _FORMS["json"])
     return [node]
 
 
@@ -221,11 +280,10 @@ def list_size(env: Any, elf: Any) -> None:
     def table(target: Sequence[Any], source: Sequence[Any], env: Any) -> list[str]:
         # The command runs without the variables of the shell, so that it would not see NO_COLOR.
         style = ["--style", style_for(sys.stdout, os.environ)]
-        return [*_report_arguments(elf, env), *style, *_limit_arguments(_IMAGES.get(elf, Image({})))]
+        return [*_report_arguments(elf, env), *style, *_limit_arguments(elf)]
 
     def pages(target: Sequence[Any], source: Sequence[Any], env: Any) -> list[str]:
-        limits = _limit_arguments(_IMAGES.get(elf, Image({})))
-        return [*_report_arguments(elf, env), "--summary", *_files(elf, pages=True), *limits]
+        return [*_report_arguments(elf, env), "--summary", *_files(elf, pages=True), *_limit_arguments(elf)]
 
     for alias, arguments in ((SIZE_ALIAS, table), (REPORT_ALIAS, pages)):
         mine = env.Alias(f"{alias}-{elf.name}", [elf], run.action("NNSIZECOM", arguments))

@@ -29,17 +29,19 @@ NNModel(model, **options)
     SCons compares contents, so a touched model rebuilds nothing, and calibration data that lead to the same numbers
     stop behind the first command. The same model for two cores is quantized once.
 
-NNBudget(elf, FLASH="240K", RAM="15K", linker_script="stm32.ld")
+NNBudget(elf, FLASH="240K", RAM="15K", linker_script="stm32.ld", growth="+1K")
     Checks the image right after it is linked. Without a linker script FLASH is what is loaded and RAM what is
     writable; with one, the names are the regions of its MEMORY block, a limit may be a share ("85%"), and every
     region must hold what is in it, its stack reserve included. Over budget fails the build: no .bin or .hex is made
     from the ELF, which is called fw.elf.overbudget then. Writes fw.size.json and fw.size.txt in any case.
 
     flash= and ram= of a model are checked when its objects exist, before anything links them. What the linker leaves
-    out of the image (unused functions) counts there, the self-test does not.
+    out of the image (unused functions) counts there, the self-test does not. stack= is checked on the image, and
+    growth= is what each region may gain since the build that NN_BASELINE="size-baseline.json" keeps.
 
 scons nn-size     prints the size table of every image with a model
 scons nn-report   writes fw.size.html and fw.size.md beside every image with a model
+scons nn-baseline accepts the build: writes NN_BASELINE
 scons nn-freeze   writes the int8 file of every model with frozen=, and its lock
 
 Variables: NN_DIR, NN_VARIANT, NN_CPU, NN_KERNEL_CCFLAGS, NNPYTHON, NNQUANTCOM, NNQUANTCOMSTR and so on; docs/SCONS.md
@@ -70,6 +72,7 @@ _COMMANDS = {
     "NNQUANTCOM": f"{_COMMAND} quantize $SOURCE $NN_ARGUMENTS -o $TARGET",
     "NNEMITCOM": f"{_COMMAND} emit $SOURCE $NN_ARGUMENTS",
     "NNACCURACYCOM": f"{_COMMAND} accuracy $NN_ARGUMENTS",
+    "NNBASELINECOM": f"{_COMMAND} baseline $NN_ARGUMENTS",
     "NNSIZECOM": f"{_COMMAND} size $NN_ARGUMENTS",
     "NNFREEZECOM": f"{_COMMAND} freeze $SOURCE $NN_ARGUMENTS",
 }
@@ -77,6 +80,7 @@ _MESSAGES = {
     "NNQUANTCOMSTR": "QUANT  $SOURCE",
     "NNEMITCOMSTR": "NNGEN  ${TARGET.file}",
     "NNACCURACYCOMSTR": "ACCUR  $SOURCE",
+    "NNBASELINECOMSTR": "ACCEPT $SOURCES",
     "NNSIZECOMSTR": "SIZE   $TARGET",
     "NNFREEZECOMSTR": "FREEZE $SOURCE",
 }
@@ -176,6 +180,7 @@ def generate(env: Any) -> None:
         NN_FLASH_WAIT_STATES="0",
         NN_MUL_CYCLES="1",
         NN_CYCLES="",
+        NN_BASELINE="",
         NN_LIBS=[],
         NN_KERNEL_CCFLAGS=SCons.Util.CLVar("-O2"),
         NN_SECTION_CCFLAGS=SCons.Util.CLVar("-ffunction-sections -fdata-sections"),

@@ -1,0 +1,92 @@
+"""What a missed budget says would help: only what the report shows."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from nnbuild.report import hints
+from tests import reports
+
+
+def document() -> dict[str, Any]:
+    made: dict[str, Any] = copy.deepcopy(reports.full())
+    return made
+
+
+def test_the_largest_layers_and_what_is_not_the_model() -> None:
+    parts = hints.flash(document(), 9_000).split("; ")
+    assert parts[:3] == [
+        "layer kws_l00_conv2d (conv2d 8x8x4 -> 8x8x4) holds 30 % of it: weights 2,000, code 700",
+        "layer kws_l02_softmax (softmax 8x8x4 -> 8x8x4) holds 12 % of it: weights 900, code 200",
+        "layer kws_l01_add (add 8x8x4 -> 8x8x4) holds 3 % of it: code 300",
+    ]
+    assert parts[3:] == ["selftest=0 leaves out 80 bytes of self-test"]
+    assert hints.flash(document(), 4_420, "kws").split("; ") == [
+        part.replace("30 %", "61 %").replace("12 %", "25 %").replace("3 %", "7 %") for part in parts[:3]
+    ]
+    other = document()
+    other["flash"]["rest"] = 8_000
+    assert "the rest of the firmware, without its models, holds 8,000 bytes" in hints.flash(other, 12_000)
+
+
+def test_layers_without_symbols_hold_nothing_that_can_be_told() -> None:
+    made = document()
+    for layer in made["models"][0]["layers"]:
+        layer.update(weights=None, code=None)
+    assert "layer" not in hints.flash(made, 9_000)
+
+
+def test_cmsis_nn_and_its_multipliers() -> None:
+    made = document()
+    made["licences"][1]["bytes"] = 4_000
+    row = made["models"][0]["layers"][0]
+    row.update(op="fully_connected", kernel="cmsis_nn", inputs=[[64]], output=[10], weights=64 * 10 + 12 * 10)
+    text = hints.flash(made, 9_000)
+    assert "fully_connected='per_tensor' saves 80 bytes of multipliers in kws" in text
+    assert "CMSIS-NN's functions take 4,000 bytes, and backend='direct' links none of them" in text
+    row["weights"] = 64 * 10 + 4 * 10  # one multiplier for all, already
+    assert "per_tensor" not in hints.flash(made, 9_000)
+    row.update(weights=64 * 10 + 12 * 10, kernel="horner")  # which reads one for each output in any case
+    assert "per_tensor" not in hints.flash(made, 9_000)
+
+
+def test_where_the_arena_is_fullest() -> None:
+    first = hints.ram(document(), 1_200).split("; ")[0]
+    assert first.startswith("the arena of kws, 640 bytes, is fullest at layer kws_l01_add (add 8x8x4 -> 8x8x4): ")
+    assert first.endswith("activation l00_conv2d 256, activation l01_add 256, scratch l01_add 64")
+    assert hints.ram(document(), 100_000) == ""  # next to nothing of it
+
+
+def test_arenas_that_could_be_one() -> None:
+    made = document()
+    second = copy.deepcopy(made["models"][0])
+    second.update(name="ic", ram={**second["ram"], "arena": 400})
+    made["models"].append(second)
+    assert "arena='shared' saves 400 bytes where kws, ic never run at once" in hints.ram(made, 1_700)
+    assert "shared" not in hints.ram(made, 100_000)
+
+
+def test_copies_and_tables() -> None:
+    made = document()
+    layers = made["models"][0]["layers"]
+    layers[0].update(op="transpose", output=[10, 49])
+    layers[1].update(op="lookup", node="/act/HardSwish")
+    text = hints.ram(made, 1_200)
+    assert "layer kws_l00_conv2d copies the input, 490 bytes: input_layout='NHWC' takes it as it lies" in text
+    assert "'/act/HardSwish' keeps its input and output at once" in text
+
+
+def test_the_stack() -> None:
+    model = document()["models"][0]
+    assert "500 bytes are kept for stack and heap, and the deepest inference needs 312" in hints.ram(document(), 1_200)
+    assert hints.stack(model["stack"], model["layers"]) == "deepest: kws_run -> kws_l00_conv2d"
+    called = {"bytes": 600, "path": ["kws_run", "kws_l00_conv2d.constprop.0", "arm_convolve_s8"], "note": ""}
+    model["layers"][0].update(kernel="cmsis_nn", reasons={"direct": "cmsis_nn comes first"})
+    assert hints.stack(called, model["layers"]).split("; ") == [
+        "deepest: kws_run -> kws_l00_conv2d.constprop.0 -> arm_convolve_s8",
+        "pins={'kws_l00_conv2d': 'direct'} calls none of CMSIS-NN's functions there",
+    ]
+    unknown = {"bytes": None, "path": ["kws_run"], "note": "recursion: f -> f"}
+    assert hints.stack(unknown, model["layers"]) == "recursion: f -> f"
+    assert hints.stack(None, model["layers"]) == "it is known when the model is linked"
