@@ -106,8 +106,9 @@ def external_files(model: onnx.ModelProto) -> list[str]:
 
 def inside(folder: Path, location: str) -> Path | None:
     """The file that external data at `location` means; None where that leaves the resolved `folder`, by a link too."""
-    parts = Path(location.replace("\\", "/")).parts
-    if not parts or os.path.isabs(location) or ".." in parts or "\0" in location or location[1:2] == ":":
+    portable = location.replace("\\", "/")
+    parts = Path(portable).parts
+    if not parts or portable.startswith("/") or ".." in parts or "\0" in location or location[1:2] == ":":
         return None
     data = folder / location
     try:

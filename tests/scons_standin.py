@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 
@@ -18,12 +19,16 @@ def value(arguments: list[str], flag: str) -> str:
 
 def calibration(argument: str) -> int:
     path = Path(argument.rpartition(":")[0] if ".py:" in argument else argument)
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = sorted(path.glob("*.np[yz]")) if path.is_dir() else [path]
     return sum(int(file.read_text()) for file in files)
 
 
 def quantize(arguments: list[str]) -> None:
     model = Path(arguments[0]).read_text(encoding="latin-1")
+    if "slow" in model:  # half a file, and then time to be interrupted in
+        Path(value(arguments, "-o")).write_text("half")
+        Path("started").touch()
+        time.sleep(60)
     if "broken" in model:
         sys.exit(f"{arguments[0]}: node 'conv1' (Conv): broken")
     samples = value(arguments, "--calibration")
@@ -87,7 +92,8 @@ COMMANDS = {"quantize": quantize, "emit": emit, "accuracy": accuracy}
 
 
 def main() -> None:
-    arguments = sys.argv[sys.argv.index("nnbuild") + 1 :]
+    given = sys.argv[sys.argv.index("nnbuild") + 1 :]
+    arguments = json.loads(Path(given[0][1:]).read_text()) if given[0].startswith("@") else given
     with open("calls.log", "a") as log:
         log.write("\t".join(arguments) + "\n")
     if arguments[0] in COMMANDS and "--report" not in arguments:

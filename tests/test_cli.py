@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from nnbuild import cli
 from nnbuild.cli import COMMANDS
 
 from . import host
@@ -115,3 +117,23 @@ def test_a_python_without_the_packages_is_told_so() -> None:
     assert done.returncode == 1
     assert "this Python has no package 'onnx'; hint: " in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_arguments_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "arguments.json"
+    path.write_text('["ops"]')
+    assert cli.main([f"@{path}"]) == 0
+    assert "Conv" in capsys.readouterr().out
+    for content in ("ops", '{"a": 1}', '["ops", 1]'):
+        path.write_text(content)
+        assert cli.main([f"@{path}"]) == 1
+        assert capsys.readouterr().err == f"{path}: must be a JSON list of texts\n"
+    path.unlink()
+    assert cli.main([f"@{path}"]) == 1
+    assert capsys.readouterr().err == f"{path}: cannot read: No such file or directory\n"
+
+
+def test_too_old_a_python_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 9, 2))
+    with pytest.raises(SystemExit, match=r": Python 3\.9 is too old for nnbuild; hint: take 3\.11 or newer$"):
+        runpy.run_module("nnbuild")

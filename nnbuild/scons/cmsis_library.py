@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import SCons.Node
+import SCons.Subst
 import SCons.Util
 
 from nnbuild import cmsis_nn
@@ -80,7 +81,20 @@ def _archiver(env: Any) -> dict[str, Any]:
     own = f"{match[1]}-ar{match[2] or ''}{match[3] or ''}" if match else ""
     if not own or env.WhereIs(own) is None:
         return {}
-    return {"AR": run.literal(own), "ARFLAGS": ["rcsD"], "RANLIBCOM": ""}
+    # Some systems have a limit for a command that the names of all objects exceed; gcc-ar wants its flags in front.
+    command = "$AR ${TEMPFILE('$ARFLAGS $TARGET $SOURCES', '$ARCOMSTR')}"
+    return {
+        "AR": run.literal(own),
+        "ARFLAGS": ["rcsD"],
+        "RANLIBCOM": "",
+        "ARCOM": command,
+        "TEMPFILEARGESCFUNC": in_file,
+    }
+
+
+def in_file(word: str) -> str:
+    """`word` in a file of arguments, where a backslash would escape what follows."""
+    return str(SCons.Subst.quote_spaces(word)).replace("\\", "/")
 
 
 def library(env: Any, root: Any) -> Any:

@@ -6,7 +6,6 @@ SCons asks this in every run, so it must cost next to nothing: a model without e
 from __future__ import annotations
 
 import mmap
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -91,12 +90,13 @@ def external_data(path: str) -> list[str]:
             found = {name.decode("utf-8") for name in _locations(data, "model", 0, len(data))}
     except (OSError, ValueError, _MalformedError):
         return []
-    return sorted(name for name in found if _inside(name))
+    return sorted(name for name in found if is_inside(name))
 
 
-def _inside(name: str) -> bool:
-    leaves = os.path.isabs(name) or ".." in name.replace("\\", "/").split("/")
-    return bool(name) and "\0" not in name and not leaves
+def is_inside(name: str) -> bool:
+    """Whether external data of that name lies in the model's folder, on this system and on every other."""
+    parts = name.replace("\\", "/").split("/")
+    return bool(name) and "\0" not in name and ".." not in parts and parts[0] != "" and name[1:2] != ":"
 
 
 def _nodes(node: Any, env: Any, path: Any) -> list[Any]:

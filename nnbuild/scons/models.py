@@ -27,6 +27,8 @@ from nnbuild.scons.external_data import SCANNER
 
 SAMPLES = (".npz", ".npy")
 SAMPLE_OPTIONS = ("calibration", "validation")
+FUNCTION = re.compile(r"(.+\.py):(\w+)")
+"""`calib.py:samples`, a function in a file."""
 FREEZE_ALIAS = "nn-freeze"
 
 
@@ -155,7 +157,7 @@ def _node(value: Any, base: Any, env: Any) -> Any:
 
 def _resolve(option: str, value: Any, base: Any, env: Any) -> tuple[str, list[Any]]:
     """A path option as the command's argument, and the nodes that it depends on."""
-    match = re.fullmatch(r"(.+\.py):(\w+)", value) if option in SAMPLE_OPTIONS and SCons.Util.is_String(value) else None
+    match = FUNCTION.fullmatch(value) if option in SAMPLE_OPTIONS and SCons.Util.is_String(value) else None
     if match:
         node = _node(match[1], base, env)
         return f"{run.path(node)}:{match[2]}", [node]
