@@ -44,7 +44,7 @@ _DIGITS = {"bytes": 0, "cycles": 0, "us": 1, "percent": 2, "dB": 1}
 
 def amount(value: float | None, unit: str) -> str:
     """`1,024`, `97.25`, or nothing for None: in `unit`, which is not printed."""
-    return "" if value is None else f"{value:,.{_DIGITS[unit]}f}"
+    return "" if value is None else f"{value:,.{_DIGITS.get(unit, 2)}f}"
 
 
 def limit_of(budget: Mapping[str, Any]) -> str:

@@ -71,13 +71,15 @@ def _others(budgets: dict[str, dict[str, Any]], known: set[str]) -> list[Change]
 def _with_unit(change: Change) -> str:
     if change.new is None:
         return "unknown" if change.old is None else "gone"
-    return f"{difference.amount(change.new, change.unit)} {_UNITS[change.unit]}"
+    return f"{difference.amount(change.new, change.unit)} {_UNITS.get(change.unit, change.unit)}"
 
 
 def _missed(budgets: Sequence[dict[str, Any]]) -> Iterator[str]:
     missed = [budget for budget in budgets if not budget["ok"]]
     for budget in missed:
-        over = f"over by {difference.amount(budget['over'], budget['unit'])} {_UNITS[budget['unit']]}"
+        over = (
+            f"over by {difference.amount(budget['over'], budget['unit'])} {_UNITS.get(budget['unit'], budget['unit'])}"
+        )
         yield f"* {escape(budget['what'])}: {over if budget['over'] is not None else 'not known'}"
         yield from (f"  * {escape(part)}" for part in budget["hint"].split("; ") if part)
     if missed:
