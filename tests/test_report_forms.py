@@ -100,6 +100,7 @@ def test_markdown_says_what_is_missed_and_what_changed() -> None:
     assert "| kws_l01_add cycles |  | 17,000 | new |" in text
     assert "2 layers changed" in text
     assert "over by 62.5 µs" in text
+    assert "Cycles and times of kws are estimates: fit, error at most 12 %." in text
     assert "| growth FLASH | 1,000 bytes | 2,048 |  |  |" in text
     assert "| kws agreement | 97.50 % | ≥ 95.00 | 97.50 | ±0.00 |" in text
     same = markdown.as_markdown(new, difference.of_document(new))

@@ -19,6 +19,7 @@ def as_markdown(document: dict[str, Any], old: difference.Earlier | None = None)
     figures = difference.figures(document)
     changes = difference.changes(old.figures if old else figures, figures)
     lines += _figures(changes, {budget["what"]: budget for budget in document["budgets"]}, old is not None)
+    lines += _estimates(document["models"])
     lines += _missed(document["budgets"])
     if old is not None:
         lines += _changed_layers(difference.changes(old.layers, difference.layers(document)))
@@ -62,6 +63,17 @@ def _figures(changes: Sequence[Change], budgets: dict[str, dict[str, Any]], comp
             yield [*row, *old] if compared else row
 
     yield from _table(["", "now", "limit", *(("before", "change") if compared else ())], rows())
+
+
+def _estimates(models: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Cycles are called an estimate wherever they are shown, unless they were measured."""
+    for model in models:
+        latency = model["latency"]
+        if latency and latency["basis"] != "measured":
+            off = latency["error_percent"]
+            error = f", error at most {off:.0f} %" if off is not None else ""
+            yield f"Cycles and times of {escape(model['name'])} are estimates: {escape(latency['basis'])}{error}."
+            yield ""
 
 
 def _others(budgets: dict[str, dict[str, Any]], known: set[str]) -> list[Change]:
