@@ -31,6 +31,7 @@ missing_packages() {
     if [ "$1" = tests ]; then
         has_host_c || printf '%s\n' gcc libc6-dev
         has clang || echo clang
+        has cppcheck || echo cppcheck
     fi
 }
 
@@ -110,7 +111,7 @@ case $1 in
     tests) extra="[test]" ;;
     *) usage ;;
 esac
-echo "./do $1 uses: gcc-arm-none-eabi, libnewlib-arm-none-eabi, qemu-system-arm$([ "$1" = example ] || echo ", gcc, clang"), python3-venv from apt;"
+echo "./do $1 uses: gcc-arm-none-eabi, libnewlib-arm-none-eabi, qemu-system-arm$([ "$1" = example ] || echo ", gcc, clang, cppcheck"), python3-venv from apt;"
 echo "nnbuild with scons, numpy, onnx, jinja2, onnxruntime, pyelftools$([ "$1" = example ] || echo ", pytest, hypothesis, ruff, mypy") in .venv."
 packages=$(missing_packages "$1")
 # shellcheck disable=SC2086  # a list of words

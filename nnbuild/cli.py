@@ -58,6 +58,9 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except MemoryError:
+        print(Finding("there is not enough memory for this"), file=sys.stderr)
+        return 1
     except Exception as error:
         if os.environ.get("NNBUILD_DEBUG"):
             raise

@@ -28,8 +28,9 @@ class Finding:
     def __str__(self) -> str:
         where = f"{self.where}: " if self.where else ""
         hint = f"; hint: {self.hint}" if self.hint else ""
-        # A finding is one line, whatever a model put into its names.
-        return " ".join(f"{where}{self.message}{hint}".split())
+        # A finding is one line that can be printed, whatever a model put into its names.
+        line = " ".join(f"{where}{self.message}{hint}".split())
+        return "".join(char if char.isprintable() else "?" for char in line)
 
 
 class NNBuildError(Exception):

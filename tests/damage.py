@@ -97,6 +97,9 @@ def _attribute(model: onnx.ModelProto, rng: Random) -> None:
         value = float(_some(REALS, rng))
     elif isinstance(value, bytes):
         value = _some(("NOTSET", "VALID", "SAME_UPPER", "", "x\n*/"), rng)
+    elif not isinstance(value, (list, tuple)):
+        node.attribute.remove(entry)
+        return
     else:
         numbers = list(value)
         position = int(rng.integers(len(numbers) + 1))
