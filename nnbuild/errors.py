@@ -49,6 +49,16 @@ class NNBuildError(Exception):
         error.findings = collected
         return error
 
+    def within(self, file: str) -> NNBuildError:
+        """This error, its findings all in `file`: those that name a node in it, and those that name nothing."""
+        places = [
+            finding.where if finding.where.startswith(file) else ": ".join(filter(None, (file, finding.where)))
+            for finding in self.findings
+        ]
+        return type(self).of(
+            Finding(finding.message, place, finding.hint) for finding, place in zip(self.findings, places, strict=True)
+        )
+
     def __str__(self) -> str:
         return "\n".join(str(finding) for finding in self.findings)
 

@@ -5,6 +5,7 @@ One thread and no graph optimization: a value is what the imported graph says, a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ def session(model: onnx.ModelProto, names: Sequence[str]) -> Any:
     try:
         return onnxruntime.InferenceSession(opened.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a class for each status
-        raise ModelError(f"onnxruntime cannot run the model: {_reason(error)}") from None
+        raise _refused(error) from None
 
 
 def run(opened: Any, names: Sequence[str], sample: Sample) -> list[Array]:
@@ -40,8 +41,13 @@ def run(opened: Any, names: Sequence[str], sample: Sample) -> list[Array]:
     try:
         return list(opened.run(list(names), sample))
     except Exception as error:  # onnxruntime raises a class for each status
-        raise ModelError(f"onnxruntime cannot run the model: {_reason(error)}") from None
+        raise _refused(error) from None
 
 
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _refused(error: Exception) -> ModelError:
+    """What onnxruntime says, without its own files, and with the node where it names one."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    text = re.sub(r"\S+\.(?:h|cc|cpp):\d+ ", "", re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text))
+    at = re.match(r"Non-zero status code returned while running (\w+) node\. Name:'(.*?)' Status Message: (.*)", text)
+    where = f"node '{at[2]}' ({at[1]})" if at else ""
+    return ModelError(f"onnxruntime cannot run it: {at[3] if at else text}"[:400], where)

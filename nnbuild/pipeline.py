@@ -9,7 +9,7 @@ import onnx
 
 from nnbuild import calibrate, samples
 from nnbuild.calibrate import DEFAULT_METHOD, Ranges
-from nnbuild.errors import CalibrationError, ConfigError
+from nnbuild.errors import CalibrationError, ConfigError, ModelError
 from nnbuild.folding import is_qdq
 from nnbuild.importer import import_model
 from nnbuild.quantize import quantize
@@ -45,7 +45,10 @@ def calibrated(request: Request, model: onnx.ModelProto) -> Ranges:
         hint = "give --calibration samples.npz"
         raise CalibrationError("a float model needs calibration samples", request.model, hint)
     found = samples.load(request.calibration, input_shapes(model))
-    return calibrate.ranges(model, found, request.method or DEFAULT_METHOD)
+    try:
+        return calibrate.ranges(model, found, request.method or DEFAULT_METHOD)
+    except ModelError as error:
+        raise error.within(request.model) from None
 
 
 def quantized(request: Request, ranges: Ranges | None = None) -> Quantized:
@@ -59,7 +62,10 @@ def quantized(request: Request, ranges: Ranges | None = None) -> Quantized:
         return Quantized(serialized(model), None)
     if ranges is None:
         ranges = calibrated(request, model)
-    result = quantize(model, ranges, fully_connected=request.fully_connected or "per_channel")
+    try:
+        result = quantize(model, ranges, fully_connected=request.fully_connected or "per_channel")
+    except ModelError as error:
+        raise error.within(request.model) from None
     return Quantized(serialized(result), ranges)
 
 

@@ -7,7 +7,7 @@ Scheme (TensorFlow Lite's quantization specification): activations int8, asymmet
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +66,7 @@ def quantize(
     copy.CopyFrom(model)
     graph = Graph(copy)
     steps = _steps(graph, _default_rules() if rules is None else rules)
+    _refuse_infinite(graph, steps)
     params = _activations(graph, steps, ranges)
     for step in steps:
         _quantize_constants(graph, step, params, fully_connected == "per_tensor")
@@ -157,6 +158,18 @@ def _share_scales(graph: Graph, steps: list[_Step], params: dict[str, QuantParam
         if step.rule.inputs_like_output:
             free = [value for value in step.node.input if value in calibrated and graph.sole_reader(value) is step.node]
             params.update(dict.fromkeys(free, params[step.output]))
+
+
+def _refuse_infinite(graph: Graph, steps: Sequence[_Step]) -> None:
+    """ModelError for each node with weights, a bias or operands that no scale can serve."""
+    findings = []
+    for node in (step.node for step in steps):
+        for index in sorted(set(range(len(node.input))) - _PARAMETERS.get(node.op_type, frozenset())):
+            array = graph.constant(node, index)
+            if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
+                findings.append(Finding(f"its constant '{node.input[index]}' is not finite", graph.where(node)))
+    if findings:
+        raise ModelError.of(findings)
 
 
 def _quantize_constants(graph: Graph, step: _Step, params: Mapping[str, QuantParams], per_tensor: bool) -> None:

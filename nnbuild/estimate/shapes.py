@@ -13,6 +13,7 @@ import onnx
 
 from nnbuild import qdq
 from nnbuild.calibrate import Range, Ranges
+from nnbuild.errors import ModelError
 from nnbuild.folding import is_qdq
 from nnbuild.lower import lower
 from nnbuild.network import Network
@@ -34,7 +35,10 @@ def network_of(model: onnx.ModelProto, where: str, input_layout: str = "", per_t
     """
     if not is_qdq(model):
         scales = "per_tensor" if per_tensor else "per_channel"
-        model = quantize(model, made_up_ranges(model), fully_connected=scales)
+        try:
+            model = quantize(model, made_up_ranges(model), fully_connected=scales)
+        except ModelError as error:
+            raise error.within(where) from None
     return lower(model, where, input_layout)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from onnx import NodeProto
 
 from nnbuild.errors import InternalError
@@ -94,8 +95,10 @@ def simplify(graph: Graph, rules: Sequence[Rule]) -> None:
     """Apply `rules` until none does anything; nodes that nobody reads go."""
     for _ in range(_MAX_ROUNDS + 2 * sum(len(node.input) for node in graph.nodes)):
         graph.remove_dead()
-        if not any(_sweep(graph, rule) for rule in rules):
-            return
+        # Rules look at what they have computed: a constant that overflows leaves the model as it is.
+        with np.errstate(all="ignore"):
+            if not any(_sweep(graph, rule) for rule in rules):
+                return
     raise InternalError("the rewriting rules do not come to an end")
 
 
