@@ -114,7 +114,10 @@ def test_what_does_not_fit_says_by_how_much(tmp_path: Path) -> None:
     first = str(found).splitlines()[0]
     assert f"does not fit: RAM {ram / 1024:.1f} KB of 12.0 KB ({ram - 12 * 1024:,} bytes over)" in first
     assert f"latency {cycles / 48e3:.3g} ms of 100 ms" in first
-    assert found.us == cycles / 48
+    assert found.us == pytest.approx(cycles / 48, abs=0.1)
+    counted = checked(tmp_path, chain(), latency="1000000 cycles")
+    assert f"latency {cycles:,} cycles of 1,000,000 cycles ({cycles - 1000000:,} cycles over)" in str(counted)
+    assert counted.us is None
 
 
 def test_the_multiplier_and_wait_states_cost_time(tmp_path: Path) -> None:
@@ -125,8 +128,11 @@ def test_the_multiplier_and_wait_states_cost_time(tmp_path: Path) -> None:
 
 
 def test_a_core_without_timings_says_so(tmp_path: Path) -> None:
-    found = checked(tmp_path, chain(), cpu="cortex-m7", latency="9s @ 48MHz")
+    found = checked(tmp_path, chain(), cpu="cortex-m7", latency="1us @ 48MHz")
+    assert found.fits
     assert "note: cortex-m7 has no documented timings" in str(found)
+    assert "its latency is not judged without latency_strict" in str(found)
+    assert not checked(tmp_path, chain(), cpu="cortex-m7", latency="1us @ 48MHz", latency_strict=True).fits
     with pytest.raises(ConfigError, match="no cycles are known for 'generic'"):
         checked(tmp_path, chain(), cpu="generic", latency="9s @ 48MHz")
     assert checked(tmp_path, chain(), cpu="generic").cycles is None

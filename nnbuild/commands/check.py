@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flash", metavar="64K", help="the most that weights and code may take; K is 1024")
     parser.add_argument("--ram", metavar="16K", help="the most that the arena may take")
     parser.add_argument("--latency", metavar="'2ms @ 48MHz, 1ws'", help="the most that one inference may last")
+    parser.add_argument("--latency-strict", action="store_true", help="judge cores without documented timings too")
     parser.add_argument("--mul-cycles", type=int, choices=(1, 32), default=1, help="cycles of MULS on ARMv6-M")
     parser.add_argument(
         "--input-shape", action="append", default=[], metavar="NAME=1,3,32,32",
@@ -52,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
                     flash=arguments.flash,
                     ram=arguments.ram,
                     latency=arguments.latency,
+                    latency_strict=arguments.latency_strict,
                     mul_cycles=arguments.mul_cycles,
                     input_shape=shapes(arguments.input_shape),
                     input_layout=arguments.input_layout,

@@ -34,6 +34,7 @@ def check(
     flash: int | str | None,
     ram: int | str | None,
     latency: str | None,
+    latency_strict: bool,
     mul_cycles: int,
     input_shape: Mapping[str, Sequence[int]] | None,
     input_layout: str,
@@ -43,7 +44,7 @@ def check(
     advise: bool,
 ) -> Check:
     """See `nnbuild.check`."""
-    limits = _limits(flash, ram, latency)
+    limits = replace(_limits(flash, ram, latency), latency_strict=latency_strict)
     for name, value, allowed in (
         ("fully_connected", fully_connected, FULLY_CONNECTED),
         ("input_layout", input_layout, ("", "NHWC")),

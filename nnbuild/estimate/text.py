@@ -44,8 +44,10 @@ def duration(us: float) -> str:
     return f"{us / 1e3:.3g} ms" if us < 999.5e3 else f"{us / 1e6:,.4g} s"
 
 
-def _amount(value: float, what: str) -> str:
-    return duration(value) if what == "latency" else size(value)
+def _amount(value: float, unit: str) -> str:
+    if unit == "cycles":
+        return f"{round(value):,} cycles"
+    return duration(value) if unit == "us" else size(value)
 
 
 def _verdict(check: Check) -> str:
@@ -63,11 +65,11 @@ def _verdict(check: Check) -> str:
 def _missed(verdict: Verdict) -> str:
     value, limit = verdict.value or 0, verdict.limit
     over = (
-        f"{_amount(value - limit, verdict.what)} over"
+        f"{_amount(value - limit, verdict.unit)} over"
         if value < 10 * limit or not limit
         else f"{value / limit:,.0f} times"
     )
-    return f"{_NAMES[verdict.what]} {_amount(value, verdict.what)} of {_amount(limit, verdict.what)} ({over})"
+    return f"{_NAMES[verdict.what]} {_amount(value, verdict.unit)} of {_amount(limit, verdict.unit)} ({over})"
 
 
 def _close(verdict: Verdict, check: Check) -> bool:

@@ -19,6 +19,7 @@ from nnbuild.folding import is_qdq
 from nnbuild.importer import import_outline
 from nnbuild.latency import Latency
 from nnbuild.report.budget import Verdict
+from nnbuild.report.timing import microseconds
 
 SCHEMA = 1
 
@@ -28,11 +29,15 @@ _HOPELESS = 100
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that the model may take; None where there is no limit. Bytes; microseconds at a clock."""
+    """The most that the model may take; None where there is no limit. Bytes; microseconds at a clock, or cycles.
+
+    Without `latency_strict` a core without documented timings is not judged by its cycles, as in a build.
+    """
 
     flash: int | None = None
     ram: int | None = None
     latency: Latency | None = None
+    latency_strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,8 @@ class Check:
     @property
     def us(self) -> float | None:
         """Estimated microseconds of one inference at the clock of the latency limit, None without one."""
-        return microseconds(self.figures, self.limits)
+        limit = self.limits.latency
+        return microseconds(self.figures.cycles, limit.mhz) if limit and limit.cycles is None else None
 
     def __str__(self) -> str:
         from nnbuild.estimate.text import as_text
@@ -130,11 +136,6 @@ class Check:
         }
 
 
-def microseconds(found: Figures, limits: Limits) -> float | None:
-    """One inference at the clock of the limit on latency."""
-    return found.cycles / limits.latency.mhz if limits.latency else None
-
-
 def judge(
     path: Path, setup: Setup, limits: Limits, input_shapes: Mapping[str, tuple[int, ...]], advise: bool = True
 ) -> Check:
@@ -149,7 +150,7 @@ def judge(
     found = figures(network_of(outline.model, str(path), setup.input_layout, setup.per_tensor), setup)
     notes = [f"external data '{name}' is missing; shapes suffice here, a build needs it" for name in outline.missing]
     notes += _timing_notes(setup, limits)
-    check = Check(path.name, setup, limits, found, budgets(found, limits), (), tuple(notes), advise)
+    check = Check(path.name, setup, limits, found, budgets(found, limits, setup), (), tuple(notes), advise)
     return check if check.fits or check.hopeless or not advise else _advised(check, outline.model)
 
 
@@ -158,35 +159,39 @@ def _advised(check: Check, imported: onnx.ModelProto) -> Check:
     model = unquantized(imported) if is_qdq(imported) else imported
 
     limits = check.limits
-    each = [replace(Limits(), **{name: getattr(limits, name)}) for name in ("flash", "ram", "latency")]
-    fits = [functools.partial(_meets, limit) for limit in each if limit != Limits()]
+    none = Limits(latency_strict=limits.latency_strict)
+    each = [replace(none, **{name: getattr(limits, name)}) for name in ("flash", "ram", "latency")]
+    fits = [functools.partial(_meets, limit, check.setup) for limit in each if limit != none]
     try:
         return replace(check, advice=tuple(advice(model, check.setup, check.figures, fits)))
     except ModelError as error:
         return replace(check, notes=(*check.notes, f"no changes were tried: {error.findings[0].message}"))
 
 
-def _meets(limits: Limits, found: Figures) -> bool:
-    return all(verdict.ok for verdict in budgets(found, limits))
+def _meets(limits: Limits, setup: Setup, found: Figures) -> bool:
+    return all(verdict.ok for verdict in budgets(found, limits, setup))
 
 
-def budgets(found: Figures, limits: Limits) -> tuple[Verdict, ...]:
-    """One verdict for each limit."""
+def budgets(found: Figures, limits: Limits, setup: Setup) -> tuple[Verdict, ...]:
+    """One verdict for each limit that is judged."""
     verdicts = []
     if limits.flash is not None:
         verdicts.append(Verdict("flash", found.flash, limits.flash))
     if limits.ram is not None:
         verdicts.append(Verdict("ram", found.ram, limits.ram))
-    if limits.latency is not None:
-        verdicts.append(Verdict("latency", found.cycles / limits.latency.mhz, limits.latency.us, "us"))
+    if limits.latency is not None and (limits.latency_strict or cost.basis(setup.timing.core) == "fit"):
+        unit = "us" if limits.latency.cycles is None else "cycles"
+        verdicts.append(Verdict("latency", microseconds(found.cycles, limits.latency.mhz), limits.latency.us, unit))
     return tuple(verdicts)
 
 
 def _timing_notes(setup: Setup, limits: Limits) -> list[str]:
     core = setup.timing.core
-    if limits.latency is None or cost.basis(core) == "fit":
+    if cost.basis(core) != "instructions x factor":
         return []
-    return [f"{core} has no documented timings: its cycles are instructions times a factor"]
+    note = f"{core} has no documented timings: its cycles are instructions times a factor"
+    judged = limits.latency is None or limits.latency_strict
+    return [note if judged else f"{note}, and its latency is not judged without latency_strict"]
 
 
 def _amounts(found: Figures) -> dict[str, int]:
