@@ -14,7 +14,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-from nnbuild.report import schema
+from nnbuild.report import schema, stack
 from tests import reports
 from tests.example_tools import tool
 
@@ -84,6 +84,22 @@ def test_runs_in_qemu(ran: tuple[Path, subprocess.CompletedProcess[str]]) -> Non
     accuracy = dict(re.findall(r"^(touch\w*) +(\d+)/48 ", done.stdout, re.MULTILINE))
     assert int(accuracy["touch"]) >= 44
     assert int(accuracy["touch_cnn"]) >= 46
+
+
+@needs_tools
+def test_the_computed_stack_is_the_one_that_is_painted(ran: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    """Of the whole firmware, from reset on, as its own code measures it; of the networks, what the report says."""
+    folder, done = ran
+    painted = re.search(r"^stack: (\d+) bytes used", done.stdout, re.MULTILINE)
+    assert painted is not None
+    (use,) = stack.inference(folder / "fw.elf", ["reset_handler"])
+    assert use.bytes is not None, use.note
+    assert use.bytes - 8 <= int(painted[1]) <= use.bytes
+    sizes = json.loads((folder / "fw.size.json").read_text())
+    known = [model["stack"]["bytes"] for model in sizes["models"]]
+    assert all(0 < bytes_ < use.bytes for bytes_ in known)
+    verdicts = {budget["what"]: budget["value"] for budget in sizes["budgets"]}
+    assert [verdicts["touch stack"], verdicts["touch_cnn stack"]] == known
 
 
 @needs_tools

@@ -309,6 +309,25 @@ def test_changed_linker_script_is_checked(cortex: Project) -> None:
     assert not (cortex.folder / "fw.elf").exists()
 
 
+def test_regions_of_other_names(cortex: Project) -> None:
+    """Tightly coupled memory, with a limit in hexadecimal or as a share."""
+    script = LINKER_SCRIPT.replace("}\nSECTIONS", "DTCM (rw) : ORIGIN = 0x10000000, LENGTH = 4K }\nSECTIONS")
+    source = 'static char fast[3000] __attribute__((section(".dtcm"), used));\n' + MAIN
+    cortex.write(
+        {
+            "main.c": source,
+            "chip.ld": script.replace("SECTIONS {", "SECTIONS {\n  .dtcm (NOLOAD) : { *(.dtcm) } > DTCM\n"),
+        }
+    )
+    cortex.write({"SConstruct": CORTEX.format(limits='DTCM="75%"')})
+    cortex.scons()
+    for limit in ("0xBB7", "2999", "73%"):
+        cortex.write({"SConstruct": CORTEX.format(limits=f'DTCM="{limit}"')})
+        assert "fw.elf: DTCM is " in cortex.scons(status=2)
+    cortex.write({"SConstruct": CORTEX.format(limits='DTCM="0xBB8"')})
+    cortex.scons()
+
+
 def test_unknown_region_is_named(cortex: Project) -> None:
     cortex.write({"SConstruct": CORTEX.format(limits='CCM="1K"')})
     output = cortex.scons(status=2)
