@@ -439,6 +439,9 @@ fitting without it, which is what another network must expect; the last column a
 largest of these for a core is the error that reports state. The largest of the first two here is {worst:.1f} %.
 Cortex-M55: instructions, as there are no cycles.
 
+The networks of the example firmware are no part of the fit; `tests/test_cost.py` holds their estimates against what
+`scons -C example_firmware run` counts on a Cortex-M0: 12,162 cycles for `touch`, 724,570 for `touch_cnn`.
+
 {HEADER}
 {chr(10).join(line(row) for row in rows)}
 

@@ -149,6 +149,12 @@ def summary(title: str, uses: Sequence[RegionUse], verdicts: Sequence[Verdict] =
     for name, used, limit in rows:
         share = f" of {limit:,} ({100 * used / limit:.1f} %)" if limit else ""
         parts.append(f"{name} {used:,}{share}")
-    others = [verdict for verdict in verdicts if verdict.unit != "bytes" and verdict.value is not None]
-    shown = [f"{v.what} {v.value:,.10g} of {amount(v.limit, v.unit)}" for v in others if v.value is not None]
+    others = [] if any(use.limit for use in uses) else [verdict for verdict in verdicts if verdict.unit != "bytes"]
+    shown = [f"{verdict.what} {_of_limit(verdict)}" for verdict in others if verdict.value is not None]
     return f"{title}: " + "; ".join([f"{', '.join(parts)} bytes"] * bool(parts) + shown)
+
+
+def _of_limit(verdict: Verdict) -> str:
+    """`721.4 of 1,000.0 us`."""
+    value = amount(verdict.value or 0, verdict.unit).removesuffix(f" {verdict.unit}")
+    return f"{value} of {amount(verdict.limit, verdict.unit)}"
