@@ -57,7 +57,7 @@ KEYS = (
     Key("budgets[].what", "string", "`FLASH`, `growth FLASH`, `kws flash`, `kws stack`, `kws latency`, ..."),
     Key("budgets[].value", "number?", "what it is; null where it cannot be known, which `hint` explains"),
     Key("budgets[].limit", "number", "what it may be"),
-    Key("budgets[].unit", "string", "`bytes`, `us`, `percent` or `dB`"),
+    Key("budgets[].unit", "string", "`bytes`, `us`, `cycles`, `percent` or `dB`"),
     Key("budgets[].over", "number?", "by how much the limit is missed, 0 where it holds"),
     Key("budgets[].ok", "boolean", "whether the limit holds"),
     Key("budgets[].hint", "string", "what would help; may be empty"),
