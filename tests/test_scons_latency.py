@@ -125,7 +125,7 @@ def test_report_of_an_image(project: Project) -> None:
     }
     assert model["layers"][0]["cycles"] == 10_100
     text = (project.folder / "fw.size.txt").read_text()
-    assert "time  ~10,200 cycles, ~212.5 us at 48 MHz, 1 wait states, fit error at most 9 % on this core" in text
+    assert "time  ~10,200 cycles, ~212.5 us at 48 MHz, 1 wait state, fit error at most 9 % on this core" in text
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,9 @@ class Verdict:
     """One budget held against its limit.
 
     `what` names it (`FLASH`, `growth RAM`, `kws flash`, `kws latency`, `kws sqnr`), `unit` is bytes, us, cycles,
-    percent or dB. `value` is None where it cannot be known, which `hint` explains: such a budget is missed. With `at_least` the
-    limit is the least that is allowed, as for accuracy. `hint` says what would help, in parts separated by `; `.
+    percent or dB. `value` is None where it cannot be known, which `hint` explains: such a budget is missed. With
+    `at_least` the limit is the least that is allowed, as for accuracy. `hint` says what would help, in parts separated
+    by `; `.
     """
 
     what: str

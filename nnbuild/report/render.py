@@ -110,7 +110,8 @@ def _latency(latency: dict[str, Any]) -> str:
         parts.append(f"{about}{latency['us']:,.10g} us at {latency['mhz']:.10g} MHz")
     if latency["basis"] == "measured":
         return ", ".join([*parts, "measured on the board"])
-    slow = [f"{latency['wait_states']} wait states"] if latency["wait_states"] else []
+    waits = latency["wait_states"]
+    slow = [f"{waits} wait state{'s' if waits > 1 else ''}"] if waits else []
     slow += [f"{latency['mul_cycles']} cycles a multiplication"] if latency["mul_cycles"] != 1 else []
     exact = "a guess: instructions x factor"
     if latency["basis"] == "fit":
