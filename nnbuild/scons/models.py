@@ -94,22 +94,23 @@ REGISTRY = Registry()
 
 def own_files(python_only: bool) -> str:
     """A name for the contents of nnbuild's own files: generated files depend on it."""
-    key = "python" if python_only else "all"
-    if key not in _OWN_FILES:
-        digest = hashlib.sha256()
-        suffixes = (".py",) if python_only else (".py", ".j2", ".h", ".c", ".S")
+    if not _OWN_FILES:
+        digests = {True: hashlib.sha256(), False: hashlib.sha256()}
         for folder, folders, names in os.walk(run.PACKAGE):
             folders[:] = sorted(name for name in folders if name != "__pycache__")
             for name in sorted(names):
-                if name.endswith(suffixes):
+                if name.endswith((".py", ".j2", ".h", ".c", ".S")):
                     path = os.path.join(folder, name)
                     data = Path(path).read_bytes()
-                    digest.update(f"{os.path.relpath(path, run.PACKAGE)}\0{len(data)}\0".encode() + data)
-        _OWN_FILES[key] = f"nnbuild's own files {digest.hexdigest()[:16]}"
-    return _OWN_FILES[key]
+                    relative = os.path.relpath(path, run.PACKAGE).replace(os.sep, "/")
+                    for python, digest in digests.items():
+                        if name.endswith(".py") or not python:
+                            digest.update(f"{relative}\0{len(data)}\0".encode() + data)
+        _OWN_FILES.update({key: f"nnbuild's own files {made.hexdigest()[:16]}" for key, made in digests.items()})
+    return _OWN_FILES[python_only]
 
 
-_OWN_FILES: dict[str, str] = {}
+_OWN_FILES: dict[bool, str] = {}
 
 
 _QUANTIZE = SCons.Builder.Builder(
