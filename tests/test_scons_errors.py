@@ -166,6 +166,10 @@ READING = {
         "NN_REQUIRE: this is nnbuild 0.1.0, and <0.1 is required",
     ),
     "budget without an image": ("env.NNBudget()\n", "NNBudget: missing a required argument: 'elf'"),
+    "misspelled variable of a budget": (
+        'env.Clone(NN_CYLCES="a.json").NNBudget(env.Program("fw", "main.c"))\n',
+        "NNBudget: unknown construction variable NN_CYLCES; hint: did you mean NN_CYCLES?",
+    ),
     "budget of None": ("env.NNBudget(None)\n", "NNBudget: takes what env.Program returned, not None"),
     "budget of an alias": ('env.NNBudget(env.Alias("x"))\n', "NNBudget: takes what env.Program returned, not x"),
     "budget of a folder": ('env.NNBudget("models")\n', "Directory "),

@@ -64,7 +64,7 @@ if "nnbuild" not in sys.modules:
 
 from nnbuild import __version__
 from nnbuild.errors import ConfigError
-from nnbuild.scons import budgets, cmsis_library, models, requirement, run
+from nnbuild.scons import budgets, cmsis_library, models, requirement, run, variables
 from nnbuild.scons.boundary import user_errors
 
 _COMMAND = "$( $NNPYTHON -m nnbuild $)"
@@ -131,6 +131,7 @@ def NNModel(env: Any, model: Any, **options: Any) -> list[Any]:  # noqa: N802
 def NNBudget(env: Any, elf: Any, **limits: Any) -> list[Any]:  # noqa: N802
     """Hold an image against limits. See the tool's docstring."""
     requirement.check(env, __version__)
+    variables.check(env, "NNBudget")
     return budgets.image_budget(env, elf, **limits)
 
 
