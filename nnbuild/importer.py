@@ -287,7 +287,6 @@ def _check_operators(model: onnx.ModelProto, file: str, operators: Collection[st
 
 _HINTS = {
     "BatchNormalization": "its statistics must be constants; export in evaluation mode",
-    "PRelu": "only with one slope for all channels is",
     "Cast": "only a cast that changes nothing is",
     "Div": "only division by a constant, one number or one for each channel, is",
 }

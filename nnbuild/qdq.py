@@ -14,7 +14,7 @@ from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 VIEWS = frozenset(
     (
         *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout", "Cast"),
-        *("DepthToSpace", "Expand", "Gather", "Slice", "SpaceToDepth", "Tile"),
+        *("DepthToSpace", "Expand", "Gather", "Resize", "Slice", "SpaceToDepth", "Tile"),
     )
 )
 """Operators that move no value into another range."""

@@ -32,6 +32,7 @@ _PARAMETERS: Mapping[str, frozenset[int]] = {
     "Clip": frozenset((1, 2)),
     "Pad": frozenset((1, 2, 3)),
     "Pow": frozenset((1,)),
+    "Resize": frozenset((1, 2, 3)),
 }
 _CLAMPS = frozenset(("Relu", "Clip"))
 

@@ -172,6 +172,15 @@ def pad(name: str, shape: Sequence[int], pads: Sequence[int], value: float, quan
     return model.case(model.pair(model.node("Pad", inputs), quant))
 
 
+def resized(name: str, shape: Sequence[int], scales: Sequence[float], attributes: Mapping[str, Any]) -> Case:
+    """One Resize, and arithmetic behind it."""
+    model = _Model(name)
+    quant = QuantParams(0.1, 3)
+    inputs = [model.input(shape, quant), "", model.constant(np.array(scales, np.float32))]
+    value = model.pair(model.node("Resize", inputs, **attributes), quant)
+    return model.case(model.pair(model.node("Neg", [value]), QuantParams(0.11, -2)))
+
+
 def reduced(
     name: str, kind: str, shape: Sequence[int], axes: Sequence[int], quant: QuantParams, output: QuantParams,
     keepdims: int = 1,

@@ -82,9 +82,9 @@ REWRITTEN = frozenset(
         "Identity",
         "Mean",
         "Pad",
-        "PRelu",
         "Split",
         "Sum",
+        "Upsample",
     )
 )
 

@@ -108,6 +108,27 @@ def _softmax(graph: Graph, node: NodeProto) -> None:
     set_attribute(node, "axis", 1)
 
 
+def _upsample(graph: Graph, node: NodeProto) -> None:
+    """Upsample became Resize: scales moved to the third input, positions count from the corner."""
+    scales = attribute(node, "scales", None)
+    name = node.input[1] if len(node.input) > 1 else graph.add_constant("scales", np.asarray(scales, np.float32))
+    drop_attribute(node, "scales")
+    _resize(graph, node, name)
+
+
+def _old_resize(graph: Graph, node: NodeProto) -> None:
+    if len(node.input) == 2:
+        _resize(graph, node, node.input[1])
+
+
+def _resize(graph: Graph, node: NodeProto, scales: str) -> None:
+    node.op_type = "Resize"
+    graph.drop_inputs(node, 1)
+    graph.set_input(node, 2, scales)
+    set_attribute(node, "coordinate_transformation_mode", "asymmetric")
+    set_attribute(node, "nearest_mode", "floor")
+
+
 _CHANGES: dict[str, tuple[int, Callable[[Graph, NodeProto], None]]] = {
     "BatchNormalization": (9, _batchnorm),
     "Clip": (11, _clip),
@@ -120,9 +141,11 @@ _CHANGES: dict[str, tuple[int, Callable[[Graph, NodeProto], None]]] = {
     "ReduceMean": (18, _axes_to_input),
     "ReduceMin": (18, _axes_to_input),
     "ReduceSum": (13, _axes_to_input),
+    "Resize": (11, _old_resize),
     "Slice": (10, _slice),
     "Softmax": (13, _softmax),
     "Split": (18, _split),
     "Squeeze": (13, _axes_to_input),
     "Unsqueeze": (13, _axes_to_input),
+    "Upsample": (10, _upsample),
 }
