@@ -369,6 +369,8 @@ def _macs(node: NodeProto, output: tuple[int, ...], folder: _Folder) -> int:
     if node.op_type in ("MaxPool", "AveragePool"):
         window: list[int] = attribute(node, "kernel_shape", [1])
         return math.prod(output) * math.prod(window)
+    if node.op_type == "ConvTranspose":
+        return math.prod(output) * math.prod(attribute(node, "kernel_shape", [1])) * _channels(node, folder)
     if node.op_type in ("Conv", "MatMul", "Gemm") and len(node.input) > 1:
         value = node.input[1]
         array = folder.constants.get(value)

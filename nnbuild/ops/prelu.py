@@ -87,9 +87,10 @@ def cases() -> Iterable[Case]:
     quant, slope, out = QuantParams(0.05, -7), QuantParams(0.01, 19), QuantParams(0.07, 3)
     slopes = np.array([-128, 127, 19, 5], np.int8)
     yield singles.several("prelu_channels", "PRelu", [(1, 4, 3, 5), slopes.reshape(4, 1, 1)], [quant, slope], out)
-    last = [(0, 3, 1, 2)]
-    images = [(1, 3, 5, 4), slopes.reshape(4, 1, 1)]
-    yield singles.several("prelu_channels_last", "PRelu", images, [quant, slope], out, orders=last)
+    yield singles.several(
+        "prelu_channels_last", "PRelu", [(1, 3, 5, 4), slopes.reshape(4, 1, 1)], [quant, slope], out,
+        orders=[(0, 3, 1, 2)],
+    )  # fmt: skip
     yield singles.several("prelu_vector", "PRelu", [(1, 4), slopes], [quant, slope], QuantParams(0.001, 0))
     each = np.arange(-30, 30, dtype=np.int8).reshape(1, 3, 4, 5)
     yield singles.several("prelu_each", "PRelu", [(1, 3, 4, 5), each], [quant, slope], out, ("Clip", -0.5, 1.0))
