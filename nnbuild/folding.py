@@ -369,14 +369,18 @@ def _macs(node: NodeProto, output: tuple[int, ...], folder: _Folder) -> int:
     if node.op_type in ("MaxPool", "AveragePool"):
         window: list[int] = attribute(node, "kernel_shape", [1])
         return math.prod(output) * math.prod(window)
-    if node.op_type == "ConvTranspose":
-        return math.prod(output) * math.prod(attribute(node, "kernel_shape", [1])) * _channels(node, folder)
-    if node.op_type in ("Conv", "MatMul", "Gemm") and len(node.input) > 1:
-        value = node.input[1]
-        array = folder.constants.get(value)
-        shape = array.shape if array is not None else static_shape(folder.types[value]) or ()
-        return math.prod(output) * max(math.prod(shape) // max(shape[0] if node.op_type == "Conv" else shape[-1], 1), 1)
-    return 0
+    axis = _OUTPUT_AXIS.get(node.op_type)
+    if axis is None or len(node.input) < 2:
+        return 0
+    value = node.input[1]
+    array = folder.constants.get(value)
+    shape = array.shape if array is not None else static_shape(folder.types[value]) or ()
+    outputs = shape[axis] if len(shape) > 1 else 1
+    return math.prod(output) * max(math.prod(shape) // max(outputs, 1), 1)
+
+
+# The axis of the weights that counts output channels.
+_OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}
 
 
 def _drop_spare_outputs(folder: _Folder) -> None:
