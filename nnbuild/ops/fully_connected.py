@@ -17,7 +17,7 @@ from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, So
 from nnbuild.kernels import cmsis_nn, horner
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
-from nnbuild.ops import channels
+from nnbuild.ops import channels, matmul
 from nnbuild.placeholder import is_placeholder, packed
 from nnbuild.target import Target
 
@@ -36,7 +36,10 @@ class FullyConnectedParams:
 
 
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
-    """Gemm(x, W, b) or MatMul(x, W) with W known."""
+    """Gemm(x, W, b) or MatMul(x, W) with W known; a MatMul of two computed values is `matmul`."""
+    if node.op_type == "MatMul" and ctx.constant(node, 0) is None and ctx.constant(node, 1) is None:
+        matmul.lower(ctx, node)
+        return
     if qdq.attribute(node, "transA", 0):
         raise ctx.refuse(node, "transA is not supported", "transpose the input instead")
     activation = ctx.activation(node)

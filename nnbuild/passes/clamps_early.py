@@ -11,7 +11,12 @@ from nnbuild.passes.graph import Graph
 
 _CLAMPS = frozenset(("Relu", "Clip"))
 _MOVERS = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
-_TAKERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "AveragePool", "GlobalAveragePool", "ReduceMean"))
+_TAKERS = frozenset(
+    (
+        *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul"),
+        *("AveragePool", "GlobalAveragePool", "ReduceMean"),
+    )
+)
 
 
 def rewrite(graph: Graph, node: NodeProto) -> bool:
