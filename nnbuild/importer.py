@@ -194,7 +194,7 @@ def _input_shape(
     for dim in shape:
         size *= dim
     if size < 1 or any(dim < 1 for dim in shape) or size > MAX_ELEMENTS or not 0 < len(shape) <= 8:
-        return report(f"shape {as_text} is empty or too large")
+        return report(f"shape {as_text or 'without dimensions'} is empty or too large")
     return shape
 
 

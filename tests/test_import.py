@@ -342,3 +342,10 @@ def test_split_becomes_slices(tmp_path: Path) -> None:
     nodes = [node("Split", "x n", "a b", axis=2), node("Add", "a b", "y")]
     proto = model(nodes, {"x": ["N", 3, 4]}, ["y"], {"n": np.array([2, 2], np.int64)})
     assert kinds(imported(tmp_path, proto)) == ["Slice", "Slice", "Add"]
+
+
+def test_upsample_of_old_opsets_becomes_resize(tmp_path: Path) -> None:
+    scales = np.array([1, 1, 2, 2], np.float32)
+    for opset, entry in ((7, node("Upsample", "x", "y", scales=scales.tolist())), (9, node("Upsample", "x s", "y"))):
+        proto = model([entry], {"x": ["N", 2, 3, 4]}, ["y"], {"s": scales} if opset == 9 else None, opset=opset)
+        assert kinds(imported(tmp_path, proto)) == ["Resize"]
