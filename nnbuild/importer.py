@@ -22,7 +22,7 @@ from nnbuild.folding import element_type_name, fold, is_qdq
 from nnbuild.node_order import positions, restore_order
 from nnbuild.onnxfile import MAX_ELEMENTS, MAX_NODES, opset, read_model
 from nnbuild.outline import Outline, read_outline
-from nnbuild.passes import EARLY_RULES, FLOAT_RULES, QDQ_RULES, REWRITTEN, name_nodes, simplify
+from nnbuild.passes import EARLY_RULES, FLOAT_RULES, QDQ_RULES, REWRITTEN, name_nodes, qoperators, simplify
 from nnbuild.passes.graph import Graph, static_shape
 from nnbuild.passes.modern_opset import declare, raise_opset
 from nnbuild.passes.unary_forms import SWISH_OPSET
@@ -79,6 +79,7 @@ def _folded(
 ) -> tuple[onnx.ModelProto, bool]:
     """The model before any runtime sees it: one graph of known operators with static shapes; and whether it is QDQ."""
     _inline_functions(model, file)
+    qoperators.expand(model)
     _drop_remarks(model)
     _fix_inputs(model, file, dict(input_shapes or {}))
     supported = set(operators) | REWRITTEN
