@@ -86,7 +86,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         raise ConfigError(f"selftest {options.selftest} is not a number of samples", hint="0 for none")
     placement = options.placement
     placement.check(options.arena)
-    choices = select(network, options.target, options.pins, options.backend)
+    choices = select(network, options.target, options.pins, options.backend, f"{name}_")
     planned = plan(network, choices, options.target, placement.in_arena, placement.arena_align)
     inputs = _named(network, network.inputs, name, "input", planned)
     outputs = _named(network, network.outputs, name, "output", planned)

@@ -26,11 +26,12 @@ BACKENDS = ("auto", "direct", "cmsis_nn")
 
 
 def select(
-    network: Network, target: Target, pins: Mapping[str, str] | None = None, backend: str = "auto"
+    network: Network, target: Target, pins: Mapping[str, str] | None = None, backend: str = "auto", prefix: str = ""
 ) -> tuple[Choice, ...]:
     """One Choice for each layer, in order: the pinned kernel, or the first that serves in the backend's order.
 
-    `pins` maps a layer's name, or its ONNX node's, to a kernel. `backend="direct"` never takes CMSIS-NN, `"cmsis_nn"`
+    `pins` maps a layer's name, with or without the model's `prefix` as reports have it (`kws_`), or its ONNX node's, to
+    a kernel. `backend="direct"` never takes CMSIS-NN, `"cmsis_nn"`
     takes it wherever it serves, `"auto"` where it is the faster one: on cores with DSP. KernelError names every pin
     that cannot be held and every layer that no kernel serves.
     """
@@ -43,14 +44,15 @@ def select(
     findings: list[Finding] = []
     for layer in network.layers:
         view = LayerView.of(network, layer)
-        pin = pins.pop(layer.name, None) or pins.pop(layer.node, None)
+        given = [pins.pop(name, None) for name in (prefix + layer.name, layer.name, layer.node)]
+        pin = next((kernel for kernel in given if kernel), None)
         choice = _choose(view, target, pin, backend)
         if isinstance(choice, Finding):
             findings.append(choice)
         else:
             choices.append(choice)
     for name in pins:
-        hint = f"layers are {', '.join(layer.name for layer in network.layers)}"
+        hint = f"layers are {', '.join(prefix + layer.name for layer in network.layers)}"
         findings.append(Finding(f"pin of '{name}': there is no such layer", hint=hint))
     if findings:
         raise KernelError.of(findings)

@@ -216,7 +216,16 @@ def test_what_cannot_be_is_said() -> None:
     with pytest.raises(KernelError) as caught:
         emit(network, EmitOptions("m", pins={"l00_add": "fastest", "l99": "direct"}))
     assert "there is no kernel 'fastest' for add" in str(caught.value)
-    assert "pin of 'l99': there is no such layer" in str(caught.value)
+    assert "pin of 'l99': there is no such layer; hint: layers are m_l00_add" in str(caught.value)
+
+
+def test_a_pin_names_a_layer_as_reports_do() -> None:
+    """docs/SCONS.md says `{"kws_l00_conv2d": "direct"}`, and so do hints: that was refused as no layer's name."""
+    network = case("fully_connected_16x10").network
+    layer = network.layers[0]
+    files = [emit(network, EmitOptions("m", pins={name: "direct"})) for name in (f"m_{layer.name}", layer.name)]
+    assert files[0] == files[1]
+    assert files[0] != emit(network, EmitOptions("m"))
 
 
 def test_a_pin_is_held_and_a_pin_that_cannot_serve_is_an_error() -> None:

@@ -288,7 +288,6 @@ def test_overlapping_symbols_count_once() -> None:
     assert found.flash["weights"] == 28
     assert found.flash["unattributed"] == 12
     assert {index: sum(kinds.values()) for index, kinds in found.models[0].layers.items()} == {0: 10, 1: 8, 2: 10}
-    assert usage.largest_layers(found.models, 2) == [("kws_l00", 10), ("kws_l02", 10)]
 
 
 def test_shared_kernels_have_their_names_and_licences() -> None:

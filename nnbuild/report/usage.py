@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -260,13 +260,3 @@ def _add_layer(model: ModelUsage, symbol: Symbol, kind: str, size: int) -> None:
     if match and kind in ("weights", "code"):
         layer = model.layers.setdefault(int(match[1]), {"weights": 0, "code": 0})
         layer[kind] += size
-
-
-def largest_layers(models: Iterable[ModelUsage], count: int) -> list[tuple[str, int]]:
-    """The `count` layers with the most bytes of flash, as (name, bytes), largest first."""
-    rows = []
-    for model in models:
-        names = {layer["index"]: layer["name"] for layer in model.report.layers}
-        for index, kinds in model.layers.items():
-            rows.append((names.get(index, f"{model.report.name}_l{index:02d}"), sum(kinds.values())))
-    return sorted(rows, key=lambda row: (-row[1], row[0]))[:count]
