@@ -535,9 +535,9 @@ def _combined(options: Mapping[str, Any]) -> Iterable[Finding]:
     if "latency_strict" in options and "latency" not in options:
         yield Finding("option 'latency_strict' needs latency", hint="add latency='2ms @ 48MHz'")
     if options.get("sources"):
-        for name in ("flash", "ram", "stack", "latency"):
+        for name in ("flash", "ram", "stack"):
             if name in options:
-                hint = "`nnbuild check` estimates it" if name == "latency" else "use env.NNBudget on the image"
+                hint = "the image's report has it" if name == "stack" else "use env.NNBudget on the image"
                 yield Finding(f"option '{name}' cannot be checked with sources=True", hint=hint)
 
 

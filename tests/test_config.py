@@ -163,6 +163,7 @@ def test_all_findings_at_once() -> None:
         ({"min_sqnr": 25}, "min_sqnr' needs validation; hint: add validation="),
         ({"min_agreement": "97%", "calibration": "c.npz"}, "min_agreement' needs validation"),
         ({"sources": True, "flash": "1K"}, "flash' cannot be checked with sources=True"),
+        ({"sources": True, "stack": 1, "latency": "1 cycles"}, "^m.onnx: option 'stack' cannot be checked [^\n]*$"),
     ],
 )
 def test_options_that_need_each_other(options: dict[str, Any], message: str) -> None:

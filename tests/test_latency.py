@@ -134,7 +134,7 @@ def test_an_unknown_core() -> None:
     assert timing.timed(report, Chip(), None) == (None, [])
     found, notes = timing.judged(report, None, parse_latency("1us @ 1MHz"), Chip(), strict=False)
     assert found is None
-    assert "latency is not judged: nothing is known of the timings of generic" in notes[0]
+    assert "latency is not judged: nothing is known of the timings of this compiler's core" in notes[0]
     strict, _ = timing.judged(report, None, parse_latency("1us @ 1MHz"), Chip(), strict=True)
     assert strict is not None
     assert strict.value is None

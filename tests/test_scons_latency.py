@@ -133,7 +133,7 @@ def test_report_of_an_image(project: Project) -> None:
     [
         ('latency="2ms"', "", "option 'latency' must name the clock, as in '2ms @ 48MHz', not '2ms'"),
         ("latency_strict=True", "", "option 'latency_strict' needs latency"),
-        ('latency="2ms @ 48MHz", sources=True', "", "option 'latency' cannot be checked with sources=True"),
+        ("", "env['NN_CYCLES'] = 'board.json'", "board.json: no such file, and nothing builds it; hint: cycles that"),
         ("", "env['NN_FLASH_WAIT_STATES'] = 'two'", "NN_FLASH_WAIT_STATES must be 0 to 15, not 'two'"),
         ("", "env['NN_MUL_CYCLES'] = 2", "NN_MUL_CYCLES must be 1 or 32, not 2"),
     ],
@@ -145,8 +145,43 @@ def test_what_can_be_wrong(project: Project, options: str, variables: str, messa
     assert message in line
 
 
-def test_a_missing_file_of_cycles(project: Project) -> None:
-    declare(project, 'latency="2ms @ 48MHz"', "env['NN_CYCLES'] = 'board.json'")
-    output = project.scons(status=2)
-    assert "board.json" in output
-    assert "not found" in output
+def test_a_host_that_compiles_gets_no_slow_model(project: Project) -> None:
+    """sources=True: the time needs no objects, so it is judged before the host gets the C; it was refused."""
+    more = "latency='{limit} @ 48MHz', sources=True"
+    declare(project, more.format(limit="209us"))
+    output = project.scons()
+    assert "model kws: kws latency 208.4 of 209.0 us" in output
+    assert not project.built(project.scons())
+    declare(project, more.format(limit="208us"))
+    for _ in range(2):
+        output = project.scons(status=2)
+        assert "kws latency is 0.4 us over its limit: 208.4 of 208.0 us" in output
+        assert project.files("kws.c") == []
+    declare(project, more.format(limit="209us"))
+    project.scons()
+    assert not project.built(project.scons())
+
+
+def test_an_image_of_sources_has_the_model_in_its_report(project: Project) -> None:
+    """It was missing there: nobody had compiled the model's objects but the host."""
+    declare(project, "sources=True")
+    text = (project.folder / "SConstruct").read_text().replace("env.Program(", "fw = env.Program(")
+    project.write({"SConstruct": text + "env.NNBudget(fw)\n"})
+    project.scons()
+    (model,) = json.loads((project.folder / "fw.size.json").read_text())["models"]
+    assert model["name"] == "kws"
+    assert model["layers"][0]["weights"]
+    assert "model kws: KWS_MODEL_ID" in project.scons("nn-size")
+
+
+def test_time_is_judged_with_link_time_optimization(project: Project) -> None:
+    """It failed: `holds no machine code yet`, which only `flash=` and `ram=` need."""
+    declare(project, "latency='209us @ 48MHz'", "env.Append(CCFLAGS=['-flto'])")
+    assert "model kws: kws latency 208.4 of 209.0 us" in project.scons()
+
+
+def test_cycles_of_another_name(project: Project) -> None:
+    """A misspelt name was estimated cycles without a word."""
+    project.write({"board.json": '{"kwz": {"model_id": "0x12345678", "cycles": 9000}}'})
+    declare(project, 'latency="209us @ 48MHz"', "env['NN_CYCLES'] = 'board.json'")
+    assert "warning: kws: NN_CYCLES has no cycles of it, only of kwz; estimated instead" in project.scons()

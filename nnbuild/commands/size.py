@@ -48,7 +48,9 @@ _KINDS: dict[str, Callable[[str], float]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `size`."""
-    parser.add_argument("files", nargs="+", metavar="ELF", help="a linked image, or the objects of one model")
+    parser.add_argument(
+        "files", nargs="*", metavar="ELF", help="a linked image, or the objects of one model; none for its time alone"
+    )
     parser.add_argument(
         "--model-report", action="append", default=[], metavar="JSON", help="report that emit wrote; repeatable"
     )
@@ -180,8 +182,25 @@ def _measured(arguments: argparse.Namespace, elves: list[elf.Elf]) -> usage.Usag
     return measured
 
 
+def _time_alone(arguments: argparse.Namespace) -> int:
+    """Hold the time of models against `--latency`, from the reports of `emit`: there is no machine code to measure."""
+    if not arguments.latency:
+        raise ConfigError("size takes an ELF", hint="without one, --model-report and --latency")
+    models = [usage.ModelUsage(usage.read_report(path)) for path in arguments.model_report]
+    verdicts = timing_arguments.apply(arguments, models)
+    missed = budget.failure_table(verdicts)
+    if missed:
+        print("\n".join(missed), flush=True)
+    elif verdicts:
+        print(render.summary(f"model {', '.join(model.report.name for model in models)}", [], verdicts))
+    budget.check(verdicts, arguments.model_report[0])
+    return 0
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write, print, and hold against the budgets."""
+    if not arguments.files:
+        return _time_alone(arguments)
     limits = _parsed("--budget", arguments.budget, budget.parse_limit, named=True)
     elves = [elf.read(path) for path in arguments.files]
     measured = _measured(arguments, elves)

@@ -80,7 +80,7 @@ def timed(facts: Mapping[str, Any], chip: Chip, limit: Latency | None) -> tuple[
 
     The wait states that `limit` names win over the chip's.
     """
-    entry, notes = _measured(facts, chip)
+    entry, notes = _measured(facts, chip, limit)
     if entry is not None:
         layers = tuple(entry.get("layers") or [None] * len(facts["layers"]))
         return Timed(entry["cycles"], layers, "measured"), notes
@@ -112,10 +112,15 @@ def _weighed(part: Mapping[str, int], waits: int, multiplications: int) -> int:
     return part["cycles"] + part["waits"] * waits + part["multiplications"] * multiplications
 
 
-def _measured(facts: Mapping[str, Any], chip: Chip) -> tuple[Mapping[str, Any] | None, list[str]]:
+def _measured(
+    facts: Mapping[str, Any], chip: Chip, limit: Latency | None
+) -> tuple[Mapping[str, Any] | None, list[str]]:
     entry = chip.measured.get(facts["name"])
     if entry is None:
-        return None, []
+        if not chip.measured or limit is None:
+            return None, []
+        known = ", ".join(sorted(chip.measured))
+        return None, [f"{facts['name']}: NN_CYCLES has no cycles of it, only of {known}; estimated instead"]
     if entry["model_id"].lower() != facts["model_id"]:
         old = f"measured on {entry['model_id']}, and this model is {facts['model_id']}"
         return None, [f"{facts['name']}: the cycles in NN_CYCLES were {old}; estimated instead"]
@@ -153,7 +158,8 @@ def judged(
     name, cpu = facts["name"], facts["cpu"]
     unit, most = ("us" if limit.cycles is None else "cycles"), limit.us
     if found is None:
-        note = f"nothing is known of the timings of {cpu}, or of one of the kernels"
+        core = "this compiler's core" if cpu == "generic" else cpu
+        note = f"nothing is known of the timings of {core}, or of one of the kernels"
         if strict:
             hint = f"{note}; NN_CYCLES= takes figures measured on the board"
             return Verdict(f"{name} latency", None, most, unit, hint), []
@@ -186,7 +192,8 @@ def _advice(facts: Mapping[str, Any], found: Timed, limit: Latency, chip: Chip) 
     if found.waits:
         lines.append(f"{found.waits:,} cycles wait for the flash, if it has neither prefetch nor cache")
     if limit.cycles is None:
-        lines.append(f"it would hold at {found.cycles / limit.us:.1f} MHz with as many wait states")
+        mhz = math.ceil(round(found.cycles / limit.us * 10, 6)) / 10
+        lines.append(f"it would hold at {mhz:,.1f} MHz with as many wait states")
     return lines
 
 

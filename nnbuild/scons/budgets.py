@@ -46,6 +46,8 @@ class Image:
 
 _IMAGES: dict[Any, Image] = {}
 _LISTED: set[Any] = set()
+_CHECKED: list[Model] = []
+"""Models whose C files wait for their budget."""
 
 
 def _settle(target: Sequence[Any], status: int) -> None:
@@ -70,8 +72,14 @@ def _model_arguments(target: Sequence[Any], source: Sequence[Any], env: Any) -> 
     model = REGISTRY.by_object[target[0]]
     made = model.objects_with(target[0])
     objects = [str(node) for node in made if not node.name.startswith(f"{model.name}_selftest.")]
-    words = [*objects, "--summary", "--model-report", str(model.file(".report.json"))]
-    return [*words, *_model_limits(model, ("flash", "ram")), *latency.arguments(env, {model.name: model.options})]
+    limits = _model_limits(model, ("flash", "ram"))
+    # Time is judged without the objects, which may hold no machine code yet.
+    return [*(objects if limits else []), *_time_arguments(model, env), *limits]
+
+
+def _time_arguments(model: Model, env: Any) -> list[str]:
+    words = ["--summary", "--model-report", str(model.file(".report.json"))]
+    return [*words, *latency.arguments(env, {model.name: model.options})]
 
 
 def _model_limits(model: Model, kinds: Sequence[str]) -> list[str]:
@@ -103,6 +111,31 @@ def check_model(env: Any, model: Model, objects: Sequence[Any]) -> None:
     env.Clean(main, main.get_abspath() + OVER)
     boundary.remember_line(main)
     _append_check(main, _MODEL_CHECK)
+
+
+def _withdraw(target: Sequence[Any], status: int) -> None:
+    """Files that the host would compile are not there where the model is over its budget."""
+    for node in target:
+        if status and os.path.lexists(node.get_abspath()):
+            os.unlink(node.get_abspath())
+
+
+_SOURCES_CHECK = run.action(
+    "NNSIZECOM",
+    lambda target, source, env: _time_arguments(REGISTRY.by_source[target[0]], env),
+    after=_withdraw,
+)
+
+
+def check_sources(env: Any, model: Model) -> None:
+    """Hold a model whose C files the host compiles against its `latency=`, before the host gets them."""
+    main = model.files[0]
+    if "latency" not in model.options or model in _CHECKED:
+        return
+    _CHECKED.append(model)
+    limits = {name: model.options[name] for name in ("latency", "latency_strict") if name in model.options}
+    env.Depends(model.files, [env.Value(f"budget {limits}"), *latency.dependencies(env)])
+    _append_check(main, _SOURCES_CHECK)
 
 
 class _Late:
@@ -139,15 +172,22 @@ _STACK_CHECK = SCons.Action.Action(_stack_is_judged, strfunction=None)
 
 
 def _models_in(node: Any, seen: set[Any]) -> Iterator[Model]:
-    """The models whose objects are below `node`, also through libraries."""
+    """The models whose objects, or objects of whose C files, are below `node`, also through libraries; each once."""
+    found: dict[int, Model] = {}
+    _collect(node, seen, found)
+    return iter(found.values())
+
+
+def _collect(node: Any, seen: set[Any], found: dict[int, Model]) -> None:
     if node in seen:
         return
     seen.add(node)
-    if node in REGISTRY.by_object:
-        yield REGISTRY.by_object[node]
+    model = REGISTRY.by_object.get(node) or REGISTRY.by_source.get(node)
+    if model is not None:
+        found[id(model)] = model
         return
     for child in [*(node.sources or []), *(node.depends or []), *(node.implicit or [])]:
-        yield from _models_in(child, seen)
+        _collect(child, seen, found)
 
 
 def _report_arguments(elf: Any, env: Any) -> list[str]:
@@ -192,10 +232,10 @@ def _limit_arguments(elf: Any) -> list[str]:
 def _signature(elf: Any) -> str:
     """All that an image is held against: whatever changes here, it is linked and checked again."""
     image = _IMAGES[elf]
-    models = sorted(
-        word for model in _models_in(elf, set()) for word in _model_limits(model, ("flash", "ram", "stack"))
-    )
-    return f"budget {image.limits} {models} {baselines.signature(image.baseline, image.growth)}"
+    kinds = ("flash", "ram", "stack")
+    models = {m.name: {kind: m.options[kind] for kind in kinds if kind in m.options} for m in _models_in(elf, set())}
+    limited = {name: limits for name, limits in sorted(models.items()) if limits}
+    return f"budget {image.limits} {limited} {baselines.signature(image.baseline, image.growth)}"
 
 
 _IMAGE_CHECK = run.action("NNSIZECOM", _image_arguments, after=_settle)
@@ -295,7 +335,7 @@ def list_size(env: Any, elf: Any) -> None:
 @boundary.user_errors
 def program_emitter(target: list[Any], source: list[Any], env: Any) -> tuple[list[Any], list[Any]]:
     """Notes every program that lists a model's objects, and links what models call behind everything else."""
-    if any(node in REGISTRY.by_object for node in source):
+    if any(node in REGISTRY.by_object or {*(node.sources or [])} & REGISTRY.by_source.keys() for node in source):
         list_size(env, target[0])
     linked = [lib for lib in SCons.Util.flatten(env.get("LIBS", [])) if isinstance(lib, SCons.Node.Node)]
     seen: set[Any] = set()

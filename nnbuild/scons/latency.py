@@ -19,6 +19,10 @@ def settle(env: Any, where: str) -> None:
     given = env.get("NN_CYCLES")
     if SCons.Util.is_String(given) and given:
         env["NN_CYCLES"] = env.File(given)
+    node = env.get("NN_CYCLES")
+    if node and not node.is_derived() and not node.rexists() and not env.GetOption("clean"):
+        hint = "cycles that were measured on the board; leave NN_CYCLES out until there are some"
+        raise ConfigError("no such file, and nothing builds it", run.path(node), hint)
 
 
 def _number(env: Any, name: str, allowed: Any, text: str, where: str) -> int:

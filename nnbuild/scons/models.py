@@ -87,6 +87,7 @@ class Registry:
     quantized: dict[str, Quantized] = field(default_factory=dict)
     models: dict[tuple[str, str], Model] = field(default_factory=dict)
     by_object: dict[Any, Model] = field(default_factory=dict)
+    by_source: dict[Any, Model] = field(default_factory=dict)
 
 
 REGISTRY = Registry()
@@ -334,6 +335,7 @@ def declare(env: Any, model: Any, given: Mapping[str, Any]) -> Model:
     if cmsis_nn and options.get("cmsis_nn_sources", True):
         declared.library = cmsis_library.library(env, cmsis_nn)
     REGISTRY.models[key] = declared
+    REGISTRY.by_source.update(dict.fromkeys(declared.sources, declared))
     return declared
 
 

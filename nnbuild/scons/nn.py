@@ -124,6 +124,7 @@ def NNModel(env: Any, model: Any, **options: Any) -> list[Any]:  # noqa: N802
         return _objects(env, declared)
     if declared.include:
         env.AppendUnique(CPPPATH=[declared.include])
+    budgets.check_sources(env, declared)
     return declared.sources
 
 
