@@ -76,11 +76,23 @@ def report(name: str, layers: list[str], arena: int = 400) -> dict[str, Any]:
     }
 
 
-def compile_all(folder: Path, stack: str = "", symbols: str = "", flags: list[str] = FLAGS, kws: str = KWS) -> Path:
+# What firmware around a model calls its own variables and functions.
+NAMED_LIKE_A_MODEL = """
+static volatile signed char kws_input[64];
+volatile int kws_statistics[5];
+const char kws_labels[40] = "yes";
+int kws_task(void) { return kws_input[1] + kws_statistics[2] + kws_labels[3]; }
+int kws_output_seen(int x) { return x + kws_task() * kws_statistics[x]; }
+"""
+
+
+def compile_all(
+    folder: Path, stack: str = "", symbols: str = "", flags: list[str] = FLAGS, kws: str = KWS, firmware: str = MAIN
+) -> Path:
     """The image `fw.elf` of the sources above."""
     if shutil.which(COMPILER) is None:
         pytest.skip(f"{COMPILER} is not installed")
-    sources = {"kws.c": kws, "kws_weights.c": KWS_WEIGHTS, "kws_big.c": KWS_BIG, "main.c": MAIN}
+    sources = {"kws.c": kws, "kws_weights.c": KWS_WEIGHTS, "kws_big.c": KWS_BIG, "main.c": firmware}
     for name, text in sources.items():
         (folder / name).write_text(text)
     (folder / "chip.ld").write_text(symbols + SCRIPT.replace("STACK", stack))
@@ -125,6 +137,15 @@ def test_every_byte_is_counted_once(tmp_path: Path) -> None:
         ("FLASH", found["flash"]["total"], 65536),
         ("RAM", found["ram"]["total"], 8192),
     ]
+
+
+def test_variables_and_functions_of_the_firmware_named_like_a_model_are_not_the_models(tmp_path: Path) -> None:
+    compile_all(tmp_path)
+    models = measured(tmp_path)["models"]
+    compile_all(tmp_path, firmware=MAIN + NAMED_LIKE_A_MODEL)
+    found = measured(tmp_path)
+    assert found["models"] == models
+    assert found["ram"]["other"] >= sum(model["ram"]["other"] for model in models) + 64 + 20
 
 
 def test_bytes_go_to_their_model_layer_and_kind(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Bytes of flash and RAM by what they are for, by model and by layer.
 
-Symbols say what bytes are for: all of a model's start with its name, a layer's with `<model>_lNN_`. Bytes that no
-symbol covers (padding, string constants, tables of the linker) are counted as unattributed, never guessed.
+Symbols say what bytes are for: a model's are `<model>_run` and others that `emit` writes, a layer's start with
+`<model>_lNN_`. Bytes that no symbol covers (padding, string constants, tables of the linker) are counted as
+unattributed, never guessed.
 """
 
 from __future__ import annotations
@@ -172,15 +173,38 @@ def _pieces(section: Section) -> Iterator[tuple[Symbol | None, int]]:
 
 
 def _owner(usage: Usage, symbol: Symbol) -> ModelUsage | None:
-    """The model that a symbol belongs to: by the longest name that it starts with, else by its source file."""
-    by_name = [model for model in usage.models if symbol.name.startswith(f"{model.report.name}_")]
-    if by_name:
-        return max(by_name, key=lambda model: len(model.report.name))
+    """The model that a symbol belongs to: by a name that `emit` writes, else by its source file."""
+    for model in usage.models:
+        name = model.report.name
+        if symbol.name.startswith(f"{name}_") and _is_own(model, symbol, symbol.name[len(name) + 1 :]):
+            return model
     own = {f"{model.report.name}{suffix}": model for model in usage.models for suffix in _FILES}
-    return own.get(symbol.file.replace("\\", "/").rsplit("/", 1)[-1])
+    return own.get(_file(symbol))
+
+
+def _is_own(model: ModelUsage, symbol: Symbol, rest: str) -> bool:
+    """Whether `emit` writes `<name>_<rest>`; a firmware has names such as `kws_task` and `kws_input` of its own."""
+    if _ACCESSOR.match(rest):
+        return symbol.function and any(
+            buffer["kind"] in ("input", "output") and buffer["offset"] is not None
+            for buffer in model.report.facts["arena_map"]
+        )
+    return bool(_OWN.match(rest))
+
+
+def _file(symbol: Symbol) -> str:
+    """The source file of a local symbol without its folders, else empty."""
+    return symbol.file.replace("\\", "/").rsplit("/", 1)[-1]
 
 
 _FILES = (".c", "_weights.c", "_kernels.S", "_selftest.c")
+
+# What follows a model's name in symbols of the templates; compilers append `.part.0` and the like.
+_OWN = re.compile(
+    r"(?:l\d+_\w+|run|arena|scratch|raw_input|set_input_(?:u8|i16)|selftest|expected\w*"
+    r"|(?:argmax|quantize_input|dequantize_output)\w*)(?:\..*)?$"
+)
+_ACCESSOR = re.compile(r"(?:input|output)(?:_\w+)?(?:\..*)?$")
 
 
 def _flash_kind(symbol: Symbol, model: ModelUsage | None) -> str:
@@ -198,7 +222,7 @@ def _flash_kind(symbol: Symbol, model: ModelUsage | None) -> str:
 
 def _is_cmsis_nn(symbol: Symbol) -> bool:
     """By its name, or that of the source file of what is local to one."""
-    return bool(_CMSIS_NN.match(symbol.name) or _CMSIS_NN.match(symbol.file.replace("\\", "/").rsplit("/", 1)[-1]))
+    return bool(_CMSIS_NN.match(symbol.name) or _CMSIS_NN.match(_file(symbol)))
 
 
 # CMSIS-NN's names; CMSIS-DSP's functions start with arm_ as well, and none of them is for eight bits signed by s8.
