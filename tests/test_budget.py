@@ -215,3 +215,16 @@ def test_bad_linker_scripts(tmp_path: Path, text: str) -> None:
 def test_missing_linker_script(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no.ld: cannot be read: No such file or directory"):
         regions(tmp_path / "no.ld")
+
+
+@pytest.mark.parametrize(
+    ("symbols", "home"), [({}, "RAM"), ({"_estack": 0x1100}, "DTCM"), ({"_estack": 0x9000}, "RAM")]
+)
+def test_the_stack_is_where_the_variables_are_not_in_the_first_region(symbols: dict[str, int], home: str) -> None:
+    """An arena of its own section in front of .bss does not draw the stack reserve to its region."""
+    places = [Region("DTCM", 0x1000, 0x100), Region("RAM", 0x2000, 0x1000)]
+    sections = (section(".dtcm", 0x1000, None, 64, writable=True), section(".bss", 0x2000, None, 32, writable=True))
+    uses = budget.region_uses([Elf("fw.elf", True, sections, symbols)], 200, places, {}, "chip.ld")
+    used = {"DTCM": 64, "RAM": 32}
+    assert {use.name: use.used for use in uses} == {**used, home: used[home] + 200}
+    assert [use.name for use in uses if use.home] == [home]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from nnbuild.report import hints
+from nnbuild.report import hints, regional
+from nnbuild.report.linkerscript import Region
 from tests import reports
 
 
@@ -90,3 +91,23 @@ def test_the_stack() -> None:
     unknown = {"bytes": None, "path": ["kws_run"], "note": "recursion: f -> f"}
     assert hints.stack(unknown, model["layers"]) == "recursion: f -> f"
     assert hints.stack(None, model["layers"]) == "it is known when the model is linked"
+
+
+def test_hints_of_a_region_name_only_what_lies_in_it() -> None:
+    """Code in FLASH, weights in QSPI, the arena in DTCM, the firmware's variables in RAM."""
+    places = {name: Region(name, at << 24, 1 << 20) for at, name in enumerate(("FLASH", "QSPI", "DTCM", "RAM"))}
+    values = {"kws_run": 0x40, "kws_l00_conv2d": 0x80, "kws_arena": places["DTCM"].origin}
+    values |= {"kws_l00_conv2d_bias": places["QSPI"].origin, "kws_l02_softmax_table": places["QSPI"].origin + 8}
+    parts = {name: regional.part(document(), region, values, name == "RAM") for name, region in places.items()}
+    assert "(conv2d 8x8x4 -> 8x8x4) holds 8 % of it: code 700" in hints.flash(parts["FLASH"], 9_000)
+    assert "selftest=0" in hints.flash(parts["FLASH"], 9_000)
+    weights = hints.flash(parts["QSPI"], 9_000)
+    assert "holds 22 % of it: weights 2,000; " in weights
+    assert "code" not in weights
+    assert "selftest" not in weights
+    arena = hints.ram(parts["DTCM"], 700)
+    assert arena.startswith("the arena of kws")
+    assert "kept for" not in arena
+    assert hints.ram(parts["RAM"], 700).startswith("500 bytes are kept for stack")
+    del values["kws_arena"]  # the caller's, under a name of its own
+    assert hints.ram(regional.part(document(), places["RAM"], values, True), 700).startswith("the arena of kws")

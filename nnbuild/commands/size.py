@@ -30,6 +30,7 @@ from nnbuild.report import (
     forms,
     hints,
     linkerscript,
+    regional,
     render,
     stack,
     terminal,
@@ -141,11 +142,15 @@ def _verdicts(
     measured: usage.Usage,
     limits: list[tuple[usage.ModelUsage, str, float]],
     found: document.Document,
+    values: dict[str, int],
 ) -> list[budget.Verdict]:
-    """All budgets that were given, each held against what it limits, with what would help."""
+    """All budgets that were given, each held against what it limits, with what would help; `values` of all symbols."""
+    regions = {region.name: region for region in _regions(arguments.linker_script)}
 
     def region_hint(use: budget.RegionUse) -> str:
-        return (hints.flash if 2 * use.constant >= use.used else hints.ram)(found, use.used)
+        region = regions.get(use.name)
+        there = regional.part(found, region, values, use.home) if region else found
+        return (hints.flash if 2 * use.constant >= use.used else hints.ram)(there, use.used)
 
     verdicts = budget.region_verdicts(uses, region_hint)
     for model in measured.models:
@@ -213,7 +218,8 @@ def run(arguments: argparse.Namespace) -> int:
     model_limits = _model_limits(arguments.model_budget, measured.models)
     accuracy.join(measured.models, arguments.accuracy_report, model_limits)
     found = document.build(names, measured, uses, _kept(arguments))
-    verdicts = _verdicts(arguments, uses, measured, model_limits, found) + latencies
+    values = {name: value for image in elves if image.linked for name, value in image.values.items()}
+    verdicts = _verdicts(arguments, uses, measured, model_limits, found, values) + latencies
     found["budgets"] = [verdict.data() for verdict in verdicts]
     if arguments.json:
         write_text(arguments.json, document.as_json(found))

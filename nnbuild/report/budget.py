@@ -109,13 +109,17 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class RegionUse:
-    """Bytes used of a region, `constant` of them by code and constants; `length` and `limit` are None for none."""
+    """Bytes used of a region, `constant` of them by code and constants; `length` and `limit` are None for none.
+
+    `home` says that it holds the variables of the firmware, and with them the stack.
+    """
 
     name: str
     used: int
     length: int | None
     limit: int | None
     constant: int = 0
+    home: bool = True
 
     @property
     def over(self) -> int:
@@ -160,16 +164,18 @@ def region_uses(
         used = {"FLASH": sum(s.size for s in sections if s.load is not None), "RAM": reserve}
         used["RAM"] += sum(s.size for s in sections if s.writable or s.load not in (None, s.address))
         lengths: dict[str, int | None] = {"FLASH": None, "RAM": None}
+        home = "RAM"
     else:
         used = {region.name: sum(_bytes_in(region, section) for section in sections) for region in regions}
         lengths = {region.name: region.length for region in regions}
-        home = _home(sections, regions)
+        home = _home(elves, regions)
         used[home] += reserve
     _known(limits, lengths, script)
     constant = {"FLASH": used["FLASH"]} if not regions else {r.name: _constants(r, sections) for r in regions}
+    bounds = {name: _limit(limits.get(name), length) for name, length in lengths.items()}
     return [
-        RegionUse(name, used[name], lengths[name], _limit(limits.get(name), lengths[name]), constant.get(name, 0))
-        for name in used
+        RegionUse(name, size, lengths[name], bounds[name], constant.get(name, 0), name == home)
+        for name, size in used.items()
     ]
 
 
@@ -183,13 +189,17 @@ def _bytes_in(region: Region, section: Section) -> int:
     return section.size * (runs_there + stored_there)
 
 
-def _home(sections: Sequence[Section], regions: Sequence[Region]) -> str:
-    """The region that holds the firmware's variables, hence its stack."""
-    for section in sections:
-        for region in regions:
-            if section.writable and section.address in region:
-                return region.name
-    return regions[-1].name
+_STACK_TOPS = ("__StackTop", "__stack_top", "_estack", "__stack", "_stack_top")
+
+
+def _home(elves: Sequence[Elf], regions: Sequence[Region]) -> str:
+    """The region that holds the stack: where symbols say it ends, else that of .bss or .data, else of any variable."""
+    sections = [section for elf in elves for section in elf.sections if section.writable]
+    addresses = [elf.values[name] - 1 for name in _STACK_TOPS for elf in elves if name in elf.values]
+    addresses += [section.address for section in sections if re.match(r"\.(bss|data)\b", section.name)]
+    addresses += [section.address for section in sections]
+    names = (region.name for address in addresses for region in regions if address in region)
+    return next(names, regions[-1].name)
 
 
 def _known(limits: Mapping[str, int | Share], lengths: Mapping[str, int | None], script: str) -> None:
