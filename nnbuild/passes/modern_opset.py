@@ -1,4 +1,4 @@
-"""One opset for everything downstream: nodes of opsets 7 to 19 in the form that they have in opset 20.
+"""Few opsets for everything downstream: nodes of opsets 7 to 19 in the form that they have in opset 20.
 
 Source: onnx/docs/Changelog.md. Most operators only gained element types; the table names those whose form changed.
 """
@@ -17,17 +17,23 @@ from nnbuild.onnxfile import opset
 from nnbuild.passes.graph import Graph, attribute, drop_attribute, set_attribute
 
 TARGET = 20
+NEWEST = 24
+"""What came later changed types only, but for a mode of SpaceToDepth; runtimes know this one."""
 IR_VERSION = 9  # of onnx 1.15, which brought opset 20
 
 
 def raise_opset(graph: Graph) -> None:
-    """Rewrite the nodes of a graph with static shapes; a model of a later opset keeps its own."""
+    """Rewrite the nodes of a graph with static shapes; a model of opset 21 to 24 keeps its own."""
     version = opset(graph.model)
     for node in list(graph.nodes):
         change = _CHANGES.get(node.op_type)
         if change is not None and version < change[0]:
             change[1](graph, node)
-    declare(graph.model, max(version, TARGET))
+    moved = [node for node in graph.nodes if node.op_type == "SpaceToDepth"]
+    later = any(attribute(node, "mode", b"DCR") != b"DCR" for node in moved)
+    for node in moved if not later else ():
+        drop_attribute(node, "mode")
+    declare(graph.model, version if later else min(max(version, TARGET), NEWEST))
 
 
 def declare(model: onnx.ModelProto, version: int) -> None:
