@@ -42,7 +42,7 @@ def input_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 def calibrated(request: Request, model: onnx.ModelProto) -> Ranges:
     """Ranges of the imported float `model` over the samples that the request names."""
     if request.calibration is None:
-        hint = "give --calibration samples.npz"
+        hint = "calibration='samples.npz' in NNModel, --calibration samples.npz of a command"
         raise CalibrationError("a float model needs calibration samples", request.model, hint)
     found = samples.load(request.calibration, input_shapes(model))
     try:

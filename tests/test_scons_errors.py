@@ -232,6 +232,29 @@ def test_all_findings_of_one_call(project: Project) -> None:
     assert output[-1] == f'File "{project.folder}/SConstruct", line 2, in <module>'
 
 
+def test_all_findings_of_one_budget(project: Project) -> None:
+    """One of them was said, and the next one in the next run."""
+    project.write({"SConstruct": HOST + FW + 'env.NNBudget(fw, FLASH="64Q", CCM=1, RAM="5%", growth="x")\n'})
+    output = project.scons(status=2)
+    for named in (
+        "budget FLASH must be",
+        "budget for region 'CCM', which needs",
+        "budget RAM is a share",
+        "growth is held against",
+    ):
+        assert output.count(f"fw: {named}") == 1, named
+    assert output.count("scons: ***") == 1
+
+
+@pytest.mark.parametrize("command", ["nn-size", "nn-report", "nn-baseline", "nn-freeze"])
+def test_commands_without_anything_to_do(project: Project, command: str) -> None:
+    """SCons said that it does not know how to make a file of that name."""
+    project.write({"SConstruct": HOST + 'env.Clone()\nenv.Program("fw", "main.c")\n'})
+    (line,) = [line for line in project.scons(command, status=2).splitlines() if "***" in line]
+    assert line.startswith(f"scons: *** [{command}:] no ")
+    assert "; hint: " in line
+
+
 def test_line_of_a_sconscript_and_of_a_module(project: Project) -> None:
     project.write(
         {

@@ -150,7 +150,7 @@ def test_growth_needs_a_baseline(project: Project) -> None:
     project.write({"SConstruct": text.replace('"size-baseline.json"', "5")})
     assert "NN_BASELINE must be one file, not 5" in project.scons(status=2)
     project.write({"SConstruct": text, "size-baseline.json": "nonsense"})
-    assert "size-baseline.json: is no baseline; hint: `scons nn-baseline`" in over(project)
+    assert "size-baseline.json: is no baseline; hint: take it from version control, or delete it" in over(project)
 
 
 # --- stack -------------------------------------------------------------------------------------------------------

@@ -136,6 +136,11 @@ def _of_model(
     return budget.Verdict(f"{name} {kind}", value, limit, hint=hint)
 
 
+def _holds_code(use: budget.RegionUse) -> bool:
+    """Whether a region is one of code and constants rather than of variables."""
+    return 2 * use.constant >= use.used
+
+
 def _verdicts(
     arguments: argparse.Namespace,
     uses: list[budget.RegionUse],
@@ -150,7 +155,7 @@ def _verdicts(
     def region_hint(use: budget.RegionUse) -> str:
         region = regions.get(use.name)
         there = regional.part(found, region, values, use.home) if region else found
-        return (hints.flash if 2 * use.constant >= use.used else hints.ram)(there, use.used)
+        return (hints.flash if _holds_code(use) else hints.ram)(there, use.used)
 
     verdicts = budget.region_verdicts(uses, region_hint)
     for model in measured.models:
@@ -161,7 +166,8 @@ def _verdicts(
             verdicts.append(_of_model(measured, model, kind, limit, found))
     if found["baseline"]:
         growth = _parsed("--growth", arguments.growth, budget.parse_growth, named=False)
-        verdicts += baseline.verdicts(found, found["baseline"], growth)
+        code = {use.name for use in uses if _holds_code(use)}
+        verdicts += baseline.verdicts(found, found["baseline"], growth, code)
     return verdicts
 
 
@@ -215,6 +221,8 @@ def run(arguments: argparse.Namespace) -> int:
     latencies = timing_arguments.apply(arguments, measured.models)
     names = [Path(path).name for path in arguments.files]
     title = names[0] if elves[0].linked or not measured.models else f"model {measured.models[0].report.name}"
+    # A build may have several images of one name; files of reports do not say where they were made.
+    shown = arguments.files[0] if elves[0].linked else title
     model_limits = _model_limits(arguments.model_budget, measured.models)
     accuracy.join(measured.models, arguments.accuracy_report, model_limits)
     found = document.build(names, measured, uses, _kept(arguments))
@@ -229,9 +237,9 @@ def run(arguments: argparse.Namespace) -> int:
     missed = budget.failure_table(verdicts)
     if missed or not arguments.summary:
         style = terminal.STYLES[arguments.style or terminal.style_for(sys.stdout, os.environ)]
-        print(render.as_text(title, found, style), end="")
+        print(render.as_text(shown, found, style), end="")
     else:
-        print(render.summary(title, uses, verdicts))
+        print(render.summary(shown, uses, verdicts))
     print("".join(f"{line}\n" for line in ["", *missed] if missed), end="", flush=True)
     budget.check(verdicts, arguments.files[0])
     return 0

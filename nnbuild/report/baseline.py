@@ -9,11 +9,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnbuild.errors import ConfigError
+from nnbuild.errors import ConfigError, Finding
 from nnbuild.files import write_text
 from nnbuild.report import difference
 from nnbuild.report.budget import Growth, Share, Verdict
@@ -24,6 +24,7 @@ Snapshot = dict[str, dict[str, dict[str, float]]]
 """What is kept of one image: parts (`figures`, `layers`) -> unit -> name -> value."""
 
 _HINT = "`scons nn-baseline` accepts this build and writes it"
+_REPAIR = "take it from version control, or delete it and accept a build by `scons nn-baseline`"
 _NAMED = 5
 _UNITS = ("bytes", "us", "cycles", "percent", "dB")
 
@@ -55,14 +56,14 @@ def read(path: str | Path) -> dict[str, Snapshot]:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         if data["schema"] != SCHEMA:
-            raise ConfigError(f"is no baseline of schema {SCHEMA}", str(path), _HINT)
+            raise ConfigError(f"is no baseline of schema {SCHEMA}", str(path), _REPAIR)
         return {str(image): _checked(kept) for image, kept in data["images"].items()}
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", str(path)) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ConfigError("is no baseline", str(path), _HINT) from None
+        raise ConfigError("is no baseline", str(path), _REPAIR) from None
 
 
 def _checked(kept: Any) -> Snapshot:
@@ -91,35 +92,42 @@ def of_image(path: str | Path, image: str, required: bool) -> Snapshot | None:
     return found
 
 
-def verdicts(document: Mapping[str, Any], kept: Snapshot, growth: Mapping[str, Growth]) -> list[Verdict]:
+def verdicts(
+    document: Mapping[str, Any], kept: Snapshot, growth: Mapping[str, Growth], code: Collection[str]
+) -> list[Verdict]:
     """The growth of each region held against its limit; growth of "" is that of all regions that have no other.
 
-    ConfigError for a limit on a region that does not exist.
+    `code` are the regions of code and constants. ConfigError for limits on regions that do not exist.
     """
     before = kept["figures"].get("bytes", {})
     names = [region["name"] for region in document["regions"]]
     unknown = [name for name in growth if name and name not in names]
     if unknown:
         hint = f"the regions are {', '.join(names)}"
-        raise ConfigError(f"growth of region '{unknown[0]}', which does not exist", "", hint)
+        where = document["files"][0]
+        raise ConfigError.of(
+            [Finding(f"growth of region '{name}', which does not exist", where, hint) for name in unknown]
+        )
     found = []
     for region in document["regions"]:
         name, limit = region["name"], growth.get(region["name"], growth.get(""))
         if limit is not None:
             old = before.get(name, 0)
             allowed = int(old * limit.percent / 100) if isinstance(limit, Share) else limit
-            found.append(Verdict(f"growth {name}", region["used"] - old, allowed, hint=_grown(document, kept, name)))
+            hint = _grown(document, kept, name, (" flash", " weights") if name in code else (" ram", " stack"))
+            found.append(Verdict(f"growth {name}", region["used"] - old, allowed, hint=hint))
     return found
 
 
-def _grown(document: Mapping[str, Any], kept: Snapshot, region: str) -> str:
-    """What has grown: the region, then layers and models, the most first."""
+def _grown(document: Mapping[str, Any], kept: Snapshot, region: str, kinds: tuple[str, ...]) -> str:
+    """What has grown: the region, then layers and models by figures of these `kinds`, the most first."""
     old, now = earlier(kept), difference.of_document(document)
     regions = [change for change in difference.changes(old.figures, now.figures) if change.what == region]
     parts = difference.changes(old.layers, now.layers) + difference.changes(
         [figure for figure in old.figures if " " in figure.what], [f for f in now.figures if " " in f.what]
     )
-    grown = sorted((part for part in parts if part.unit == "bytes" and _by(part) > 0), key=lambda part: -_by(part))
+    parts = [part for part in parts if part.unit == "bytes" and part.what.endswith(kinds)]
+    grown = sorted((part for part in parts if _by(part) > 0), key=lambda part: -_by(part))
     return "; ".join([*map(_told, regions), *map(_told, grown[:_NAMED]), _HINT])
 
 

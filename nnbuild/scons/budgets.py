@@ -21,7 +21,7 @@ import SCons.Script
 import SCons.Util
 
 from nnbuild.config import parse_size
-from nnbuild.errors import ConfigError
+from nnbuild.errors import ConfigError, Finding
 from nnbuild.report.budget import parse_limit
 from nnbuild.report.terminal import style_for
 from nnbuild.scons import baselines, boundary, cmsis_library, latency, linker_scripts, run
@@ -258,22 +258,40 @@ def _linked(env: Any, elf: Any) -> Any:
     return node
 
 
-def _limits(given: Mapping[str, Any], where: str, script: bool) -> dict[str, str]:
-    limits = {}
+def _limit(region: str, limit: Any, where: str, script: bool) -> str:
+    """A limit in its one canonical form: bytes, so that "1K" and 1024 are the same; a share of the region stays one."""
+    if not script and region not in ("FLASH", "RAM"):
+        hint = "without one the regions are FLASH and RAM"
+        raise ConfigError(f"budget for region '{region}', which needs linker_script", where, hint)
+    try:
+        parse_limit(limit)
+    except ConfigError as error:
+        raise ConfigError(f"budget {region} {error.findings[0].message}, not {limit!r}", where) from None
+    share = str(limit).strip().endswith("%")
+    if share and not script:
+        raise ConfigError(f"budget {region} is a share of a length that nobody knows", where, "add linker_script=")
+    return str(limit).strip() if share else str(parse_size(limit))
+
+
+def _limits(
+    given: Mapping[str, Any], growth: Any, where: str, script: bool, baseline: Any
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The limits of regions, and on their growth. ConfigError with all that is wrong."""
+    limits: dict[str, str] = {}
+    grown: dict[str, str] = {}
+    findings: list[Finding] = []
     for region, limit in sorted(given.items()):
-        if not script and region not in ("FLASH", "RAM"):
-            hint = "without one the regions are FLASH and RAM"
-            raise ConfigError(f"budget for region '{region}', which needs linker_script", where, hint)
         try:
-            parse_limit(limit)
+            limits[region] = _limit(region, limit, where, script)
         except ConfigError as error:
-            raise ConfigError(f"budget {region} {error.findings[0].message}, not {limit!r}", where) from None
-        # Bytes, so that "1K" and 1024 are the same limit; a share of the region stays one.
-        share = str(limit).strip().endswith("%")
-        if share and not script:
-            raise ConfigError(f"budget {region} is a share of a length that nobody knows", where, "add linker_script=")
-        limits[region] = str(limit).strip() if share else str(parse_size(limit))
-    return limits
+            findings += error.findings
+    try:
+        grown = baselines.growth(growth, baseline, where)
+    except ConfigError as error:
+        findings += error.findings
+    if findings:
+        raise ConfigError.of(findings)
+    return limits, grown
 
 
 def image_budget(env: Any, elf: Any, linker_script: Any = None, growth: Any = None, **given: Any) -> list[Any]:
@@ -282,8 +300,8 @@ def image_budget(env: Any, elf: Any, linker_script: Any = None, growth: Any = No
     where = run.path(node)
     script = linker_scripts.script(env, linker_script, where)
     baseline = baselines.file(env, where)
-    limits = _limits(given, where, script is not None)
-    image = Image(limits, script, baseline, baselines.growth(growth, baseline, where))
+    limits, grown = _limits(given, growth, where, script is not None, baseline)
+    image = Image(limits, script, baseline, grown)
     known = _IMAGES.get(node)
     if known is not None:
         if known != image:

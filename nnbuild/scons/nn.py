@@ -64,7 +64,7 @@ if "nnbuild" not in sys.modules:
 
 from nnbuild import __version__
 from nnbuild.errors import ConfigError
-from nnbuild.scons import budgets, cmsis_library, models, requirement, run, variables
+from nnbuild.scons import aliases, budgets, cmsis_library, models, requirement, run, variables
 from nnbuild.scons.boundary import user_errors
 
 _COMMAND = "$( $NNPYTHON -m nnbuild $)"
@@ -190,6 +190,7 @@ def generate(env: Any) -> None:
         **_COMMANDS,
         **{name: "" if verbose else text for name, text in _MESSAGES.items()},
     )
+    aliases.explain(env)
     env.AddMethod(NNModel, "NNModel")
     env.AddMethod(NNBudget, "NNBudget")
     for builder in SCons.Tool.createObjBuilders(env):
