@@ -403,7 +403,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", path, "-o", str(tmp_path / "c.json")]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "unknown method 'guess'; hint: one of minmax, percentile, mse"
-    assert "a float model needs calibration samples; hint: calibration='samples.npz' in NNModel, --calibration" in lines[1]
+    assert "a float model needs calibration samples; hint: calibration='samples.npz' in NNModel" in lines[1]
 
 
 def test_shapes_that_onnxruntime_refuses_only_when_it_runs(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def _measured(arguments: argparse.Namespace, elves: list[elf.Elf]) -> usage.Usag
 
 def _time_alone(arguments: argparse.Namespace) -> int:
     """Hold the time of models against `--latency`, from the reports of `emit`: there is no machine code to measure."""
-    if not arguments.latency:
+    if not arguments.latency or arguments.budget or arguments.model_budget:
         raise ConfigError("size takes an ELF", hint="without one, --model-report and --latency")
     models = [usage.ModelUsage(usage.read_report(path)) for path in arguments.model_report]
     verdicts = timing_arguments.apply(arguments, models)
