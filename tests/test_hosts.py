@@ -218,7 +218,7 @@ def test_platformio_standin(tmp_path: Path) -> None:
     [
         ("custom_nn_flash = 8K", "custom_nn_flsh = 8K", "models/kws.onnx: unknown option 'flsh'; hint: did you mean"),
         ("custom_nn_flash = 8K", "custom_nn_flash = 1K", "kws flash is 1,"),
-        ("custom_nn_path = third_party/nnbuild", "", "platformio.ini: custom_nn_path must name a checkout of nnbuild"),
+        ("third_party/nnbuild", "nowhere", "platformio.ini: custom_nn_path = nowhere is no checkout of nnbuild"),
         ("custom_nn_selftest = 4", "custom_nn_selftest = many", "option 'selftest' must be a number"),
     ],
 )

@@ -38,7 +38,10 @@ def project_path(text):
 def tool_folder(checkout):
     """Where the SCons tool is."""
     if checkout:
-        return os.path.join(env.subst("$PROJECT_DIR"), checkout, "nnbuild", "scons")
+        folder = os.path.join(env.subst("$PROJECT_DIR"), checkout, "nnbuild", "scons")
+        if not os.path.isdir(folder):
+            raise UserError(f"platformio.ini: custom_nn_path = {checkout} is no checkout of nnbuild")
+        return folder
     try:
         import nnbuild.scons
     except ImportError:
