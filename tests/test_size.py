@@ -148,6 +148,18 @@ def test_variables_and_functions_of_the_firmware_named_like_a_model_are_not_the_
     assert found["ram"]["other"] >= sum(model["ram"]["other"] for model in models) + 64 + 20
 
 
+def test_models_stand_in_the_order_of_their_names_not_of_their_folders(tmp_path: Path) -> None:
+    compile_all(tmp_path)
+    (tmp_path / "0").mkdir()
+    (tmp_path / "kws_big.report.json").rename(tmp_path / "0" / "kws_big.report.json")
+    words = [str(tmp_path / "fw.elf"), "--json", str(tmp_path / "size.json")]
+    for folder in ("0/kws_big", "kws"):
+        words += ["--model-report", str(tmp_path / f"{folder}.report.json")]
+    assert main(["size", *words]) == 0
+    found = json.loads((tmp_path / "size.json").read_text())
+    assert [model["name"] for model in found["models"]] == ["kws", "kws_big"]
+
+
 def test_bytes_go_to_their_model_layer_and_kind(tmp_path: Path) -> None:
     compile_all(tmp_path)
     found = measured(tmp_path)

@@ -185,7 +185,8 @@ def _regions(script: str | None) -> tuple[linkerscript.Region, ...]:
 
 
 def _measured(arguments: argparse.Namespace, elves: list[elf.Elf]) -> usage.Usage:
-    measured = usage.measure(elves, [usage.read_report(path) for path in arguments.model_report])
+    reports = sorted((usage.read_report(path) for path in arguments.model_report), key=lambda report: report.name)
+    measured = usage.measure(elves, reports)
     if elves[0].linked:
         names = [f"{model.report.name}_run" for model in measured.models]
         for model, use in zip(measured.models, stack.inference(arguments.files[0], names), strict=True):

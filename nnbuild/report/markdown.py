@@ -66,14 +66,16 @@ def _figures(changes: Sequence[Change], budgets: dict[str, dict[str, Any]], comp
 
 
 def _estimates(models: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Cycles are called an estimate wherever they are shown, unless they were measured."""
+    """Cycles are called an estimate wherever they are shown, unless they were measured; models of one basis together."""
+    names: dict[str, list[str]] = {}
     for model in models:
         latency = model["latency"]
         if latency and latency["basis"] != "measured":
             off = latency["error_percent"]
             error = f", error at most {off:.0f} %" if off is not None else ""
-            yield f"Cycles and times of {escape(model['name'])} are estimates: {escape(latency['basis'])}{error}."
-            yield ""
+            names.setdefault(f"{escape(latency['basis'])}{error}", []).append(escape(model["name"]))
+    for basis, found in names.items():
+        yield from (f"Cycles and times of {', '.join(found)} are estimates: {basis}.", "")
 
 
 def _others(budgets: dict[str, dict[str, Any]], known: set[str]) -> list[Change]:
