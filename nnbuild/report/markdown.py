@@ -66,7 +66,7 @@ def _figures(changes: Sequence[Change], budgets: dict[str, dict[str, Any]], comp
 
 
 def _estimates(models: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Cycles are called an estimate wherever they are shown, unless they were measured; models of one basis together."""
+    """Cycles are called an estimate wherever they are shown, unless they were measured; one line for each basis."""
     names: dict[str, list[str]] = {}
     for model in models:
         latency = model["latency"]
