@@ -53,13 +53,15 @@ def _amount(value: float, unit: str) -> str:
 def _verdict(check: Check) -> str:
     head = f"{check.file} on {check.setup.target.cpu}"
     missed = [verdict for verdict in check.budgets if not verdict.ok]
+    open_ends = "; latency is not judged" if check.unjudged else ""
     if not check.budgets:
-        return f"{head}: flash {size(check.flash)}, RAM {size(check.ram)} (within {MARGIN_PERCENT} %); no limits given"
+        limits = open_ends or "; no limits given"
+        return f"{head}: flash {size(check.flash)}, RAM {size(check.ram)} (within {MARGIN_PERCENT} %){limits}"
     if missed:
-        return f"{head}: does not fit: {', '.join(_missed(verdict) for verdict in missed)}"
+        return f"{head}: does not fit: {', '.join(_missed(verdict) for verdict in missed)}{open_ends}"
     close = [_NAMES[verdict.what] for verdict in check.budgets if _close(verdict, check)]
     rest = f", but {' and '.join(close)} within the estimate's margin: build it to be sure" if close else ""
-    return f"{head}: fits{rest}"
+    return f"{head}: fits{rest}{open_ends}"
 
 
 def _missed(verdict: Verdict) -> str:
@@ -86,8 +88,7 @@ def _figures(check: Check) -> Iterator[str]:
         ("ram", f"{found.ram:,} bytes of arena"),
     ]
     if check.cycles is not None:
-        at = f", {duration(check.us)} at {check.limits.latency.mhz:g} MHz" if check.us and check.limits.latency else ""
-        rows.append(("latency", f"{check.cycles:,} cycles{at}; {found.macs:,} multiplications"))
+        rows.append(("latency", f"{check.cycles:,} cycles{_at_clock(check)}; {found.macs:,} multiplications"))
     for what, text in rows:
         verdict = limits.get(what)
         share = f"  [{100 * (verdict.value or 0) / verdict.limit:,.0f} %]" if verdict and verdict.limit else ""
@@ -95,6 +96,14 @@ def _figures(check: Check) -> Iterator[str]:
     error = found.error_percent if check.cycles is not None else None
     cycles = f", cycles within {error:.0f} % of counted ones" if error is not None else ""
     yield f"  Estimates from shapes: flash and RAM are within {MARGIN_PERCENT} % of the linked image{cycles}."
+
+
+def _at_clock(check: Check) -> str:
+    limit = check.limits.latency
+    if limit is None or check.us is None:
+        return ""
+    most = f" of {duration(limit.us)}" if check.unjudged else ""
+    return f", {duration(check.us)}{most} at {limit.mhz:g} MHz"
 
 
 def _largest(check: Check) -> Iterator[str]:

@@ -14,14 +14,13 @@ from nnbuild import __version__, cost
 from nnbuild.errors import ConfigError, ModelError
 from nnbuild.estimate.advice import Advice, advice
 from nnbuild.estimate.figures import MARGIN_PERCENT, Figures, LayerFigures, Setup, figures
+from nnbuild.estimate.schema import SCHEMA
 from nnbuild.estimate.shapes import network_of, unquantized
 from nnbuild.folding import is_qdq
 from nnbuild.importer import import_outline
 from nnbuild.latency import Latency
 from nnbuild.report.budget import Verdict
 from nnbuild.report.timing import microseconds
-
-SCHEMA = 1
 
 _HOPELESS = 100
 """So many times over a limit, halved inputs and layers of an eighth of their outputs do not help."""
@@ -82,6 +81,11 @@ class Check:
     def cycles(self) -> int | None:
         """Estimated cycles of one inference; None for a core without timings."""
         return self.figures.cycles if cost.basis(self.setup.timing.core) else None
+
+    @property
+    def unjudged(self) -> bool:
+        """Whether there is a limit on latency that nothing is held against: the core has no documented timings."""
+        return self.limits.latency is not None and all(verdict.what != "latency" for verdict in self.budgets)
 
     @property
     def us(self) -> float | None:

@@ -52,7 +52,7 @@ class Verdict:
         if self.value is None:
             return None
         missing = self.limit - self.value if self.at_least else self.value - self.limit
-        return max(0, missing)
+        return max(0, round(missing, 6))
 
     @property
     def ok(self) -> bool:

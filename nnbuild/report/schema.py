@@ -6,6 +6,7 @@ of an object whose keys are names. A type that ends in `?` may be null, which me
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -160,9 +161,10 @@ class _Node:
     item: _Node | None = None
 
 
-def _tree() -> _Node:
+@functools.cache
+def _tree(keys: tuple[Key, ...]) -> _Node:
     root = _Node()
-    for key in KEYS:
+    for key in keys:
         node = root
         for part in key.path.split("."):
             name = part.rstrip("[]{}")
@@ -174,7 +176,6 @@ def _tree() -> _Node:
     return root
 
 
-_ROOT = _tree()
 _TYPES: dict[str, tuple[type, ...]] = {
     "integer": (int,),
     "number": (int, float),
@@ -185,9 +186,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def violations(document: Any, strict: bool = False) -> list[str]:
+def violations(document: Any, strict: bool = False, keys: tuple[Key, ...] = KEYS) -> list[str]:
     """What is wrong with a document, one line each; with `strict`, keys that the table does not name are wrong too."""
-    return list(_check(document, _ROOT, "", strict))
+    return list(_check(document, _tree(keys), "", strict))
 
 
 def _check(value: Any, node: _Node, path: str, strict: bool) -> Iterator[str]:
@@ -218,10 +219,10 @@ def _check_keys(value: dict[str, Any], node: _Node, path: str, strict: bool) -> 
         yield from (f"{path}{key} is not documented" for key in value if key not in node.keys)
 
 
-def table() -> str:
+def table(keys: tuple[Key, ...] = KEYS) -> str:
     """The keys as a Markdown table."""
     lines = ["| key | type | meaning |", "|---|---|---|"]
-    lines += [f"| `{key.path}` | {key.type.replace('?', ' or null')} | {key.meaning} |" for key in KEYS]
+    lines += [f"| `{key.path}` | {key.type.replace('?', ' or null')} | {key.meaning} |" for key in keys]
     return "\n".join(lines) + "\n"
 
 
