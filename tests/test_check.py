@@ -171,6 +171,8 @@ def test_exit_status_and_several_models(tmp_path: Path, capsys: pytest.CaptureFi
     captured = capsys.readouterr()
     assert re.fullmatch(r".*none.onnx: cannot read: .*\n", captured.err)
     assert "small.onnx on cortex-m0: fits" in captured.out
+    assert main(["check", small, large, "--cpu", "cortex-m0", "--flash", "85%"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1  # wrong once, not once for each model
 
 
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

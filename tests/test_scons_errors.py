@@ -40,6 +40,14 @@ READING = {
         'env.Object("models/kws.onnx")\n',
         "models/kws.onnx: an .onnx becomes several objects, not one; hint: list it in Program or StaticLibrary",
     ),
+    "the model is what nnbuild writes": (
+        'env.NNModel("build/nn/kws.int8.onnx")\n',
+        "build/nn/kws.int8.onnx: lies where nnbuild writes its int8 model; hint: keep it outside of NN_DIR, or give",
+    ),
+    "baseline that is a folder": (
+        FW + 'env["NN_BASELINE"] = "models"\nenv.NNBudget(fw)\n',
+        "models: NN_BASELINE must be a file, and this is a folder",
+    ),
     "other samples": (
         'env.NNModel("models/kws.onnx")\nenv.NNModel("models/kws.onnx", calibration="models/calib.npz")\n',
         "models/kws.onnx: declared twice with different options: calibration",
@@ -185,7 +193,7 @@ READING = {
     ),
     "linker script that is a folder": (
         FW + 'env.NNBudget(fw, linker_script="models")\n',
-        "models: is a folder, not a linker script",
+        "models: linker_script must be a file, and this is a folder",
     ),
     "two linker scripts": (
         FW + 'env.NNBudget(fw, linker_script=["a.ld", "b.ld"])\n',

@@ -135,6 +135,8 @@ def test_report_of_an_image(project: Project) -> None:
         ("latency_strict=True", "", "option 'latency_strict' needs latency"),
         ("", "env['NN_CYCLES'] = 'board.json'", "board.json: no such file, and nothing builds it; hint: cycles that"),
         ("", "env['NN_FLASH_WAIT_STATES'] = 'two'", "NN_FLASH_WAIT_STATES must be 0 to 15, not 'two'"),
+        ("", "env['NN_CYCLES'] = 5", "models/kws.onnx: NN_CYCLES must be one file, not 5"),
+        ("", "env['NN_CYCLES'] = ['models']", "models: NN_CYCLES must be a file, and this is a folder"),
         ("", "env['NN_MUL_CYCLES'] = 2", "NN_MUL_CYCLES must be 1 or 32, not 2"),
     ],
 )

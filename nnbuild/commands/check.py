@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from nnbuild.target import TARGETS
 
@@ -43,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     from nnbuild.commands.model_arguments import shapes
     from nnbuild.errors import NNBuildError
 
-    found, broken = [], False
+    found: list[Any] = []
+    said: list[str] = []  # what is wrong with an argument is so for every model
     for path in arguments.models:
         try:
             found.append(
@@ -64,11 +66,12 @@ def run(arguments: argparse.Namespace) -> int:
                 )
             )
         except NNBuildError as error:
-            broken = True
-            print(error, file=sys.stderr)
+            if str(error) not in said:
+                print(error, file=sys.stderr)
+            said.append(str(error))
             continue
         if not arguments.json:
             print(found[-1], flush=True)
     if arguments.json:
         print(json.dumps([each.data() for each in found], indent=1))
-    return 2 if broken else 0 if all(each.fits for each in found) else 1
+    return 2 if said else 0 if all(each.fits for each in found) else 1

@@ -27,15 +27,8 @@ _ACCEPTED: dict[Any, list[Any]] = {}
 
 def file(env: Any, where: str) -> Any:
     """The node of `$NN_BASELINE`, None for none. ConfigError for what is no path."""
-    value = env.get("NN_BASELINE")
-    while SCons.Util.is_List(value) and len(value) == 1:
-        value = value[0]
-    if value is None or value == "":
-        return None
-    if not run.is_path(value) and not isinstance(value, SCons.Node.Node):
-        raise ConfigError(f"NN_BASELINE must be one file, not {value!r}", where)
-    node = env.File(value) if run.is_path(value) else value
-    return node.srcnode()
+    node = run.one_file(env, env.get("NN_BASELINE"), "NN_BASELINE", where)
+    return None if node is None else node.srcnode()
 
 
 def growth(value: Any, baseline: Any, where: str) -> dict[str, str]:

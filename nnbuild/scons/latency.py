@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import SCons.Util
-
 from nnbuild.errors import ConfigError
 from nnbuild.latency import MAX_WAIT_STATES, MUL_CYCLES
 from nnbuild.scons import run
@@ -16,11 +14,9 @@ def settle(env: Any, where: str) -> None:
     """Check the variables, and take NN_CYCLES as a path from this SConscript on. ConfigError, at `where`."""
     _number(env, "NN_FLASH_WAIT_STATES", range(MAX_WAIT_STATES + 1), f"0 to {MAX_WAIT_STATES}", where)
     _number(env, "NN_MUL_CYCLES", MUL_CYCLES, "1 or 32", where)
-    given = env.get("NN_CYCLES")
-    if SCons.Util.is_String(given) and given:
-        env["NN_CYCLES"] = env.File(given)
-    node = env.get("NN_CYCLES")
-    if node and not node.is_derived() and not node.rexists() and not env.GetOption("clean"):
+    node = run.one_file(env, env.get("NN_CYCLES"), "NN_CYCLES", where)
+    env["NN_CYCLES"] = node or ""
+    if node is not None and not node.is_derived() and not node.rexists() and not env.GetOption("clean"):
         hint = "cycles that were measured on the board; leave NN_CYCLES out until there are some"
         raise ConfigError("no such file, and nothing builds it", run.path(node), hint)
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import SCons.Node.FS
-import SCons.Util
-
 from nnbuild.errors import ConfigError
 from nnbuild.report import linkerscript
 from nnbuild.scons import run
@@ -15,22 +12,9 @@ from nnbuild.scons import run
 
 def script(env: Any, value: Any, where: str) -> Any:
     """The node of `linker_script=`, None where there is none. ConfigError for what is no file."""
-    while SCons.Util.is_List(value) and len(value) == 1:
-        value = value[0]
-    if value is None or value == "":
+    node = run.one_file(env, value, "linker_script", where)
+    if node is None:
         return None
-    if isinstance(value, SCons.Node.FS.Base) and not isinstance(value, SCons.Node.FS.Dir):
-        return _present(env, value)
-    if not run.is_path(value):
-        raise ConfigError(f"linker_script must be one file, not {value!r}", where)
-    text = os.fspath(value)
-    if isinstance(entry := env.Entry(text), SCons.Node.FS.Dir) or os.path.isdir(entry.srcnode().get_abspath()):
-        raise ConfigError("is a folder, not a linker script", run.path(entry))
-    return _present(env, env.File(text))
-
-
-def _present(env: Any, node: Any) -> Any:
-    """`node`, unless it is missing and nothing builds it."""
     if not node.is_derived() and not node.rexists() and not env.GetOption("clean"):
         hint = "declare what builds it before env.NNBudget"
         raise ConfigError("no such linker script, and nothing builds it", run.path(node), hint)

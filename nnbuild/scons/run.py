@@ -52,6 +52,22 @@ def is_path(value: Any) -> bool:
     return SCons.Util.is_String(value) or (isinstance(value, os.PathLike) and not isinstance(value, SCons.Node.Node))
 
 
+def one_file(env: Any, value: Any, name: str, where: str) -> Any:
+    """The node of the file that a variable or argument `name` names, None for none. ConfigError for anything else."""
+    while SCons.Util.is_List(value) and len(value) == 1:
+        value = value[0]
+    if value is None or value == "":
+        return None
+    if isinstance(value, SCons.Node.FS.File):
+        return value
+    if not is_path(value):
+        raise ConfigError(f"{name} must be one file, not {value!r}", where)
+    entry = env.Entry(os.fspath(value))
+    if isinstance(entry, SCons.Node.FS.Dir) or os.path.isdir(entry.srcnode().get_abspath()):
+        raise ConfigError(f"{name} must be a file, and this is a folder", path(entry))
+    return env.File(os.fspath(value))
+
+
 def environment(env: Any) -> dict[str, str]:
     """The variables of a command: `$ENV`, and PYTHONPATH so that it finds this very package in a checkout."""
     variables = {}
