@@ -43,8 +43,8 @@ def check(
         answer = nnbuild.check("kws.onnx", cpu="cortex-m0", flash="100K", ram="12K")
         if not answer.fits: print(answer)
 
-    Flash and RAM are within 10 % of the linked image. Raises nnbuild.errors.ModelError with everything that stands
-    against the model, ConfigError for an option that is wrong.
+    On known networks flash and RAM are within 10 % of the linked image. Raises nnbuild.errors.ModelError with
+    everything that stands against the model, ConfigError for an option that is wrong.
     """
     from nnbuild.estimate import api
 

@@ -17,6 +17,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 
+def printable(line: str) -> str:
+    """`line` without what a terminal would obey, whatever a model put into its names."""
+    return "".join(char if char.isprintable() else "?" for char in line)
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that is wrong: what, where (`file` or `file: node 'name' (Op)`), and what to do about it."""
@@ -28,9 +33,7 @@ class Finding:
     def __str__(self) -> str:
         where = f"{self.where}: " if self.where else ""
         hint = f"; hint: {self.hint}" if self.hint else ""
-        # A finding is one line that can be printed, whatever a model put into its names.
-        line = " ".join(f"{where}{self.message}{hint}".split())
-        return "".join(char if char.isprintable() else "?" for char in line)
+        return printable(" ".join(f"{where}{self.message}{hint}".split()))
 
 
 class NNBuildError(Exception):

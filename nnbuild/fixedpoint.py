@@ -18,7 +18,7 @@ from nnbuild.network import INT8_MAX, INT8_MIN, Array
 
 Integers = Array | int
 
-INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+INT32_MAX = 2**31 - 1
 
 
 def round_half_away(value: float) -> int:

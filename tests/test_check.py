@@ -94,7 +94,7 @@ def test_what_fits_is_said_in_the_first_line(tmp_path: Path) -> None:
     assert found.fits
     text = str(found)
     assert text.splitlines()[0] == "m.onnx on cortex-m0: fits"
-    assert "within 10 % of the linked image" in text
+    assert "On known networks: flash and RAM within 10 % of the linked image" in text
     assert "smallest change" not in text
     assert [verdict.ok for verdict in found.budgets] == [True, True, True]
 

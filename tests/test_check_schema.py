@@ -1,4 +1,4 @@
-"""What `nnbuild check --json` prints keeps to its documented schema, the table in docs/CHECK.md."""
+"""What `nnbuild check` prints: JSON of the schema in docs/CHECK.md, and text that can be printed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import onnx
 import pytest
 
 import nnbuild
@@ -50,3 +51,13 @@ def test_a_latency_that_is_not_judged_is_said_in_the_first_line() -> None:
     assert fitting.fits
     assert str(fitting).splitlines()[0].endswith("fits; latency is not judged")
     assert "not judged" not in str(nnbuild.check(TOUCH_CNN, cpu="cortex-m4", latency="1ms @ 100MHz")).splitlines()[0]
+
+
+def test_names_of_a_model_give_the_terminal_no_commands(tmp_path: Path) -> None:
+    model = onnx.load(TOUCH)
+    for node in model.graph.node:
+        node.name = "a\x1b[31m\nb"
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    lines = str(nnbuild.check(tmp_path / "m.onnx", cpu="cortex-m0", flash="2500")).split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert any("a?[31m?b" in line for line in lines)

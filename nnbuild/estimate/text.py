@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from nnbuild.errors import printable
 from nnbuild.estimate.advice import short
 from nnbuild.estimate.figures import MARGIN_PERCENT, LayerFigures
 
@@ -27,7 +28,8 @@ _NAMES = {"flash": "flash", "ram": "RAM", "latency": "latency"}
 
 def as_text(check: Check) -> str:
     """All lines of one model, without the last line's end."""
-    return "\n".join([_verdict(check), *_figures(check), *_largest(check), *_advice(check), *_notes(check)])
+    lines = [_verdict(check), *_figures(check), *_largest(check), *_advice(check), *_notes(check)]
+    return "\n".join(printable(line) for line in lines)
 
 
 def size(amount: float) -> str:
@@ -95,7 +97,8 @@ def _figures(check: Check) -> Iterator[str]:
         yield f"  {_NAMES[what]:8} {text}{share}"
     error = found.error_percent if check.cycles is not None else None
     cycles = f", cycles within {error:.0f} % of counted ones" if error is not None else ""
-    yield f"  Estimates from shapes: flash and RAM are within {MARGIN_PERCENT} % of the linked image{cycles}."
+    margin = f"flash and RAM within {MARGIN_PERCENT} % of the linked image{cycles}"
+    yield f"  Estimates from shapes. On known networks: {margin}."
 
 
 def _at_clock(check: Check) -> str:
@@ -140,19 +143,20 @@ def _advice(check: Check) -> Iterator[str]:
     elif not check.advice:
         yield "  No change of sizes that was tried fits: layers at an eighth of their outputs, half the input."
     for option in check.advice[:1]:
-        yield f"  smallest change that fits: {_option(check, option)}"
+        yield from _option(check, option, "smallest change that fits")
     for option in check.advice[1 : 1 + _OTHERS]:
-        yield f"  also fits: {_option(check, option)}"
+        yield from _option(check, option, "also fits")
 
 
-def _option(check: Check, option: Advice) -> str:
+def _option(check: Check, option: Advice, head: str) -> Iterator[str]:
     before, after = check.figures, option.figures
     saved = [
         f"{size(before.flash - after.flash)} of flash" if before.flash > after.flash else "",
         f"{size(before.ram - after.ram)} of RAM" if before.ram > after.ram else "",
         f"{before.cycles - after.cycles:,} cycles" if before.cycles > after.cycles and check.cycles is not None else "",
     ]
-    return f"{option.change}\n    saves {', '.join(part for part in saved if part)}"
+    yield f"  {head}: {option.change}"
+    yield f"    saves {', '.join(part for part in saved if part)}"
 
 
 def _notes(check: Check) -> Iterator[str]:

@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from nnbuild.errors import printable
+
 _LAYERS = 3
 _NOTABLE = 0.1
 """Share of a budget below which saving something is not worth a line."""
@@ -127,7 +129,7 @@ def _arena(model: Model) -> Iterator[str]:
         copied = math.prod(layers[0]["output"])
         yield f"layer {layers[0]['name']} copies the input, {copied:,} bytes: input_layout='NHWC' takes it as it lies"
     if layers[peak]["op"] == "lookup":
-        node = layers[peak]["node"]
+        node = printable(layers[peak]["node"])
         yield f"'{node}' keeps its input and output at once, and a Relu or HardTanh there needs no buffer of its own"
 
 
