@@ -182,6 +182,14 @@ def test_time_is_judged_with_link_time_optimization(project: Project) -> None:
     assert "model kws: kws latency 208.4 of 209.0 us" in project.scons()
 
 
+def test_cycles_that_the_build_makes(project: Project) -> None:
+    """What env.Command returns is a list, which ended in a traceback."""
+    made = "env['NN_CYCLES'] = env.Command('board.json', 'measured.json', Copy('$TARGET', '$SOURCE'))"
+    project.write({"measured.json": '{"kws": {"model_id": "0x12345678", "cycles": 9000}}'})
+    declare(project, 'latency="200us @ 48MHz"', made)
+    assert "kws latency 187.5 of 200.0 us" in good(project)
+
+
 def test_cycles_of_another_name(project: Project) -> None:
     """A misspelt name was estimated cycles without a word."""
     project.write({"board.json": '{"kwz": {"model_id": "0x12345678", "cycles": 9000}}'})

@@ -12,8 +12,8 @@ import SCons.Script
 from nnbuild.errors import ConfigError
 
 _IDLE = {
-    "nn-size": ("no program has a model", "list what env.NNModel returned in env.Program"),
-    "nn-report": ("no program has a model", "list what env.NNModel returned in env.Program"),
+    "nn-size": ("no program has a model", "list what env.NNModel returned in env.Program, or call env.NNBudget"),
+    "nn-report": ("no program has a model", "list what env.NNModel returned in env.Program, or call env.NNBudget"),
     "nn-baseline": (
         "no image has a baseline",
         "set NN_BASELINE='size-baseline.json' and call env.NNBudget on the program",

@@ -44,7 +44,7 @@ def user_errors(function: Callable[..., Any]) -> Callable[..., Any]:
         except Exception as error:
             if os.environ.get("NNBUILD_DEBUG"):
                 raise
-            text = _unforeseen(error)
+            text = unforeseen(error)
         raise SCons.Errors.UserError(text)
 
     # SCons looks at the names of files only, and takes this frame for one of its own: see above.
@@ -52,7 +52,8 @@ def user_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     return functools.update_wrapper(guarded, function)
 
 
-def _unforeseen(error: Exception) -> str:
+def unforeseen(error: Exception) -> str:
+    """The one line of an error that no check foresaw."""
     # SCons' answer where a folder is named and a file wanted, or the other way round.
     if isinstance(error, TypeError) and "found where" in str(error):
         return str(error)

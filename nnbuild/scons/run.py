@@ -58,7 +58,7 @@ def one_file(env: Any, value: Any, name: str, where: str) -> Any:
         value = value[0]
     if value is None or value == "":
         return None
-    if isinstance(value, SCons.Node.FS.File):
+    if isinstance(value, SCons.Node.FS.Base) and not isinstance(value, SCons.Node.FS.Dir):
         return value
     if not is_path(value):
         raise ConfigError(f"{name} must be one file, not {value!r}", where)
@@ -145,6 +145,10 @@ def action(variable: str, arguments: Arguments | None = None, after: After | Non
             status = run(env, command(target, source, env))
         except ConfigError as error:
             reason = str(error)
+        except Exception as error:
+            if os.environ.get("NNBUILD_DEBUG"):
+                raise
+            reason = boundary.unforeseen(error)
         finally:
             if after is not None:
                 after(target, status)
