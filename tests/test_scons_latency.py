@@ -124,6 +124,11 @@ def test_report_of_an_image(project: Project) -> None:
         **{"basis": "fit", "error_percent": 9.0},
     }
     assert model["layers"][0]["cycles"] == 10_100
+    # Another limit that holds: the report had the old one.
+    project.write({"SConstruct": (project.folder / "SConstruct").read_text().replace("213us", "214us")})
+    project.scons()
+    report = json.loads((project.folder / "fw.size.json").read_text())
+    assert [row["limit"] for row in report["budgets"] if row["what"] == "kws latency"] == [214]
     text = (project.folder / "fw.size.txt").read_text()
     assert "time  ~10,200 cycles, ~212.5 us at 48 MHz, 1 wait state, fit error at most 9 % on this core" in text
 

@@ -229,11 +229,14 @@ def _limit_arguments(elf: Any) -> list[str]:
     return words + baselines.arguments(elf, image.baseline, image.growth)
 
 
+_KINDS = ("flash", "ram", "stack", "latency", "latency_strict", "min_agreement", "min_sqnr")
+"""Options of a model whose limits are in the report of its image."""
+
+
 def _signature(elf: Any) -> str:
-    """All that an image is held against: whatever changes here, it is linked and checked again."""
+    """All that an image is held against or reports: whatever changes here, it is linked and checked again."""
     image = _IMAGES[elf]
-    kinds = ("flash", "ram", "stack")
-    models = {m.name: {kind: m.options[kind] for kind in kinds if kind in m.options} for m in _models_in(elf, set())}
+    models = {m.name: {kind: m.options[kind] for kind in _KINDS if kind in m.options} for m in _models_in(elf, set())}
     limited = {name: limits for name, limits in sorted(models.items()) if limits}
     return f"budget {image.limits} {limited} {baselines.signature(image.baseline, image.growth)}"
 
