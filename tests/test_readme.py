@@ -106,6 +106,17 @@ def test_the_options_are_those_that_exist() -> None:
     assert named == set(OPTIONS)
 
 
+def test_the_figures_with_and_without_cmsis_nn_are_those_of_its_page() -> None:
+    said = re.search(r"takes ([\d.]+) M\s+instructions with CMSIS-NN and ([\d.]+) M without, ([\d,]+) bytes of flash "
+                     r"instead of ([\d,]+):", README)  # fmt: skip
+    page = (ROOT / "docs" / "CMSIS-NN.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith("| kws01 | M4 |")).split(" | ")
+    assert said is not None
+    flash, instructions, own_flash, own = row[2], row[6], row[9], row[10].rstrip(" |")
+    millions = [f"{int(text.replace(',', '')) / 1e6:.1f}" for text in (instructions, own)]
+    assert said.groups() == (*millions, flash, own_flash)
+
+
 def test_links_lead_somewhere() -> None:
     targets = re.findall(r"\]\(([^)#]+)", README)
     assert targets
