@@ -545,6 +545,8 @@ def test_run_reads_a_changed_file_again(tmp_path: Path) -> None:
     [
         (np.zeros((3, 31, 32), np.float32), "input 'x' takes Nx3x32x32 numbers, not"),
         ({"z": np.zeros((3, 32, 32), np.float32)}, "needs a value for each of x"),
+        (np.full((3, 32, 32), np.nan, np.float32), "input 'x' takes finite numbers"),
+        (np.full((3, 32, 32), "1"), "input 'x' takes finite numbers"),
     ],
 )
 def test_run_refuses_what_does_not_fit(x: Any, message: str, tmp_path: Path) -> None:

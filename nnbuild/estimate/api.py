@@ -123,6 +123,8 @@ def _inputs(network: Network, x: Array | Mapping[str, Array], where: str) -> tup
         if not one and values.shape[1:] != sample:
             shape = "x".join(str(size) for size in ("N", *sample))
             raise ConfigError(f"input '{port.name}' takes {shape} numbers, not {values.shape}", where)
+        if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+            raise ConfigError(f"input '{port.name}' takes finite numbers", where)
         values = values.reshape(-1, *sample)
         if values.dtype != np.int8:
             values = network.tensors[port.tensor].quant.quantize(values)
