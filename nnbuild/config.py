@@ -9,154 +9,14 @@ An option has one name everywhere: a keyword of `env.NNModel`, a key of the side
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnbuild import option_values as values
 from nnbuild.errors import ConfigError, Finding
 from nnbuild.latency import parse_latency
-
-Parser = Callable[[Any], Any]
-
-_SIZE = re.compile(r"\s*(0[xX][0-9a-fA-F]+|\d+)\s*([kKmM]?)[bB]?\s*")
-
-
-def parse_size(value: Any) -> int:
-    """Bytes of `240000`, `"240K"` or `"1M"`; K is 1024, as in linker scripts. ConfigError for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        size = value
-    else:
-        match = _SIZE.fullmatch(value) if isinstance(value, str) else None
-        if match is None:
-            raise ConfigError("must be a number of bytes or text like '64K' (K is 1024)")
-        base = 16 if match[1][:2] in ("0x", "0X") else 10
-        size = int(match[1], base) * {"": 1, "k": 1024, "m": 1 << 20}[match[2].lower()]
-    if size < 0:
-        raise ConfigError("must not be negative")
-    return size
-
-
-def _own_size(value: Any) -> int:
-    """Bytes of a model's own budget, which is no part of anything."""
-    if isinstance(value, str) and value.strip().endswith("%"):
-        shares = "a share is of a region, which env.NNBudget(fw, linker_script=...) limits"
-        raise ConfigError(f"must be bytes such as '64K' ({shares})")
-    return parse_size(value)
-
-
-def parse_share(value: Any) -> float:
-    """A share of 1 from `0.97` or `"97%"`. ConfigError for anything else."""
-    text = value.strip() if isinstance(value, str) else ""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", text, re.ASCII)
-    number = float(match[1]) / (100 if match[2] else 1) if match else value
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number <= 1:
-        raise ConfigError("must be a share above 0 and up to 1, such as 0.97 or '97%'")
-    return round(float(number), 6)
-
-
-def parse_decibel(value: Any) -> float:
-    """A ratio in dB above 0, from `25`, `"25"` or `"25 dB"`. ConfigError for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:dB)?\s*", value, re.ASCII) if isinstance(value, str) else None
-    try:
-        return _positive(float(match[1]) if match else value)
-    except ConfigError:
-        raise ConfigError("must be a ratio in dB above 0, such as 25") from None
-
-
-def _identifier(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", value):
-        raise ConfigError("must be a C identifier that starts with a letter, such as 'kws'")
-    return value
-
-
-def _path(value: Any) -> Any:
-    # A node of SCons is a path too; the SCons side turns either into a dependency.
-    if isinstance(value, str) and not value:
-        raise ConfigError("must be a path that is not empty")
-    if isinstance(value, (bool, int, float, dict, bytes)) or value is None:
-        raise ConfigError("must be a path")
-    return value
-
-
-def _choice(*names: str) -> Parser:
-    def parse(value: Any) -> str:
-        if value not in names:
-            raise ConfigError(f"must be one of {', '.join(repr(name) for name in names)}")
-        return str(value)
-
-    return parse
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 1000:
-        raise ConfigError("must be a number from 0 to 1000")
-    return value
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float("inf"):
-        raise ConfigError("must be a number")
-    return float(value)
-
-
-def _positive(value: Any) -> float:
-    if _number(value) <= 0:
-        raise ConfigError("must be above 0")
-    return float(value)
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError("must be True or False")
-    return value
-
-
-def _section(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_.][A-Za-z0-9_.]*", value):
-        raise ConfigError("must be a section's name of letters, digits, '_' and '.', such as '.ext_flash'")
-    return value
-
-
-def _weights_section(value: Any) -> str:
-    if _section(value) in (".text", ".data", ".bss") or value.startswith(".bss."):
-        raise ConfigError("must be a section for constants, which the linker script places")
-    return str(value)
-
-
-def _arena_section(value: Any) -> str:
-    if re.fullmatch(r"\.(text|rodata|data)(\..*)?", _section(value)):
-        raise ConfigError("must be a section for variables without contents, which the linker script places")
-    return str(value)
-
-
-def _alignment(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 4 <= value <= 4096 or value & (value - 1):
-        raise ConfigError("must be a power of two from 4 to 4096")
-    return value
-
-
-def _shapes(value: Any) -> tuple[tuple[str, str], ...]:
-    """`{"input": [1, 3, 32, 32]}` or `{"input": "1,3,32,32"}`, as pairs of name and `1,3,32,32`."""
-    problem = "must map the input's name to its shape, such as {'input': [1, 3, 32, 32]}"
-    if not isinstance(value, Mapping) or not value:
-        raise ConfigError(problem)
-    pairs = []
-    for name, shape in value.items():
-        words = shape.split(",") if isinstance(shape, str) else shape
-        if not isinstance(name, str) or not isinstance(words, (list, tuple)) or not words:
-            raise ConfigError(problem)
-        if not all(re.fullmatch(r"\s*[1-9]\d*\s*", str(word)) for word in words):
-            raise ConfigError(problem)
-        pairs.append((name, ",".join(str(word).strip() for word in words)))
-    return tuple(sorted(pairs))
-
-
-def _pins(value: Any) -> tuple[tuple[str, str], ...]:
-    words = [word for pair in value.items() for word in pair] if isinstance(value, Mapping) else [None]
-    if not all(isinstance(word, str) and word for word in words):
-        raise ConfigError("must map layers to kernels, such as {'kws_l00_conv2d': 'direct'}")
-    return tuple(sorted(value.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +29,7 @@ class Option:
 
     name: str
     stage: str
-    parse: Parser
+    parse: values.Parser
     flag: str
     example: str
     help: str
@@ -182,7 +42,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "calibration",
             "quantize",
-            _path,
+            values.path,
             "--calibration",
             '"models/kws_calib.npz"',
             'samples: an `.npz` or `.npy` file, a folder of them, or `"calib.py:samples"`, a function in a file',
@@ -191,7 +51,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "input_shape",
             "quantize",
-            _shapes,
+            values.shapes,
             "--input-shape",
             '{"input": [1, 49, 10, 1]}',
             "the shape of an input whose dimensions are not fixed in the model",
@@ -199,7 +59,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "method",
             "quantize",
-            _choice("minmax", "percentile", "mse"),
+            values.choice("minmax", "percentile", "mse"),
             "--method",
             '"minmax"',
             "how a tensor's range follows from the samples; percentile where not given",
@@ -207,7 +67,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "fully_connected",
             "quantize",
-            _choice("per_channel", "per_tensor"),
+            values.choice("per_channel", "per_tensor"),
             "--fully-connected",
             '"per_tensor"',
             "one scale for all weights of a fully connected layer: less accurate, but without a multiplier for each "
@@ -216,7 +76,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "frozen",
             "quantize",
-            _path,
+            values.path,
             "--frozen",
             '"models/kws.int8.onnx"',
             "build from this committed int8 file; `scons nn-freeze` writes it and its lock",
@@ -225,7 +85,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "name",
             "emit",
-            _identifier,
+            values.identifier,
             "--name",
             '"kws"',
             "the prefix of files, functions and macros; the base name of the model where not given",
@@ -233,7 +93,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "selftest",
             "emit",
-            _count,
+            values.count,
             "--selftest",
             "4",
             "this many samples in `kws_selftest.c`; `kws_selftest()` returns 0 where all outputs agree",
@@ -241,7 +101,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "raw_input",
             "emit",
-            _choice("u8", "i16"),
+            values.choice("u8", "i16"),
             "--raw-input",
             '"u8"',
             "the type of the sensor's integers; writes `kws_set_input_u8` or `kws_set_input_i16`",
@@ -249,7 +109,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "raw_input_scale",
             "emit",
-            _positive,
+            values.positive,
             "--raw-input-scale",
             "1 / 255",
             "real value = raw * raw_input_scale + raw_input_offset",
@@ -257,7 +117,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "raw_input_offset",
             "emit",
-            _number,
+            values.number,
             "--raw-input-offset",
             "-1.0",
             "see `raw_input_scale`; 0 where not given",
@@ -265,7 +125,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "arena",
             "emit",
-            _choice("static", "caller", "shared"),
+            values.choice("static", "caller", "shared"),
             "--arena",
             '"caller"',
             "who owns the memory for activations: the model, or the caller, who then passes it to `kws_run`; "
@@ -274,7 +134,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "arena_section",
             "emit",
-            _arena_section,
+            values.arena_section,
             "--arena-section",
             '".dtcm"',
             "the linker section of the model's own arena, a section without contents; nobody needs to clear it",
@@ -282,7 +142,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "arena_align",
             "emit",
-            _alignment,
+            values.alignment,
             "--arena-align",
             "32",
             "what the arena's address and size are a multiple of, such as a cache line for DMA; 4 where not given",
@@ -290,7 +150,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "io",
             "emit",
-            _choice("caller", "arena"),
+            values.choice("caller", "arena"),
             "--io",
             '"arena"',
             "input and output lie in the arena, at `kws_input()` and `kws_output()`, and `kws_run()` takes none: no "
@@ -299,7 +159,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "section",
             "emit",
-            _weights_section,
+            values.weights_section,
             "--section",
             '".ext_flash"',
             "the linker section of the model's weights and tables, for external flash or tightly coupled memory",
@@ -307,7 +167,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "input_layout",
             "emit",
-            _choice("NHWC"),
+            values.choice("NHWC"),
             "--input-layout",
             '"NHWC"',
             "take the input of an NCHW model as NHWC, which saves a transpose",
@@ -315,7 +175,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "backend",
             "emit",
-            _choice("auto", "direct", "cmsis_nn"),
+            values.choice("auto", "direct", "cmsis_nn"),
             "--backend",
             '"cmsis_nn"',
             "whose kernels: nnbuild's (`direct`), CMSIS-NN's wherever they serve (`cmsis_nn`), or what suits the core "
@@ -324,7 +184,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "rounding",
             "emit",
-            _choice("double", "single"),
+            values.choice("double", "single"),
             "--rounding",
             '"single"',
             "how results are scaled: twice rounded as TensorFlow Lite does, or once, for firmware that builds CMSIS-NN "
@@ -333,7 +193,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "cmsis_nn_sources",
             "build",
-            _flag,
+            values.flag,
             "",
             "False",
             "with False, CMSIS-NN is only called: the firmware compiles it, and has its `Include` on CPPPATH",
@@ -341,7 +201,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "pins",
             "emit",
-            _pins,
+            values.pins,
             "--pin",
             '{"kws_l00_conv2d": "direct"}',
             "the kernel of a layer, instead of the one that nnbuild selects",
@@ -349,7 +209,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "flash",
             "build",
-            _own_size,
+            values.own_size,
             "",
             '"64K"',
             "the most that code and constants of the model's objects may take; more fails the build",
@@ -357,7 +217,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "ram",
             "build",
-            _own_size,
+            values.own_size,
             "",
             '"16K"',
             "the most that arena and statics of the model may take; more fails the build",
@@ -365,7 +225,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "stack",
             "build",
-            _own_size,
+            values.own_size,
             "",
             '"512"',
             "the most stack that one inference may take, read from the machine code of each image that `env.NNBudget` "
@@ -374,7 +234,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "validation",
             "accuracy",
-            _path,
+            values.path,
             "--samples",
             '"models/kws_val.npz"',
             "samples, as for `calibration`, on which the integers are compared with the float model",
@@ -383,7 +243,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "min_agreement",
             "accuracy",
-            parse_share,
+            values.parse_share,
             "--min-agreement",
             '"97%"',
             "the least share of these samples whose arg-max is that of the float model; less fails the build",
@@ -391,7 +251,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "min_sqnr",
             "accuracy",
-            parse_decibel,
+            values.parse_decibel,
             "--min-sqnr",
             "25",
             "the least signal-to-noise ratio of the outputs against the float model, in dB; less fails the build",
@@ -409,12 +269,12 @@ OPTIONS: dict[str, Option] = {
         Option(
             "latency_strict",
             "build",
-            _flag,
+            values.flag,
             "",
             "True",
             "let `latency` fail the build on cores without a table of timings too, where it is a guess and else warns",
         ),
-        Option("sources", "build", _flag, "", "True", "return the C files, for hosts that compile themselves"),
+        Option("sources", "build", values.flag, "", "True", "return the C files, for hosts that compile themselves"),
     )
 }
 
@@ -586,7 +446,7 @@ def default_name(filename: str) -> str:
     stem = re.sub(r"(\.int8)?\.onnx$", "", filename.replace("\\", "/").rsplit("/", 1)[-1])
     name = re.sub(r"\W", "_", stem, flags=re.ASCII)
     try:
-        return _identifier(name)
+        return values.identifier(name)
     except ConfigError:
         raise ConfigError(f"'{stem}' is no prefix for C names", filename, "add name='kws' or rename the file") from None
 

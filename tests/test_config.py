@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nnbuild import cli, config
+from nnbuild import cli, config, option_values
 from nnbuild.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,13 +30,13 @@ ROOT = Path(__file__).resolve().parents[1]
     ],
 )
 def test_sizes(text: Any, size: int) -> None:
-    assert config.parse_size(text) == size
+    assert option_values.parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "K", "64G", "1.5K", "-1", -1, None, True, 1.0, "64K 3", [], "１K2x"])
 def test_no_sizes(text: Any) -> None:
     with pytest.raises(ConfigError, match="must"):
-        config.parse_size(text)
+        option_values.parse_size(text)
 
 
 GOOD: dict[str, list[tuple[Any, Any]]] = {

@@ -15,7 +15,7 @@ import argparse
 import os
 from collections.abc import Callable
 
-from nnbuild import config
+from nnbuild import config, option_values
 from nnbuild.errors import ConfigError
 from nnbuild.files import write_text
 from nnbuild.report import budget
@@ -30,10 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=_count, metavar="N", help="the first N samples only")
     parser.add_argument("--report", metavar="JSON", help="what --json wrote, instead of models and samples")
     parser.add_argument(
-        "--min-agreement", type=_parsed(config.parse_share), metavar="SHARE", help="exit with 1 below: 0.97 or 97%%"
+        "--min-agreement",
+        type=_parsed(option_values.parse_share),
+        metavar="SHARE",
+        help="exit with 1 below: 0.97 or 97%%",
     )
     parser.add_argument(
-        "--min-sqnr", type=_parsed(config.parse_decibel), metavar="DB", help="exit with 1 below this SQNR"
+        "--min-sqnr", type=_parsed(option_values.parse_decibel), metavar="DB", help="exit with 1 below this SQNR"
     )
     parser.add_argument("--json", metavar="FILE", help="write the result, with every layer, as JSON")
     parser.add_argument("--summary", action="store_true", help="print one line")

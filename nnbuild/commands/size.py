@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nnbuild import config
+from nnbuild import option_values
 from nnbuild.commands import timing_arguments
 from nnbuild.errors import ConfigError
 from nnbuild.files import write_text
@@ -39,11 +39,11 @@ from nnbuild.report import (
 
 _Limit = TypeVar("_Limit")
 _KINDS: dict[str, Callable[[str], float]] = {
-    "flash": config.parse_size,
-    "ram": config.parse_size,
-    "stack": config.parse_size,
-    "agreement": config.parse_share,
-    "sqnr": config.parse_decibel,
+    "flash": option_values.parse_size,
+    "ram": option_values.parse_size,
+    "stack": option_values.parse_size,
+    "agreement": option_values.parse_share,
+    "sqnr": option_values.parse_decibel,
 }
 
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from nnbuild import cmsis_nn as library
 from nnbuild import interpret
-from nnbuild.config import parse_size
 from nnbuild.cost import Timing
 from nnbuild.errors import ConfigError, Finding, ModelError
 from nnbuild.estimate.figures import Setup
@@ -23,6 +22,7 @@ from nnbuild.importer import import_model
 from nnbuild.latency import parse_latency
 from nnbuild.lower import lower
 from nnbuild.network import Array, Network
+from nnbuild.option_values import parse_size
 from nnbuild.quantize import FULLY_CONNECTED
 from nnbuild.target import named
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nnbuild.config import parse_size
 from nnbuild.errors import BudgetError, ConfigError, Finding
+from nnbuild.option_values import parse_size
 from nnbuild.report.linkerscript import Region
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ import SCons.Node.FS
 import SCons.Script
 import SCons.Util
 
-from nnbuild.config import parse_size
 from nnbuild.errors import ConfigError, Finding
+from nnbuild.option_values import parse_size
 from nnbuild.report.budget import parse_limit
 from nnbuild.report.terminal import style_for
 from nnbuild.scons import baselines, boundary, cmsis_library, latency, linker_scripts, run
