@@ -22,6 +22,12 @@ def printable(line: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in line)
 
 
+def first_line(error: Exception) -> str:
+    """What a library's exception says, cut to one line that a finding can hold."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that is wrong: what, where (`file` or `file: node 'name' (Op)`), and what to do about it."""

@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, TypeProto, checker, defs, helper, shape_inference
+from onnx import NodeProto, TypeProto, checker, defs, helper
 from onnx.reference import ReferenceEvaluator
 
-from nnbuild.errors import Finding, ModelError
+from nnbuild.errors import Finding, ModelError, first_line
 from nnbuild.network import Array
 from nnbuild.node_order import remove_dead_nodes, sort_nodes
-from nnbuild.onnxfile import ELEMENT_BYTES, MAX_ELEMENTS, MAX_NODES, opset, subgraphs
+from nnbuild.node_types import output_types
+from nnbuild.onnxfile import MAX_ELEMENTS, MAX_NODES, opset, subgraphs
 from nnbuild.passes.graph import attribute, static_shape
-from nnbuild.placeholder import array_of, is_placeholder, is_unread, tensor_of
+from nnbuild.placeholder import array_of, is_unread, tensor_of
 
 MAX_ACTIVATION = 2**24  # elements of one activation
 MAX_MACS = 2**32  # of one node
@@ -54,8 +55,6 @@ _QOPERATORS = frozenset(
     )
 )
 _QOPERATOR_HINT = "quantize in the QDQ format (QuantFormat.QDQ), or give the float model"
-_QDQ = frozenset(("QuantizeLinear", "DequantizeLinear"))
-_MAX_SHAPE_DATA = 1024  # elements of a constant that shape inference may want to see
 
 # Attributes that shape inference and runtimes divide by, or that have one meaning only within bounds.
 _POSITIVE = frozenset(("strides", "dilations", "kernel_shape", "group"))
@@ -144,7 +143,7 @@ class _Folder:
         try:
             checker.check_node(node, context)
         except Exception as error:  # ValidationError, or what the C++ side raises for what it did not foresee
-            return f"is malformed: {_first_line(error)}"
+            return f"is malformed: {first_line(error)}"
         return None
 
     def _fold_or_keep(self, node: NodeProto) -> None:
@@ -189,24 +188,10 @@ class _Folder:
 
     def _infer(self, node: NodeProto) -> dict[str, TypeProto] | None:
         """Types of the outputs; None, with a finding, where they cannot be inferred."""
-        schema = _schema(node.op_type, self.version)
-        types, data = {}, {}
-        for value in node.input:
-            if value in self.constants:
-                array = self.constants[value]
-                types[value] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-                if array.size <= _MAX_SHAPE_DATA and not is_placeholder(array):
-                    data[value] = tensor_of(array, value)
-            elif value:
-                types[value] = self.types[value]
         try:
-            return dict(
-                shape_inference.infer_node_outputs(
-                    schema, node, types, data, opset_imports=[helper.make_opsetid("", self.version)]
-                )
-            )
+            return output_types(node, self.version, self.constants, self.types)
         except Exception as error:  # the C++ side raises RuntimeError, ValueError, KeyError, its own classes
-            self.report(node, f"its shapes do not fit: {_first_line(error)}", "the file is damaged or was edited")
+            self.report(node, f"its shapes do not fit: {first_line(error)}", "the file is damaged or was edited")
             return None
 
     def _evaluate(self, node: NodeProto, outputs: dict[str, TypeProto]) -> None:
@@ -229,7 +214,7 @@ class _Folder:
             with np.errstate(all="ignore"):
                 results = ReferenceEvaluator(function).run(None, feeds, {})
         except Exception as error:  # whatever a damaged file makes numpy raise
-            self.report(node, f"its constants cannot be computed: {_first_line(error)}")
+            self.report(node, f"its constants cannot be computed: {first_line(error)}")
             return
         for value, result in zip((value for value in node.output if value), results, strict=True):
             self.constants[value] = np.asanyarray(result)
@@ -320,11 +305,6 @@ def fold(model: onnx.ModelProto, file: str, supported: Collection[str]) -> None:
     _Folder(model, file, supported).run()
 
 
-def is_qdq(model: onnx.ModelProto) -> bool:
-    """Whether the model already holds QuantizeLinear or DequantizeLinear nodes."""
-    return any(node.op_type in _QDQ for node in model.graph.node)
-
-
 def _renamed(node: NodeProto, renamed: dict[str, str], prefix: str) -> NodeProto:
     copy = NodeProto()
     copy.CopyFrom(node)
@@ -394,13 +374,3 @@ def _drop_spare_outputs(folder: _Folder) -> None:
             folder.report(node, f"its second output '{used[0]}' is not supported")
         else:
             del node.output[1:]
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__
-
-
-def element_type_name(kind: int) -> str:
-    """ONNX's name of an element type."""
-    return str(TensorProto.DataType.Name(kind)).lower() if kind in ELEMENT_BYTES else f"type {kind}"

@@ -8,6 +8,7 @@ QuantizeLinear or DequantizeLinear skips onnxruntime, which would merge neighbou
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
@@ -17,10 +18,10 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper, inliner, shape_inference
 
-from nnbuild.errors import ConfigError, Finding, InternalError, ModelError
-from nnbuild.folding import element_type_name, fold, is_qdq
+from nnbuild.errors import ConfigError, Finding, InternalError, ModelError, first_line
+from nnbuild.folding import fold
 from nnbuild.node_order import positions, restore_order
-from nnbuild.onnxfile import MAX_ELEMENTS, MAX_NODES, opset, read_model
+from nnbuild.onnxfile import MAX_ELEMENTS, MAX_NODES, element_type_name, is_qdq, opset, read_model
 from nnbuild.outline import Outline, read_outline
 from nnbuild.passes import EARLY_RULES, FLOAT_RULES, QDQ_RULES, REWRITTEN, name_nodes, qoperators, simplify
 from nnbuild.passes.graph import Graph, static_shape
@@ -119,7 +120,7 @@ def _inline_functions(model: onnx.ModelProto, file: str) -> None:
     try:
         inlined = inliner.inline_local_functions(model)
     except Exception as error:  # the C++ side raises its own classes
-        raise ModelError(f"its functions cannot be inlined: {_first_line(error)}", file) from None
+        raise ModelError(f"its functions cannot be inlined: {first_line(error)}", file) from None
     model.CopyFrom(inlined)
     del model.functions[:]
 
@@ -191,9 +192,7 @@ def _input_shape(
             example = ",".join("N" if not isinstance(dim, int) else str(dim) for dim in resolved)
             return report(f"has the dynamic shape {as_text}", f"give --input-shape {name}={example} with numbers for N")
         shape = tuple(int(dim) for dim in resolved)
-    size = 1
-    for dim in shape:
-        size *= dim
+    size = math.prod(shape)
     if size < 1 or any(dim < 1 for dim in shape) or size > MAX_ELEMENTS or not 0 < len(shape) <= 8:
         return report(f"shape {as_text or 'without dimensions'} is empty or too large")
     return shape
@@ -228,7 +227,7 @@ def _runtime_optimized(model: onnx.ModelProto, file: str) -> onnx.ModelProto:
                 model.SerializeToString(deterministic=True), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime raises a class for each status
-            raise ModelError(f"onnxruntime refuses the model: {_first_line(error)}", file) from None
+            raise ModelError(f"onnxruntime refuses the model: {first_line(error)}", file) from None
         optimized = onnx.load_model(target, load_external_data=False)
     _drop_remarks(optimized)
     default = [entry for entry in optimized.opset_import if entry.domain in ("", "ai.onnx")]
@@ -259,7 +258,7 @@ def _inferred(model: onnx.ModelProto, file: str) -> onnx.ModelProto:
     try:
         model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except Exception as error:  # the C++ side raises its own classes
-        raise ModelError(f"its shapes do not fit: {_first_line(error)}", file) from None
+        raise ModelError(f"its shapes do not fit: {first_line(error)}", file) from None
     known = {
         value.name for value in (*model.graph.value_info, *model.graph.output) if static_shape(value.type) is not None
     }
@@ -299,10 +298,5 @@ def _finished(model: onnx.ModelProto, file: str) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
-        raise ModelError(f"not a valid model: {_first_line(error)}", file) from None
+        raise ModelError(f"not a valid model: {first_line(error)}", file) from None
     return model
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

@@ -56,7 +56,7 @@ _TYPED_FIELD: dict[int, str] = {
 def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
     """Parse the file, load its external data, check that every tensor holds what it declares.
 
-    Raises ModelError: missing or unreadable file, not ONNX, truncated, over 2 GB, an opset outside 7..24, external
+    Raises ModelError: missing or unreadable file, not ONNX, truncated, over 2 GB, an opset outside OPSETS, external
     data missing or outside the model's folder, a tensor whose data does not fit its shape.
     """
     file = Path(path)
@@ -68,7 +68,7 @@ def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
 
 
 def check_size(model: onnx.ModelProto, where: str) -> None:
-    """ModelError for an opset outside 7..24 and for more nodes than a network of this kind has."""
+    """ModelError for an opset outside OPSETS and for more nodes than a network of this kind has."""
     _check_opset(model, where)
     if sum(len(graph.node) for graph in graphs(model)) > MAX_NODES:
         raise ModelError(f"more than {MAX_NODES} nodes", where)
@@ -96,6 +96,16 @@ def parse_bytes(content: bytes, file: Path) -> onnx.ModelProto:
 def opset(model: onnx.ModelProto) -> int:
     """The version of the default domain that the model imports; 0 where there is none."""
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+def is_qdq(model: onnx.ModelProto) -> bool:
+    """Whether the model already holds QuantizeLinear or DequantizeLinear nodes."""
+    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node)
+
+
+def element_type_name(kind: int) -> str:
+    """ONNX's name of an element type."""
+    return str(TensorProto.DataType.Name(kind)).lower() if kind in ELEMENT_BYTES else f"type {kind}"
 
 
 def external_files(model: onnx.ModelProto) -> list[str]:
@@ -216,13 +226,15 @@ def _check_data(tensor: TensorProto, count: int, where: str) -> Finding | None:
     size = ELEMENT_BYTES[tensor.data_type]
     field = _TYPED_FIELD.get(tensor.data_type, "int32_data")
     held = len(tensor.raw_data) if tensor.HasField("raw_data") else len(getattr(tensor, field)) * size
-    if held == count * size:
+    return check_length(tensor, held, count * size, where)
+
+
+def check_length(tensor: TensorProto, held: int, size: int, where: str) -> Finding | None:
+    """What is wrong with `held` bytes of data for a tensor of `size` bytes."""
+    if held == size:
         return None
-    return Finding(
-        f"tensor '{tensor.name}' of shape {list(tensor.dims)} holds {held} bytes instead of {count * size}",
-        where,
-        "the file is damaged; export it again",
-    )
+    message = f"tensor '{tensor.name}' of shape {list(tensor.dims)} holds {held} bytes instead of {size}"
+    return Finding(message, where, "the file is damaged; export it again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +244,10 @@ class External:
     location: str
     file: Path
     offset: int
+
+    def too_short(self, tensor: TensorProto, where: str) -> Finding:
+        """The finding that the file ends before the data of `tensor`."""
+        return Finding(f"external data file '{self.location}' ends before the data of tensor '{tensor.name}'", where)
 
 
 def external(tensor: TensorProto, size: int, file: Path) -> External | Finding:
@@ -269,7 +285,7 @@ def load_external(tensor: TensorProto, size: int, file: Path) -> Finding | None:
         reason = error.strerror or error
         return Finding(f"cannot read external data file '{place.location}': {reason}", where)
     if len(content) != size:
-        return Finding(f"external data file '{place.location}' ends before the data of tensor '{name}'", where)
+        return place.too_short(tensor, where)
     tensor.raw_data = content
     del tensor.external_data[:]
     tensor.data_location = TensorProto.DEFAULT

@@ -6,6 +6,7 @@ axes and clamps are computed from is small and is there. Wire format: protobuf's
 
 from __future__ import annotations
 
+import math
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from onnx import TensorProto
 from nnbuild.errors import Finding, ModelError
 from nnbuild.onnxfile import (
     ELEMENT_BYTES,
-    External,
+    check_length,
     check_size,
     check_tensors,
     external,
@@ -63,7 +64,7 @@ def read_outline(path: Path) -> Outline:
 
     def load(tensor: TensorProto, size: int, file: Path) -> Finding | None:
         if is_unread(tensor):
-            return _held(tensor, size, str(file))
+            return check_length(tensor, _held(tensor, size), size, str(file))
         place = external(tensor, size, file)
         if isinstance(place, Finding):
             return place
@@ -74,7 +75,7 @@ def read_outline(path: Path) -> Outline:
         elif size <= LARGE:
             return load_external(tensor, size, file)
         elif place.file.stat().st_size < place.offset + size:
-            return _cut(place, tensor.name, str(file))
+            return place.too_short(tensor, str(file))
         forget(tensor)
         return None
 
@@ -86,23 +87,12 @@ def read_outline(path: Path) -> Outline:
 
 
 def _size(tensor: TensorProto) -> int:
-    elements = 1
-    for dim in tensor.dims:
-        elements *= dim
-    return elements * ELEMENT_BYTES[tensor.data_type]
+    return int(math.prod(tensor.dims)) * ELEMENT_BYTES[tensor.data_type]
 
 
-def _held(tensor: TensorProto, size: int, where: str) -> Finding | None:
-    """What is wrong with the length of data that was skipped."""
-    held = next((int(entry.value) for entry in tensor.external_data if entry.key == "length"), size)
-    if held == size:
-        return None
-    message = f"tensor '{tensor.name}' of shape {list(tensor.dims)} holds {held} bytes instead of {size}"
-    return Finding(message, where, "the file is damaged; export it again")
-
-
-def _cut(place: External, name: str, where: str) -> Finding:
-    return Finding(f"external data file '{place.location}' ends before the data of tensor '{name}'", where)
+def _held(tensor: TensorProto, size: int) -> int:
+    """The bytes that data which was skipped had."""
+    return next((int(entry.value) for entry in tensor.external_data if entry.key == "length"), size)
 
 
 def _parse(path: Path) -> onnx.ModelProto:

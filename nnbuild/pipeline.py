@@ -10,8 +10,8 @@ import onnx
 from nnbuild import calibrate, samples
 from nnbuild.calibrate import DEFAULT_METHOD, Ranges
 from nnbuild.errors import CalibrationError, ConfigError, ModelError
-from nnbuild.folding import is_qdq
 from nnbuild.importer import import_model
+from nnbuild.onnxfile import is_qdq
 from nnbuild.quantize import quantize
 
 

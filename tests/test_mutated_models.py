@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from nnbuild.folding import is_qdq
 from nnbuild.importer import import_model
+from nnbuild.onnxfile import is_qdq
 from nnbuild.pipeline import Request, input_shapes, quantized
 
 from . import mutated_models, reference

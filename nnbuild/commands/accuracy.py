@@ -75,8 +75,8 @@ def _measured(arguments: argparse.Namespace) -> Accuracy:
     from nnbuild import samples
     from nnbuild.accuracy import measure
     from nnbuild.commands import model_arguments
-    from nnbuild.folding import is_qdq
     from nnbuild.importer import import_model
+    from nnbuild.onnxfile import is_qdq
     from nnbuild.pipeline import input_shapes
 
     model = import_model(arguments.model, model_arguments.shapes(arguments.input_shape))

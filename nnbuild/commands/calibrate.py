@@ -12,8 +12,8 @@ import argparse
 from nnbuild.commands import model_arguments
 from nnbuild.errors import ConfigError
 from nnbuild.files import write_text
-from nnbuild.folding import is_qdq
 from nnbuild.importer import import_model
+from nnbuild.onnxfile import is_qdq
 from nnbuild.pipeline import calibrated
 
 

@@ -12,6 +12,7 @@ import argparse
 import sys
 from typing import Any
 
+from nnbuild.latency import MUL_CYCLES
 from nnbuild.target import TARGETS
 
 
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ram", metavar="16K", help="the most that the arena may take")
     parser.add_argument("--latency", metavar="'2ms @ 48MHz, 1ws'", help="the most that one inference may last")
     parser.add_argument("--latency-strict", action="store_true", help="judge cores without documented timings too")
-    parser.add_argument("--mul-cycles", type=int, choices=(1, 32), default=1, help="cycles of MULS on ARMv6-M")
+    parser.add_argument("--mul-cycles", type=int, choices=MUL_CYCLES, default=1, help="cycles of MULS on ARMv6-M")
     parser.add_argument(
         "--input-shape", action="append", default=[], metavar="NAME=1,3,32,32",
         help="shape of an input that a model leaves open, batch (1) included; repeatable",

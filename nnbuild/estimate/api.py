@@ -17,11 +17,11 @@ from nnbuild.cost import Timing
 from nnbuild.errors import ConfigError, Finding, ModelError
 from nnbuild.estimate.figures import Setup
 from nnbuild.estimate.verdict import Check, Limits, judge
-from nnbuild.folding import is_qdq
 from nnbuild.importer import import_model
-from nnbuild.latency import parse_latency
+from nnbuild.latency import MUL_CYCLES, parse_latency
 from nnbuild.lower import lower
 from nnbuild.network import Array, Network
+from nnbuild.onnxfile import is_qdq
 from nnbuild.option_values import parse_size
 from nnbuild.quantize import FULLY_CONNECTED
 from nnbuild.target import named
@@ -48,7 +48,7 @@ def check(
     for name, value, allowed in (
         ("fully_connected", fully_connected, FULLY_CONNECTED),
         ("input_layout", input_layout, ("", "NHWC")),
-        ("mul_cycles", mul_cycles, (1, 32)),
+        ("mul_cycles", mul_cycles, MUL_CYCLES),
     ):
         if value not in allowed:
             raise ConfigError(f"must be one of {', '.join(repr(each) for each in allowed)}, not {value!r}", name)

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, defs, helper, shape_inference
+from onnx import NodeProto, helper
 
 from nnbuild.network import Array
+from nnbuild.node_types import output_types
 from nnbuild.onnxfile import opset
 from nnbuild.passes.graph import Graph, attribute, drop_attribute, set_attribute, static_shape
 from nnbuild.placeholder import placeholder, tensor_of
@@ -25,7 +26,6 @@ Shape = tuple[int, ...]
 
 _LINEAR = ("Conv", "Gemm", "MatMul")
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Min", "Max")
-_SHAPE_DATA = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,19 +217,11 @@ class _Walk:
                 raise _TiedError(name, new[1])
 
     def _infer(self, node: NodeProto) -> None:
-        types, data = {}, {}
-        for index, name in enumerate(node.input):
-            known = self._known(node, index)
-            if name:
-                kind = self.graph.types[name] if known is None else helper.np_dtype_to_tensor_dtype(known.dtype)
-                types[name] = helper.make_tensor_type_proto(kind, self._shape(name))
-            if known is not None and known.size <= _SHAPE_DATA and node.op_type not in _LINEAR:
-                data[name] = tensor_of(known, name)
+        constants = {name: known for at, name in enumerate(node.input) if (known := self._known(node, at)) is not None}
+        read = [name for name in node.input if name and name not in constants]
+        types = {name: helper.make_tensor_type_proto(self.graph.types[name], self._shape(name)) for name in read}
         try:
-            schema = defs.get_schema(node.op_type, self.version, "")
-            found = shape_inference.infer_node_outputs(
-                schema, node, types, data, opset_imports=[helper.make_opsetid("", self.version)]
-            )
+            found = output_types(node, self.version, constants, types)
         except Exception:  # the C++ side raises several classes where a window is larger than what it moves over
             raise _UnfitError from None
         for name in node.output:

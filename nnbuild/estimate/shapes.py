@@ -14,9 +14,9 @@ import onnx
 from nnbuild import qdq
 from nnbuild.calibrate import Range, Ranges
 from nnbuild.errors import ModelError
-from nnbuild.folding import is_qdq
 from nnbuild.lower import lower
 from nnbuild.network import Network
+from nnbuild.onnxfile import is_qdq
 from nnbuild.passes import FLOAT_RULES, simplify
 from nnbuild.passes.graph import Graph
 from nnbuild.placeholder import placeholder

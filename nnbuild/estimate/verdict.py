@@ -16,9 +16,9 @@ from nnbuild.estimate.advice import Advice, advice
 from nnbuild.estimate.figures import MARGIN_PERCENT, Figures, LayerFigures, Setup, figures
 from nnbuild.estimate.schema import SCHEMA
 from nnbuild.estimate.shapes import network_of, unquantized
-from nnbuild.folding import is_qdq
 from nnbuild.importer import import_outline
 from nnbuild.latency import Latency
+from nnbuild.onnxfile import is_qdq
 from nnbuild.report.budget import Verdict
 from nnbuild.report.timing import microseconds
 
