@@ -91,8 +91,11 @@ def _size(tensor: TensorProto) -> int:
 
 
 def _held(tensor: TensorProto, size: int) -> int:
-    """The bytes that data which was skipped had."""
-    return next((int(entry.value) for entry in tensor.external_data if entry.key == "length"), size)
+    """The bytes that data which was skipped had; 0 where a file says so itself, and no number."""
+    try:
+        return next((int(entry.value) for entry in tensor.external_data if entry.key == "length"), size)
+    except ValueError:
+        return 0
 
 
 def _parse(path: Path) -> onnx.ModelProto:

@@ -22,7 +22,7 @@ from nnbuild.memory import plan
 from nnbuild.network import Array, Network
 from nnbuild.node_order import positions, restore_order
 from nnbuild.onnxfile import parse
-from nnbuild.placeholder import array_of, is_placeholder, is_unread, packed, placeholder, tensor_of
+from nnbuild.placeholder import array_of, forget, is_placeholder, is_unread, packed, placeholder, tensor_of
 from nnbuild.selection import select
 from nnbuild.target import TARGETS
 from tests.damage import damage
@@ -106,6 +106,15 @@ def network(folder: Path, inside: bool = True, constant: bool = False) -> Path:
         onnx.save(proto, folder / "m.onnx")
         return folder / "m.onnx"
     return save(folder, proto)
+
+
+@pytest.mark.parametrize("length", ["200", "many"])
+def test_a_file_that_says_itself_that_data_was_not_read(tmp_path: Path, length: str) -> None:
+    proto = onnx.load(network(tmp_path))
+    forget(proto.graph.initializer[1])
+    proto.graph.initializer[1].external_data.add(key="length", value=length)
+    with pytest.raises(ModelError, match=r"tensor 'b' of shape \[200\] holds \d+ bytes instead of 800"):
+        outline.read_outline(save(tmp_path, proto))
 
 
 @pytest.mark.parametrize("constant", [False, True])
