@@ -26,7 +26,10 @@ from nnbuild import interpret
 from nnbuild.cli import main
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import ConfigError, ModelError
+from nnbuild.estimate import advice
+from nnbuild.estimate.figures import figures
 from nnbuild.estimate.resize import Edit, resized
+from nnbuild.estimate.shapes import network_of, unquantized
 from nnbuild.estimate.verdict import Check
 from nnbuild.importer import import_model, import_outline
 from nnbuild.lower import lower
@@ -363,6 +366,15 @@ def test_several_budgets_are_met_by_several_changes(tmp_path: Path) -> None:
     assert ", and input 'x' from 1x3x32x32 to " in option.change
 
 
+def test_of_changes_of_one_thing_the_smaller_size_counts() -> None:
+    one = Edit({"a": 8, "b": 4}, {"x": (1, 3, 24, 32)}, {"t": "Clip"})
+    other = Edit({"a": 6, "c": 2}, {"x": (1, 3, 32, 28)}, {"u": "Relu"})
+    for edits in ([one, other], [other, one]):
+        assert advice._merged(edits) == Edit(
+            {"a": 6, "b": 4, "c": 2}, {"x": (1, 3, 24, 28)}, {"t": "Clip", "u": "Relu"}
+        )
+
+
 def test_changes_never_touch_what_the_model_answers(tmp_path: Path) -> None:
     imported = import_outline(save(tmp_path, chain())).model
     assert resized(imported, Edit(widths={"classifier": 4})) is None
@@ -388,6 +400,21 @@ def test_int8_models_get_advice(name: str, reference_dir: Path) -> None:
     assert found.advice
     assert found.advice[0].figures.ram <= before.ram * 0.7
     assert sorted(option.removed for option in found.advice) == [option.removed for option in found.advice]
+
+
+def test_what_a_change_saves_of_an_int8_model_is_what_it_saves_of_the_float_one(reference_dir: Path) -> None:
+    """The float model that is made of an int8 file takes other amounts; what it saves carries over."""
+    path = reference_dir / "models" / "int8" / "kws01_int8.onnx"
+    before = nnbuild.check(path, cpu="cortex-m0")
+    option = nnbuild.check(path, cpu="cortex-m0", ram=round(before.ram * 0.7)).advice[0]
+    model = unquantized(import_outline(path).model)
+    changed = resized(model, option.edit)
+    assert changed is not None
+    own, after = (figures(network_of(proto, ""), before.setup) for proto in (model, changed[0]))
+    assert (own.flash, own.cycles) != (before.flash, before.figures.cycles)
+    for what in ("flash", "ram", "cycles", "macs"):
+        now, then = getattr(before.figures, what), getattr(option.figures, what)
+        assert now - then == getattr(own, what) - getattr(after, what), what
 
 
 # Large models.
