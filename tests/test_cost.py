@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import executed, fit_costs, instruction_timings
+from benchmarks import cost_fit, executed, instruction_timings
+from benchmarks.cost_page import COUNTED
 from benchmarks.instruction_timings import Instruction
 from nnbuild import calibrate, cmsis_nn, cost, importer, quantize, samples
 from nnbuild.contract import LayerView
@@ -28,8 +29,6 @@ from tests import qemu, random_layers
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "example_firmware" / "models"
-# What one frame takes on a Cortex-M0 at -O2 without wait states, counted by `scons -C example_firmware run`.
-COUNTED = {"touch": 12_162, "touch_cnn": 724_570}
 
 
 def example(name: str) -> Network:
@@ -106,6 +105,13 @@ def test_networks_that_are_not_in_the_fit(name: str) -> None:
     choices = select(example(name), target)
     found = cost.network_cost(choices, target, Timing("cortex-m0"))
     assert abs(100 * (found.cycles / COUNTED[name] - 1)) <= (cost.error_percent("cortex-m0", choices) or 0)
+
+
+def test_the_documents_name_what_was_counted() -> None:
+    costs, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/COSTS.md", "README.md"))
+    for name, cycles in COUNTED.items():
+        assert re.search(rf"{cycles:,} (?:cycles )?for `{name}`", costs)
+        assert re.search(rf"^{name} .* {cycles:,} ", readme, re.MULTILINE)
 
 
 def test_counted_as_it_runs(tmp_path: Path) -> None:
@@ -193,7 +199,7 @@ def test_nonnegative_least_squares() -> None:
         matrix = rng.random((30, 6))
         matrix[:, 5] = matrix[:, 1]
         values = matrix @ rng.uniform(-1, 2, 6) + rng.normal(0, 0.1, 30)
-        found = fit_costs.nonnegative(matrix, values)
+        found = cost_fit.nonnegative(matrix, values)
         gradient = matrix.T @ (values - matrix @ found)
         assert (found >= 0).all()
         assert gradient.max() < 1e-6

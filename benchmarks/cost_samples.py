@@ -1,0 +1,161 @@
+"""What layers execute under QEMU: the samples that costs are fitted to.
+
+The reference networks and single layers (cost_layers.py) with every kernel that serves run on a core of each class of
+instruction sets, and what each layer executes is counted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import cmsis_nn as library_benchmark
+from benchmarks import cost_layers, executed
+from nnbuild import cmsis_nn, cost, emit
+from nnbuild.errors import KernelError
+from nnbuild.network import Network
+from nnbuild.selection import BACKENDS, Choice, select
+from nnbuild.target import TARGETS, Target
+
+# What is fitted on each class: the cores whose timings apply to its instructions.
+CORES: Mapping[str, tuple[str, ...]] = {
+    "armv6m": ("cortex-m0", "cortex-m0plus"),
+    "armv7m": ("cortex-m3",),
+    "dsp": ("cortex-m4",),
+    "mve": (),
+}
+MEASURED_ON = {"armv6m": "cortex-m0", "armv7m": "cortex-m3", "dsp": "cortex-m4", "mve": "cortex-m55"}
+NETWORKS_IN_ONE_IMAGE = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One layer as it ran: its row of the table, trips of its loops, and figures by column; `network` it is part of."""
+
+    network: str
+    backend: str
+    kernel: str
+    trips: Mapping[str, int]
+    figures: Mapping[str, float]
+
+
+def columns(isa: str) -> list[str]:
+    """The columns of the table for a class of instruction sets."""
+    multiplications = ["multiplications"] if isa == "armv6m" else []
+    return ["instructions", *CORES[isa], *multiplications, "waits", "code"]
+
+
+def _figures(isa: str, found: executed.Executed, code: int) -> dict[str, float]:
+    figures = {"instructions": found.instructions, "waits": found.waits, "code": float(code)}
+    figures |= {core: found.cycles(core) for core in CORES[isa]}
+    if isa == "armv6m":
+        figures["multiplications"] = found.classes.get("multiply", 0)
+    return figures
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A network to run, with the kernels chosen for it."""
+
+    name: str
+    backend: str
+    network: Network
+    choices: tuple[Choice, ...]
+    pins: Mapping[str, str]
+
+
+def jobs(reference: Mapping[str, Network], where: Target) -> list[Job]:
+    """The reference networks with nnbuild's kernels and with CMSIS-NN's, and single layers with every kernel."""
+    found = []
+    for name, network in reference.items():
+        for backend in ("direct", "cmsis_nn"):
+            found.append(Job(name, backend, network, select(network, where, backend=backend), {}))
+    for case in cost_layers.cases():
+        kernels = {choice.kernel.name for choice in select(case.network, where, backend="direct")}
+        kernels |= {name for choice in select(case.network, where, backend="direct") for name in choice.reasons}
+        for kernel in sorted(kernels):
+            pins = {layer.name: kernel for layer in case.network.layers}
+            try:
+                choices = select(case.network, where, pins, backend="direct")
+            except KernelError:
+                continue
+            found.append(Job("", "", case.network, choices, pins))
+    return found
+
+
+def measure(isa: str, found: Sequence[Job], where: Target, folder: Path, root: Path) -> list[Sample]:
+    """Run every job; one sample for each layer and one for each network's own function."""
+    (folder / "library").mkdir(parents=True)
+    core = executed.CORES[MEASURED_ON[isa]]
+    link = library_benchmark.library([*core.flags, "-mthumb"], root, folder / "library")
+    samples: list[Sample] = []
+    for first, group in enumerate(_groups(found)):
+        files = []
+        for number, job in enumerate(group):
+            backend = job.backend or "direct"
+            assert backend in BACKENDS
+            options = emit.EmitOptions(f"n{number}", where, pins=job.pins, backend=backend)
+            files.append(emit.emit(job.network, options))
+        ran = executed.run(MEASURED_ON[isa], files, folder / f"image{first}", link)
+        for number, (job, result) in enumerate(zip(group, ran, strict=True)):
+            samples += _samples(isa, job, where, json.loads(files[number][f"n{number}.report.json"]), result)
+    return samples
+
+
+def _groups(found: Sequence[Job]) -> Iterable[Sequence[Job]]:
+    for job in found:
+        if job.name:
+            yield [job]
+    single = [job for job in found if not job.name]
+    for start in range(0, len(single), NETWORKS_IN_ONE_IMAGE):
+        yield single[start : start + NETWORKS_IN_ONE_IMAGE]
+
+
+def _samples(isa: str, job: Job, where: Target, report: Mapping[str, Any], ran: executed.Ran) -> Iterable[Sample]:
+    for choice, layer, found in zip(job.choices, report["layers"], ran.layers, strict=True):
+        low, high = (getattr(choice.layer.params, f"activation_{bound}", at) for at, bound in enumerate(("min", "max")))
+        if low == high and not job.name:
+            continue  # a constant, of which the compiler leaves nothing
+        trips = {"layer": 1, **choice.kernel.trips(choice.view, where)}
+        kernel = f"{choice.layer.op}/{choice.kernel.name}"
+        code = ran.code_of(layer["function"])
+        yield Sample(job.name, job.backend, kernel, trips, _figures(isa, found, code))
+    steps = len(job.choices)
+    arguments = sum(len(choice.layer.inputs) + 1 for choice in job.choices)
+    # The hook's calls are in its code, 4 bytes each.
+    code = ran.code[f"{report['name']}_run"] - 4 * steps
+    trips = {"layer": 1, "step": steps, "argument": arguments}
+    yield Sample(job.name, job.backend, cost.RUN, trips, _figures(isa, ran.run, code))
+
+
+def measured(
+    reference: Mapping[str, Network], root: Path, kept: Path | None, only: Sequence[str] = ()
+) -> dict[str, list[Sample]]:
+    """Samples by class, of `reference` and of single layers, or of those with the operators `only`.
+
+    They are taken from the file `kept` where it is there, and stored in it where it is not.
+    """
+    if kept is not None and kept.exists():
+        stored = json.loads(kept.read_text())
+        return {isa: [Sample(*sample) for sample in samples] for isa, samples in stored.items()}
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for isa in CORES:
+            where = replace(TARGETS[MEASURED_ON[isa]], cmsis_nn=cmsis_nn.read(root))
+            wanted = jobs(reference, where)
+            if only:
+                wanted = [job for job in wanted if any(choice.layer.op in only for choice in job.choices)]
+            found[isa] = measure(isa, wanted, where, Path(folder) / isa, root)
+            print(f"{isa}: {len(found[isa])} layers", file=sys.stderr, flush=True)
+    if kept is not None:
+        rows = {
+            isa: [[s.network, s.backend, s.kernel, s.trips, s.figures] for s in samples]
+            for isa, samples in found.items()
+        }
+        kept.write_text(json.dumps(rows))
+    return found
