@@ -193,6 +193,18 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert best["kind"] in ("width", "input")
 
 
+def test_layers_that_share_a_function_count_it_once(tmp_path: Path) -> None:
+    nodes, constants = [], {}
+    for at, (before, after) in enumerate(("xa", "bc", "de")):
+        nodes += [node("Gemm", f"{before} w{at} v", after), node("Relu", after, "bdy"[at])]
+        constants[f"w{at}"] = weights(16, 16)
+    found = checked(tmp_path, model(nodes, {"x": [1, 16]}, ["y"], {**constants, "v": weights(16)})).figures
+    codes = [layer.code for layer in found.layers]
+    assert codes[1] > 0
+    assert codes[2] == 0  # as the one before; the first has another zero point
+    assert sum(codes) < found.code < sum(codes) + codes[1]
+
+
 def test_all_findings_of_a_model(tmp_path: Path) -> None:
     nodes = [node("LSTM", "x w r", "h"), node("Einsum", "h h", "y", equation="ij,ij->ij")]
     proto = model(nodes, {"x": [1, 3, 4]}, ["y"], {"w": weights(1, 8, 4), "r": weights(1, 8, 2)})
@@ -373,6 +385,15 @@ def test_of_changes_of_one_thing_the_smaller_size_counts() -> None:
         assert advice._merged(edits) == Edit(
             {"a": 6, "b": 4, "c": 2}, {"x": (1, 3, 24, 28)}, {"t": "Clip", "u": "Relu"}
         )
+
+
+def test_narrower_layers_and_a_smaller_input_where_neither_is_enough(tmp_path: Path) -> None:
+    limit = f"{checked(tmp_path, chain()).figures.cycles // 10} cycles"
+    found = checked(tmp_path, chain(), latency=limit)
+    assert [option.kind for option in found.advice] == ["widths and input"]
+    assert found.advice[0].figures.cycles <= int(limit.split()[0])
+    first, second = (found.advice[0].edit.widths[name] for name in ("conv1", "conv2"))
+    assert checked(tmp_path, chain(first, second, found.advice[0].edit.inputs["x"][2]), latency=limit).fits
 
 
 def test_changes_never_touch_what_the_model_answers(tmp_path: Path) -> None:
