@@ -110,6 +110,15 @@ def test_a_limit_within_the_margin_is_not_promised(tmp_path: Path) -> None:
     assert "fits, but flash within the estimate's margin: build it to be sure" in str(close)
 
 
+def test_the_margin_of_latency_is_the_error_of_the_fit(tmp_path: Path) -> None:
+    error = (checked(tmp_path, chain()).figures.error_percent or 0) / 100
+    assert error > MARGIN + 0.02
+    cycles = checked(tmp_path, chain()).figures.cycles
+    for limit, close in ((cycles * (1 + error - 0.01), True), (cycles * (1 + error + 0.01), False)):
+        text = str(checked(tmp_path, chain(), latency=f"{round(limit)} cycles"))
+        assert ("fits, but latency within the estimate's margin" in text) == close
+
+
 def test_what_does_not_fit_says_by_how_much(tmp_path: Path) -> None:
     found = checked(tmp_path, chain(), ram="12K", latency="100ms @ 48MHz")
     ram, cycles = found.ram, found.figures.cycles
@@ -195,7 +204,7 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_layers_that_share_a_function_count_it_once(tmp_path: Path) -> None:
     nodes, constants = [], {}
-    for at, (before, after) in enumerate(("xa", "bc", "de")):
+    for at, (before, after) in enumerate((("x", "a"), ("b", "c"), ("d", "e"))):
         nodes += [node("Gemm", f"{before} w{at} v", after), node("Relu", after, "bdy"[at])]
         constants[f"w{at}"] = weights(16, 16)
     found = checked(tmp_path, model(nodes, {"x": [1, 16]}, ["y"], {**constants, "v": weights(16)})).figures
@@ -394,6 +403,26 @@ def test_narrower_layers_and_a_smaller_input_where_neither_is_enough(tmp_path: P
     assert found.advice[0].figures.cycles <= int(limit.split()[0])
     first, second = (found.advice[0].edit.widths[name] for name in ("conv1", "conv2"))
     assert checked(tmp_path, chain(first, second, found.advice[0].edit.inputs["x"][2]), latency=limit).fits
+
+
+def test_no_cycles_are_saved_where_none_are_known(tmp_path: Path) -> None:
+    limit = checked(tmp_path, chain(40)).ram
+    for cpu, known in (("cortex-m0", True), ("generic", False)):
+        text = str(checked(tmp_path, chain(64), cpu=cpu, ram=limit))
+        assert "of RAM" in text.partition("saves")[2]
+        assert ("cycles" in text.partition("saves")[2]) == known
+
+
+def test_groups_of_a_convolution_stay_whole(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", "x w1", "a", name="first"),
+        node("Conv", "a w2", "b", name="grouped", group=2),
+        node("GlobalAveragePool", "b", "y"),
+    ]
+    constants = {"w1": weights(8, 3, 1, 1), "w2": weights(4, 4, 1, 1)}
+    imported = import_outline(save(tmp_path, model(nodes, {"x": [1, 3, 4, 4]}, ["y"], constants))).model
+    assert resized(imported, Edit(widths={"first": 6})) is not None
+    assert resized(imported, Edit(widths={"first": 5})) is None
 
 
 def test_changes_never_touch_what_the_model_answers(tmp_path: Path) -> None:
