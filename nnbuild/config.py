@@ -330,6 +330,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("NNEMITCOMSTR", "NNGEN  ${TARGET.file}", "what is printed for it"),
     Variable("NNACCURACYCOM", "$NNPYTHON -m nnbuild accuracy ...", "the command that compares with the float model"),
     Variable("NNACCURACYCOMSTR", "ACCUR  $SOURCE", "what is printed for it"),
+    Variable("NNBOUNDCOM", "$NNPYTHON -m nnbuild accuracy ...", "the command that holds its figures against bounds"),
+    Variable("NNBOUNDCOMSTR", "BOUND  $SOURCE", "what is printed for it"),
     Variable(
         "NN_BASELINE",
         "",

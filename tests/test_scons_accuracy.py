@@ -42,7 +42,7 @@ def below(project: Project, *arguments: str) -> str:
 
 def test_measured_then_held_then_written(project: Project) -> None:
     output = project.scons()
-    assert "QUANT  models/kws.onnx\nACCUR  models/kws.onnx\nACCUR  build/nn/kws.int8.onnx\nNNGEN  kws.c\n" in output
+    assert "QUANT  models/kws.onnx\nACCUR  models/kws.onnx\nBOUND  build/nn/kws.int8.onnx\nNNGEN  kws.c\n" in output
     assert project.calls() == ["quantize", "accuracy", "accuracy", "emit"]
     assert (project.folder / "build/nn/kws.accuracy.json").exists()
     assert not project.built(project.scons())

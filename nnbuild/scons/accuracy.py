@@ -61,4 +61,4 @@ def hold(env: Any, files: list[Any], report: Any, options: Mapping[str, Any]) ->
         return
     words = ["--report", run.path(report), *config.arguments(bounds, "accuracy")]
     env.Depends(files, [report, env.Value(f"accuracy {bounds}")])
-    env.AddPreAction(files, run.action("NNACCURACYCOM", lambda target, source, env: words))
+    env.AddPreAction(files, run.action("NNBOUNDCOM", lambda target, source, env: words))
