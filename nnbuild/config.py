@@ -288,7 +288,10 @@ LATER: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One construction variable of the tool; `default` is how the documentation shows it."""
+    """One construction variable of the tool.
+
+    `default` is what the documentation shows; of NN_... and ...STR it is also what the tool sets, for some as a list.
+    """
 
     name: str
     default: str

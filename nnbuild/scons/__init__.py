@@ -1,1 +1,1 @@
-"""The SCons side of nnbuild. Everything here imports the standard library, SCons and `nnbuild.config` only."""
+"""The SCons side of nnbuild: it imports SCons, the standard library, and modules of nnbuild that need no more."""

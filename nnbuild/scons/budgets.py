@@ -162,7 +162,7 @@ def _stack_is_judged(target: Sequence[Any], source: Sequence[Any], env: Any) -> 
         return 0
     hint = "call env.NNBudget on the program that links it"
     message = ConfigError("option 'stack' is judged on a linked image, and none has a budget", model.name, hint)
-    raise SCons.Errors.BuildError(errstr=f"{message}; declared in {boundary.line_of(target[0])}", exitstatus=2)
+    raise run.failure(2, str(message), boundary.line_of(target[0]))
 
 
 _STACK_CHECK = SCons.Action.Action(_stack_is_judged, strfunction=None)

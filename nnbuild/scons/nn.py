@@ -62,7 +62,7 @@ if "nnbuild" not in sys.modules:
     # With toolpath= into a checkout, nobody has told Python where the package is.
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
 
-from nnbuild import __version__
+from nnbuild import __version__, config
 from nnbuild.errors import ConfigError
 from nnbuild.scons import aliases, budgets, cmsis_library, models, requirement, run, variables
 from nnbuild.scons.boundary import user_errors
@@ -77,15 +77,9 @@ _COMMANDS = {
     "NNSIZECOM": f"{_COMMAND} size $NN_ARGUMENTS",
     "NNFREEZECOM": f"{_COMMAND} freeze $SOURCE $NN_ARGUMENTS",
 }
-_MESSAGES = {
-    "NNQUANTCOMSTR": "QUANT  $SOURCE",
-    "NNEMITCOMSTR": "NNGEN  ${TARGET.file}",
-    "NNACCURACYCOMSTR": "ACCUR  $SOURCE",
-    "NNBOUNDCOMSTR": "BOUND  $SOURCE",
-    "NNBASELINECOMSTR": "ACCEPT $SOURCES",
-    "NNSIZECOMSTR": "SIZE   $TARGET",
-    "NNFREEZECOMSTR": "FREEZE $SOURCE",
-}
+_MESSAGES = {variable.name: variable.default for variable in config.VARIABLES if variable.name.endswith("STR")}
+_SETTINGS = {variable.name: variable.default for variable in config.VARIABLES if variable.name.startswith("NN_")}
+_LISTS = ("NN_LIBS", "NN_KERNEL_CCFLAGS", "NN_SECTION_CCFLAGS")
 
 
 def _objects(env: Any, model: models.Model, shared: bool = False) -> list[Any]:
@@ -178,16 +172,7 @@ def generate(env: Any) -> None:
     requirement.check(env, __version__)
     verbose = SCons.Script.ARGUMENTS.get("VERBOSE", "0") not in ("", "0")
     env.SetDefault(
-        NN_DIR="build/nn",
-        NN_VARIANT="",
-        NN_CPU="",
-        NN_FLASH_WAIT_STATES="0",
-        NN_MUL_CYCLES="1",
-        NN_CYCLES="",
-        NN_BASELINE="",
-        NN_LIBS=[],
-        NN_KERNEL_CCFLAGS=SCons.Util.CLVar("-O2"),
-        NN_SECTION_CCFLAGS=SCons.Util.CLVar("-ffunction-sections -fdata-sections"),
+        **{name: SCons.Util.CLVar(text) if name in _LISTS else text for name, text in _SETTINGS.items()},
         NNPYTHON=[run.literal(sys.executable)],
         **_COMMANDS,
         **{name: "" if verbose else text for name, text in _MESSAGES.items()},

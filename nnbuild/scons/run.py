@@ -117,7 +117,7 @@ def _within_limit(env: Any, command: list[str]) -> tuple[list[str], str]:
     return [*command[:behind], f"@{path}"], path
 
 
-def _failure(status: int, reason: str, line: str) -> SCons.Errors.BuildError:
+def failure(status: int, reason: str, line: str) -> SCons.Errors.BuildError:
     """What SCons prints behind `scons: *** [target]`, with the user's line of this target.
 
     Without a reason the command has printed what is wrong, one line for each finding.
@@ -153,7 +153,7 @@ def action(variable: str, arguments: Arguments | None = None, after: After | Non
             if after is not None:
                 after(target, status)
         if status:
-            raise _failure(status, reason, boundary.line_of(target[0]))
+            raise failure(status, reason, boundary.line_of(target[0]))
         return 0
 
     def message(target: Sequence[Any], source: Sequence[Any], env: Any, executor: Any = None) -> str:
