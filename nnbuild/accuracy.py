@@ -220,6 +220,8 @@ def _probes(network: Network, values: Mapping[str, Activation], floats: Mapping[
     for value, place in values.items():
         if place.tensor not in found and floats.get(value) == place.shape:
             index = place.index.ravel()
+            if index.size > network.tensors[place.tensor].size:
+                continue  # of some values, such as the steps before the last, the network keeps nothing
             whole = index.size == network.tensors[place.tensor].size and is_contiguous(index)
             quant = network.tensors[place.tensor].quant
             found[place.tensor] = _Probe(place.tensor, value, quant, None if whole else index)

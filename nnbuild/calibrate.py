@@ -21,6 +21,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from nnbuild import float_model
 from nnbuild.errors import CalibrationError
@@ -126,16 +127,20 @@ def ranges(model: onnx.ModelProto, samples: Samples, method: str = DEFAULT_METHO
     session = float_model.session(model, names)
     inputs = [value.name for value in model.graph.input]
     statistics = {name: _Statistics() for name in (*inputs, *names)}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     digest = hashlib.sha256()
     count = 0
     for sample in samples:
         for name in inputs:
             digest.update(sample[name].astype("<f4").tobytes())
             statistics[name].add(sample[name])
-        for name, values in zip(names, float_model.run(session, names, sample), strict=True):
+        found = dict(zip(names, float_model.run(session, names, sample), strict=True))
+        for name, values in found.items():
             if not np.isfinite(values).all():
                 raise CalibrationError(f"value '{name}' is not finite for sample {count}", samples.spec)
             statistics[name].add(values)
+        for name, values in _internals(model, constants, {**sample, **found}).items():
+            statistics.setdefault(name, _Statistics()).add(values)
         count += 1
         _progress(count)
     _progress(0)
@@ -144,6 +149,18 @@ def ranges(model: onnx.ModelProto, samples: Samples, method: str = DEFAULT_METHO
         name: _outward(*(_minmax if name in inputs else _CHOICES[method])(found)) for name, found in statistics.items()
     }
     return Ranges(tensors, method, count, digest.hexdigest())
+
+
+def _internals(model: onnx.ModelProto, constants: Mapping[str, Array], values: Mapping[str, Array]) -> dict[str, Array]:
+    """What operators compute inside of a node and have to know the range of."""
+    from nnbuild.ops import BY_ONNX
+
+    known = {**constants, **values}
+    found: dict[str, Array] = {}
+    for node in model.graph.node:
+        if node.op_type in BY_ONNX:
+            found |= BY_ONNX[node.op_type].internals(node, known.__getitem__)
+    return found
 
 
 def digest_of(samples: Samples) -> str:

@@ -58,6 +58,8 @@ class Quantization:
     bias: int | None = None
     fuses_clamp: bool = False
     inputs_like_output: bool = False
+    recurrent: int | None = None
+    cell: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,11 @@ class Operator:
     layers at all); `reference(params, constants, inputs)` takes int8 arrays in the shapes of the layer's tensors and
     its result is the meaning of the layer, bit for bit; `inplace` names the inputs whose memory the output may take
     when they die there and have its size; `cases()` is the one table that tests and docs use.
+
+    A layer that keeps something from one inference to the next says by `state` what that is when it starts, as bytes;
+    `advance(params, constants, inputs, state)` then is the reference: the result and the state behind it.
+    `internals(node, values)` are float values inside of a node whose range calibration has to know, by name; `values`
+    gives what a name of the float model stands for.
     """
 
     name: str
@@ -149,5 +156,8 @@ class Operator:
     reference: Callable[[Any, Mapping[str, Array], Sequence[Array]], Array] | None = None
     macs: Callable[[LayerView], int] = lambda view: 0
     inplace: Callable[[LayerView], tuple[int, ...]] = lambda view: ()
+    state: Callable[[LayerView], Array | None] = lambda view: None
+    advance: Callable[[Any, Mapping[str, Array], Sequence[Array], Array], tuple[Array, Array]] | None = None
+    internals: Callable[[NodeProto, Callable[[str], Array]], Mapping[str, Array]] = lambda node, values: {}
     kernels: tuple[Kernel, ...] = ()
     cases: Callable[[], Iterable[Case]] = lambda: ()

@@ -18,7 +18,7 @@ import numpy as np
 from nnbuild import __version__, cnames, cost, interpret, model_report
 from nnbuild.contract import Source
 from nnbuild.errors import ConfigError
-from nnbuild.memory import Plan, plan
+from nnbuild.memory import Plan, initial_state, plan
 from nnbuild.network import Array, Network, Port, Tensor
 from nnbuild.placement import Placement
 from nnbuild.raw_input import RawInput, raw_input
@@ -59,10 +59,11 @@ class _Instance:
 
 @dataclass(frozen=True, slots=True)
 class _Step(model_report.Step):
-    """One layer as the generated code sees it."""
+    """One layer as the generated code sees it; `parameters` are its memory besides tensors: scratch, state."""
 
     arguments: tuple[str, ...]
     symbols: Mapping[str, str]
+    parameters: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,8 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     outputs = _named(network, network.outputs, name, "output", planned)
     steps = _steps(name, network, choices, planned, options.target, (*inputs, *outputs))
     raw = _raw(options, inputs)
+    start = initial_state(network, planned) if planned.state_bytes else None
+    start = start if start is not None and start.any() else None
     context: dict[str, Any] = {
         "name": name,
         "macro": name.upper(),
@@ -100,11 +103,13 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         "target": options.target,
         "inputs": inputs,
         "outputs": outputs,
-        "parameters": _parameters(options, inputs, outputs),
-        "arguments": _arguments(options, (*inputs, *outputs)),
+        "parameters": _parameters(options, planned, inputs, outputs),
+        "arguments": _arguments(options, planned, (*inputs, *outputs)),
         "placement": placement,
         "reserved": placement.reserved(name, options.arena),
         "arena": planned.arena,
+        "state": planned.state_bytes,
+        "initial_state": start is not None,
         "caller_arena": options.arena == "caller",
         "shared_arena": options.arena == "shared",
         "steps": steps,
@@ -131,7 +136,9 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
             set_input=set_input,
             helpers=_helpers(texts, options.target, network.single_rounding),
         ),
-        f"{name}_weights.c": environment.get_template("weights.c.j2").render(context, arrays=_arrays(steps, name, raw)),
+        f"{name}_weights.c": environment.get_template("weights.c.j2").render(
+            context, arrays=_arrays(steps, name, raw, start)
+        ),
         f"{name}_kernels.S": environment.get_template("kernels.S.j2").render(context),
         f"{name}.report.json": model_report.as_json(network, options, steps, planned),
     }
@@ -153,19 +160,24 @@ class SelftestSample:
 def selftest_samples(network: Network, count: int) -> list[SelftestSample]:
     """`count` samples; of a few candidates each, the one whose outputs are most varied, so that a fault shows."""
     samples = []
+    kept: interpret.States = {}
     for index in range(count):
-        candidates = [_selftest_sample(network, seed, seed % 4) for seed in range(8 * index + 1, 8 * index + 9)]
-        samples.append(max(candidates, key=lambda sample: sum(len(set(out.tolist())) for out in sample.outputs)))
+        candidates = []
+        for seed in range(8 * index + 1, 8 * index + 9):
+            states = dict(kept)
+            candidates.append((_selftest_sample(network, seed, seed % 4, states), states))
+        sample, kept = max(candidates, key=lambda pair: sum(len(set(out.tolist())) for out in pair[0].outputs))
+        samples.append(sample)
     return samples
 
 
-def _selftest_sample(network: Network, seed: int, damping: int) -> SelftestSample:
+def _selftest_sample(network: Network, seed: int, damping: int, states: interpret.States) -> SelftestSample:
     state = seed
     inputs = []
     for port in network.inputs:
         values, state = _pseudorandom(network.tensors[port.tensor].size, state, damping)
         inputs.append(values)
-    outputs = tuple(output.ravel() for output in interpret.run(network, inputs))
+    outputs = tuple(output.ravel() for output in interpret.run(network, inputs, states))
     return SelftestSample(seed, damping, outputs)
 
 
@@ -194,18 +206,24 @@ def _named(network: Network, ports: Sequence[Port], name: str, kind: str, planne
     ]
 
 
-def _parameters(options: EmitOptions, inputs: Sequence[_NamedPort], outputs: Sequence[_NamedPort]) -> str:
+def _parameters(
+    options: EmitOptions, planned: Plan, inputs: Sequence[_NamedPort], outputs: Sequence[_NamedPort]
+) -> str:
     """Those of `<name>_run`."""
-    words = ["void *arena"] if options.arena == "caller" else []
+    words = [f"void *{memory}" for memory in _callers_memory(options, planned)]
     words += [f"const int8_t *{p.argument}" for p in inputs if p.offset is None]
     words += [f"int8_t *{p.argument}" for p in outputs if p.offset is None]
     return ", ".join(words) or "void"
 
 
-def _arguments(options: EmitOptions, ports: Sequence[_NamedPort]) -> str:
+def _arguments(options: EmitOptions, planned: Plan, ports: Sequence[_NamedPort]) -> str:
     """What the self-test passes to `<name>_run`."""
-    own = ["arena"] if options.arena == "caller" else []
-    return ", ".join([*own, *(p.argument for p in ports if p.offset is None)])
+    return ", ".join([*_callers_memory(options, planned), *(p.argument for p in ports if p.offset is None)])
+
+
+def _callers_memory(options: EmitOptions, planned: Plan) -> list[str]:
+    """The memory that the caller passes."""
+    return ["arena", "state"][: 2 if planned.state_bytes else 1] if options.arena == "caller" else []
 
 
 def _raw(options: EmitOptions, inputs: Sequence[_NamedPort]) -> RawInput | None:
@@ -232,10 +250,15 @@ def _steps(
         layer = choice.layer
         source = choice.kernel.render(choice.view, target)
         symbols = {key: f"{name}_{layer.name}_{key}" for key in source.data}
-        scratch = [f"&arena[{planned.scratch[layer.name]}]"] if layer.name in planned.scratch else []
-        arguments = (*(places[tensor] for tensor in (*layer.inputs, layer.output)), *scratch, *symbols.values())
+        memory = {
+            part: f"&{where}[{offsets[layer.name]}]"
+            for part, where, offsets in (("scratch", "arena", planned.scratch), ("state", "state", planned.states))
+            if layer.name in offsets
+        }
+        tensors = (places[tensor] for tensor in (*layer.inputs, layer.output))
+        arguments = (*tensors, *memory.values(), *symbols.values())
         function = functions.setdefault(cost.function_key(choice, source, target), f"{name}_{layer.name}")
-        steps.append(_Step(choice, source, function, arguments, symbols))
+        steps.append(_Step(choice, source, function, arguments, symbols, tuple(memory)))
     return steps
 
 
@@ -258,8 +281,7 @@ def _title(step: _Step) -> str:
 def _signature(step: _Step) -> str:
     count = len(step.choice.layer.inputs)
     parameters = ["const int8_t *input", *(f"const int8_t *input{n}" for n in range(2, count + 1)), "int8_t *output"]
-    if len(step.arguments) > count + 1 + len(step.symbols):
-        parameters.append("int8_t *scratch")
+    parameters += [f"int8_t *{memory}" for memory in step.parameters]
     parameters += [f"const {array.dtype}_t *{key}" for key, array in step.source.data.items()]
     return _wrapped(f"static void {step.function}(", parameters, ")")
 
@@ -315,13 +337,15 @@ def _helper(name: str, target: Target, single_rounding: bool) -> str:
     return path.read_text(encoding="utf-8").partition("*/\n")[2].strip("\n")
 
 
-def _arrays(steps: Sequence[_Step], name: str, raw: RawInput | None) -> list[dict[str, str]]:
+def _arrays(steps: Sequence[_Step], name: str, raw: RawInput | None, start: Array | None) -> list[dict[str, str]]:
     """Every constant that lives in flash, once: layers with equal contents still keep their own, so sizes add up."""
     arrays = [
         _array(step.symbols[key], array, _title(step)) for step in steps for key, array in step.source.data.items()
     ]
     if raw is not None and raw.table is not None:
         arrays.append(_array(f"{name}_raw_input", raw.table, "raw input 0 to 255 -> model input"))
+    if start is not None:
+        arrays.append(_array(f"{name}_initial_state", start, "what layers keep between inferences, after a reset"))
     return arrays
 
 

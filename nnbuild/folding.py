@@ -23,6 +23,7 @@ from nnbuild.node_types import output_types
 from nnbuild.onnxfile import MAX_ELEMENTS, MAX_NODES, opset, subgraphs
 from nnbuild.passes.graph import attribute, static_shape
 from nnbuild.placeholder import array_of, is_unread, tensor_of
+from nnbuild.states import RECURRENT
 
 MAX_ACTIVATION = 2**24  # elements of one activation
 MAX_MACS = 2**32  # of one node
@@ -39,7 +40,7 @@ _FOLDABLE_NAMES = (
 FOLDABLE = frozenset(_FOLDABLE_NAMES.split())
 
 _CONTROL_FLOW = frozenset(("If", "Loop", "Scan"))
-_SEVERAL_OUTPUTS = frozenset(("Split",))
+_SEVERAL_OUTPUTS = frozenset(("Split", *RECURRENT))
 _QOPERATORS = frozenset(
     (
         "ConvInteger",

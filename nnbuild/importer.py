@@ -27,6 +27,7 @@ from nnbuild.passes import EARLY_RULES, FLOAT_RULES, QDQ_RULES, REWRITTEN, name_
 from nnbuild.passes.graph import Graph, static_shape
 from nnbuild.passes.modern_opset import declare, raise_opset
 from nnbuild.passes.unary_forms import SWISH_OPSET
+from nnbuild.states import keep_states, keeps_states
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -127,9 +128,12 @@ def _inline_functions(model: onnx.ModelProto, file: str) -> None:
 
 def _drop_remarks(model: onnx.ModelProto) -> None:
     """Everything that does not change what the model computes: producer, paths, doc strings, metadata."""
+    keep = keeps_states(model)
     for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
         model.ClearField(name)
     del model.metadata_props[:], model.training_info[:]
+    if keep:
+        keep_states(model)
     graph = model.graph
     graph.name = "model"
     graph.ClearField("doc_string")
@@ -241,7 +245,10 @@ def _runtime_optimized(model: onnx.ModelProto, file: str) -> onnx.ModelProto:
 
 def _simplified(model: onnx.ModelProto, file: str, quantized: bool) -> onnx.ModelProto:
     graph = Graph(_inferred(model, file))
-    simplify(graph, QDQ_RULES if quantized else FLOAT_RULES)
+    try:
+        simplify(graph, QDQ_RULES if quantized else FLOAT_RULES)
+    except ModelError as error:
+        raise error.within(file) from None
     name_nodes(graph)
     graph.commit()
     if any(node.op_type == "Swish" for node in graph.nodes):

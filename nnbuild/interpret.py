@@ -7,12 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from nnbuild import fixedpoint
-from nnbuild.network import Array, Network
+from nnbuild.contract import LayerView
+from nnbuild.network import Array, Layer, Network
 from nnbuild.ops import BY_NAME
 
+States = dict[str, Array]
+"""What layers keep from one inference to the next, by the name of the layer; an empty one is that behind a reset."""
 
-def run_all(network: Network, inputs: Sequence[Array]) -> dict[str, Array]:
-    """Every tensor of one inference by name, flat int8. `inputs`: one int8 array for each of the network's inputs."""
+
+def run_all(network: Network, inputs: Sequence[Array], states: States | None = None) -> dict[str, Array]:
+    """Every tensor of one inference by name, flat int8. `inputs`: one int8 array for each of the network's inputs.
+
+    `states` go in and come out changed; without them the network starts anew.
+    """
+    states = {} if states is None else states
     values: dict[str, Array] = {}
     for port, array in zip(network.inputs, inputs, strict=True):
         flat = np.asarray(array)
@@ -21,14 +29,24 @@ def run_all(network: Network, inputs: Sequence[Array]) -> dict[str, Array]:
         values[port.tensor] = flat.ravel()
     with fixedpoint.rounding(network.single_rounding):
         for layer in network.layers:
-            reference = BY_NAME[layer.op].reference
-            assert reference is not None
-            result = reference(layer.params, layer.constants, [values[name] for name in layer.inputs])
+            result = _layer(network, layer, [values[name] for name in layer.inputs], states)
             values[layer.output] = result.ravel()
     return values
 
 
-def run(network: Network, inputs: Sequence[Array]) -> list[Array]:
-    """The outputs of one inference, int8, in the shapes of the network's output ports."""
-    values = run_all(network, inputs)
+def _layer(network: Network, layer: Layer, inputs: list[Array], states: States) -> Array:
+    operator = BY_NAME[layer.op]
+    start = operator.state(LayerView.of(network, layer))
+    if start is None:
+        assert operator.reference is not None
+        return operator.reference(layer.params, layer.constants, inputs)
+    assert operator.advance is not None
+    before = states.get(layer.name, start)
+    result, states[layer.name] = operator.advance(layer.params, layer.constants, inputs, before)
+    return result
+
+
+def run(network: Network, inputs: Sequence[Array], states: States | None = None) -> list[Array]:
+    """The outputs of one inference, int8, in the shapes of the network's output ports; `states` as in `run_all`."""
+    values = run_all(network, inputs, states)
     return [values[port.tensor].reshape(port.shape) for port in network.outputs]

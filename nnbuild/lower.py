@@ -19,6 +19,7 @@ from nnbuild import layout, qdq
 from nnbuild.errors import Finding, ModelError
 from nnbuild.network import Array, Layer, Network, Port, QuantParams, Tensor
 from nnbuild.placeholder import array_of
+from nnbuild.states import keeps_states
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class Lowering:
         self.inputs: list[Port] = []
         self.outputs: list[Port] = []
         self.input_layout = input_layout
+        self.keeps_states = keeps_states(model)
         self.shapes = qdq.shapes(self.graph)
         self.readers = qdq.readers(self.graph)
         self.graph_outputs = {output.name for output in self.graph.output}

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
+import numpy as np
+
 from nnbuild.contract import LayerView
 from nnbuild.errors import InternalError
-from nnbuild.network import Network
+from nnbuild.network import Array, Network
 from nnbuild.ops import BY_NAME
 from nnbuild.selection import Choice
 from nnbuild.target import Target
@@ -43,7 +45,9 @@ class Buffer:
 class Plan:
     """`offsets` of tensors that live in the arena, `scratch` offset of each layer that has some, `live` bytes by layer.
 
-    `arena` is what the plan needs, `bound` what no plan for these lifetimes can go below.
+    `arena` is what the plan needs, `bound` what no plan for these lifetimes can go below. `states` are the offsets of
+    what layers keep between inferences, in `state_bytes` of memory of their own, which begins with a word that says
+    whose it is; 0 where nothing is kept.
     """
 
     arena: int
@@ -51,6 +55,8 @@ class Plan:
     offsets: Mapping[str, int]
     scratch: Mapping[str, int]
     live: tuple[int, ...]
+    states: Mapping[str, int]
+    state_bytes: int
 
     @property
     def peak(self) -> int:
@@ -82,7 +88,7 @@ def plan(
         raise InternalError("scratch of a layer that is not there")
     tensors = {name: place for name, place in offsets.items() if not name.startswith("scratch:")}
     arena = _aligned(_extent(buffers, places), alignment)
-    return Plan(arena, max(live, default=0), tensors, scratch, live)
+    return Plan(arena, max(live, default=0), tensors, scratch, live, *_states(network))
 
 
 def _tensors(network: Network, io: bool, alignment: int) -> list[Buffer]:
@@ -133,6 +139,29 @@ def _scratch(choices: Sequence[Choice], target: Target) -> list[Buffer]:
         for index, (choice, size) in enumerate(zip(choices, sizes, strict=True))
         if size
     ]
+
+
+def _states(network: Network) -> tuple[dict[str, int], int]:
+    """Offset of each layer's state, and the bytes of all of them with the word in front."""
+    offsets: dict[str, int] = {}
+    end = ALIGNMENT
+    for layer in network.layers:
+        start = BY_NAME[layer.op].state(LayerView.of(network, layer))
+        if start is not None:
+            offsets[layer.name] = end
+            end += _aligned(start.size)
+    return offsets, end if offsets else 0
+
+
+def initial_state(network: Network, planned: Plan) -> Array:
+    """What lies behind the first word of the states after a reset, int8 (state_bytes - 4,)."""
+    found = np.zeros(planned.state_bytes - ALIGNMENT, np.int8)
+    for layer in network.layers:
+        start = BY_NAME[layer.op].state(LayerView.of(network, layer))
+        if start is not None:
+            offset = planned.states[layer.name] - ALIGNMENT
+            found[offset : offset + start.size] = start
+    return found
 
 
 def _orders(buffers: Sequence[Buffer]) -> list[tuple[int, ...]]:

@@ -7,6 +7,7 @@ Scheme (TensorFlow Lite's quantization specification): activations int8, asymmet
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,8 +31,11 @@ _MIN_SCALE = 1e-10  # of an activation: products of scales stay normal float32 n
 # Inputs that are parameters and no data, whatever their type: bounds, amounts, a fill value. They stay as they are.
 _PARAMETERS: Mapping[str, frozenset[int]] = {
     "Clip": frozenset((1, 2)),
+    "GRU": frozenset((3, 4, 5)),
+    "LSTM": frozenset((3, 4, 5, 6, 7)),
     "Pad": frozenset((1, 2, 3)),
     "Pow": frozenset((1,)),
+    "RNN": frozenset((3, 4, 5)),
     "Resize": frozenset((1, 2, 3)),
 }
 _CLAMPS = frozenset(("Relu", "Clip"))
@@ -71,6 +75,8 @@ def quantize(
     params = _activations(graph, steps, ranges)
     for step in steps:
         _quantize_constants(graph, step, params, fully_connected == "per_tensor")
+        if step.rule.cell is not None:
+            _quantize_cell(graph, step, step.rule.cell, ranges)
     for value, quant in params.items():
         _insert_pair(graph, value, quant)
     graph.commit()
@@ -179,7 +185,10 @@ def _quantize_constants(graph: Graph, step: _Step, params: Mapping[str, QuantPar
     done = _PARAMETERS.get(node.op_type, frozenset())
     weights = None if rule.weights is None else graph.constant(node, rule.weights)
     source = params.get(node.input[0])
-    if rule.weights is not None and weights is not None and source is not None:
+    if rule.recurrent is not None and weights is not None and source is not None:
+        _quantize_recurrent(graph, step, weights, (source, params[step.output]), per_tensor)
+        done |= {rule.weights or 0, rule.recurrent}
+    elif rule.weights is not None and weights is not None and source is not None:
         _quantize_weights(graph, step, weights, source, per_tensor and weights.ndim == 2)
         done |= {rule.weights} if rule.bias is None else {rule.weights, rule.bias}
     for index in range(len(node.input)):
@@ -193,20 +202,15 @@ def _quantize_constants(graph: Graph, step: _Step, params: Mapping[str, QuantPar
 def _quantize_weights(graph: Graph, step: _Step, weights: Array, source: QuantParams, per_tensor: bool) -> None:
     node, rule = step.node, step.rule
     axis = rule.weight_axis(node, weights.ndim)
-    channels = np.moveaxis(weights, axis, 0).reshape(weights.shape[axis], -1)
+    channels = _by_channel(weights, axis)
     bias = None if rule.bias is None else graph.constant(node, rule.bias)
     if bias is not None and bias.shape != (len(channels),):
         bias = _spread(graph, node, bias, len(channels))
     scales = weight_scales(channels, bias, source.scale)
     if per_tensor:
         scales = np.full_like(scales, scales.max())
-    shape = [1] * weights.ndim
-    shape[axis] = -1
-    steps = np.rint(weights.astype(np.float64) / scales.astype(np.float64).reshape(shape))
-    stored = np.clip(steps, -_MAX_WEIGHT, _MAX_WEIGHT).astype(np.int8)
     assert rule.weights is not None
-    name = f"{node.output[0]}_weights"
-    graph.set_input(node, rule.weights, _dequantize(graph, node, name, stored, scales, axis))
+    _store_weights(graph, node, rule.weights, "weights", weights, scales, axis)
     if bias is not None and rule.bias is not None:
         bias_scales = np.float32(source.scale) * scales
         limits = np.iinfo(np.int32)
@@ -214,6 +218,66 @@ def _quantize_weights(graph: Graph, step: _Step, weights: Array, source: QuantPa
         stored = np.clip(whole, limits.min, limits.max).astype(np.int32)
         name = f"{node.output[0]}_bias"
         graph.set_input(node, rule.bias, _dequantize(graph, node, name, stored, bias_scales, 0))
+
+
+def _by_channel(weights: Array, axis: int) -> Array:
+    return np.moveaxis(weights, axis, 0).reshape(weights.shape[axis], -1)
+
+
+def _store_weights(
+    graph: Graph, node: NodeProto, position: int, name: str, weights: Array, scales: Array, axis: int
+) -> None:
+    """Input `position` as int8 with a scale for each channel along `axis`."""
+    shape = [1] * weights.ndim
+    shape[axis] = -1
+    steps = np.rint(weights.astype(np.float64) / scales.astype(np.float64).reshape(shape))
+    stored = np.clip(steps, -_MAX_WEIGHT, _MAX_WEIGHT).astype(np.int8)
+    value = _dequantize(graph, node, f"{node.output[0]}_{name}", stored, scales, axis)
+    graph.set_input(node, position, value)
+
+
+def _quantize_recurrent(
+    graph: Graph, step: _Step, weights: Array, sources: tuple[QuantParams, QuantParams], per_tensor: bool
+) -> None:
+    """Weights of the input and of the state, (directions, rows, n); the bias, input 3, stays as it is.
+
+    Either product may hold all of the bias, which is (directions, 2 * rows). With `per_tensor` each gate has one scale.
+    """
+    node, rule = step.node, step.rule
+    assert rule.weights is not None
+    assert rule.recurrent is not None
+    states = graph.constant(node, rule.recurrent)
+    if states is None:
+        raise ModelError(f"its weights (input {rule.recurrent}) are not constant", graph.where(node))
+    rows, hidden = states.shape[1:]
+    given = graph.constant(node, 3)
+    bias = None if given is None else np.abs(given).reshape(-1, 2, rows).sum(axis=1).max(axis=0)
+    pairs = ((rule.weights, "weights", weights), (rule.recurrent, "recurrent", states))
+    for (position, name, matrix), source in zip(pairs, sources, strict=True):
+        scales = weight_scales(_by_channel(matrix, 1), bias, source.scale)
+        if per_tensor:
+            scales = np.repeat(scales.reshape(-1, hidden).max(axis=1), hidden)
+        _store_weights(graph, node, position, name, matrix, scales, 1)
+
+
+def _quantize_cell(graph: Graph, step: _Step, position: int, ranges: Ranges) -> None:
+    """Input `position`, zeros where it is left out, as an int32 whose scale is that of 16-bit cells: a power of two."""
+    node = step.node
+    low, high = ranges.tensors.get(f"{node.output[0]}_cell", (-1.0, 1.0))
+    start = graph.constant(node, position)
+    if start is None:
+        start = np.zeros(graph.shape(step.output)[1:])
+    largest = max(abs(low), abs(high), float(np.abs(start).max(initial=0.0)), 2.0**-20)
+    power = min(max(math.ceil(math.log2(largest)) - 15, -15), -9)
+    stored = np.rint(np.asarray(start, np.float64) * 2.0**-power).astype(np.int32)
+    name = f"{node.output[0]}_cell"
+    inputs = [
+        graph.add_constant(f"{name}_quantized", stored),
+        graph.add_constant(f"{name}_scale", np.float32(2.0**power)),
+    ]
+    value = graph.unique(f"{name}_dequantized")
+    graph.add_node("DequantizeLinear", inputs, value, stored.shape, name=value, before=node)
+    graph.set_input(node, position, value)
 
 
 def _spread(graph: Graph, node: NodeProto, bias: Array, channels: int) -> Array:

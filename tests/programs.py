@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from nnbuild import cnames, interpret
-from nnbuild.contract import Case
+from nnbuild.contract import Case, LayerView
 from nnbuild.emit import EmitOptions, emit
+from nnbuild.ops import BY_NAME
 from nnbuild.placement import Placement
 from nnbuild.target import Target
 
@@ -109,6 +110,7 @@ def _main(cases: Sequence[Case], in_arena: bool) -> str:
     lines += ["/* Output at an odd address: it may have any alignment. */", "static union {", "    uint32_t alignment;"]
     lines += [f"    int8_t of_m{n}[17 + M{n}_OUTPUT_SIZE + 16];" for n in numbers]
     lines += ["} result_memory;", "static int8_t *const results = (int8_t *)&result_memory;"]
+    lines += ["#define STATE_WORDS 256", "static uint32_t states[STATE_WORDS];"]
     for number, case in enumerate(cases):
         lines += _case(f"m{number}", case, in_arena)
     lines += [
@@ -126,8 +128,9 @@ def _main(cases: Sequence[Case], in_arena: bool) -> str:
 
 def _case(name: str, case: Case, in_arena: bool) -> list[str]:
     """Inputs and outputs of all samples, and a function that runs one."""
-    count = len(case.inputs[0])
-    expected = np.array([interpret.run(case.network, [v[k] for v in case.inputs])[0].ravel() for k in range(count)])
+    count, states = len(case.inputs[0]), interpret.States()
+    outputs = [interpret.run(case.network, [values[k] for values in case.inputs], states)[0] for k in range(count)]
+    expected = np.array([output.ravel() for output in outputs])
     inputs = [
         f"(const int8_t *){name}_in{position} + sample * {values.shape[1]}"
         for position, values in enumerate(case.inputs)
@@ -137,13 +140,22 @@ def _case(name: str, case: Case, in_arena: bool) -> list[str]:
         _array(f"{name}_out", expected),
         f"static int run_{name}(int sample, int8_t *output)",
         "{",
-        *(_run_in_arena(name, case, inputs) if in_arena else [_run(name, inputs)]),
+        *(_reset(name) if states else ()),
+        *(_run_in_arena(name, case, inputs) if in_arena else [_run(name, bool(states), inputs)]),
         "}",
     ]
 
 
-def _run(name: str, inputs: Sequence[str]) -> str:
-    return f"    return {name}_run(arena, {', '.join(inputs)}, output);"
+def _reset(name: str) -> list[str]:
+    """The samples of a network that keeps something are one sequence."""
+    size = f"{name.upper()}_STATE_SIZE"
+    return [
+        f"    if (sample == 0 && ({size} > (int)sizeof states || {name}_reset(states) != 0)) {{ return 1; }}",
+    ]
+
+
+def _run(name: str, keeps: bool, inputs: Sequence[str]) -> str:
+    return f"    return {name}_run(arena, {'states, ' if keeps else ''}{', '.join(inputs)}, output);"
 
 
 def _run_in_arena(name: str, case: Case, inputs: Sequence[str]) -> list[str]:
@@ -155,10 +167,16 @@ def _run_in_arena(name: str, case: Case, inputs: Sequence[str]) -> list[str]:
             f"    memcpy(arena + {offset}, {source}, {values.shape[1]});"
             for offset, source, values in zip(offsets, inputs, case.inputs, strict=True)
         ),
-        f"    if ({name}_run(arena) != 0) {{ return 1; }}",
+        f"    if ({name}_run(arena{', states' if keeps_states(case) else ''}) != 0) {{ return 1; }}",
         f"    memcpy(output, {name}_output(arena), {name.upper()}_OUTPUT_SIZE);",
         "    return 0;",
     ]
+
+
+def keeps_states(case: Case) -> bool:
+    """Whether a layer of the case keeps something."""
+    views = [LayerView.of(case.network, layer) for layer in case.network.layers]
+    return any(BY_NAME[view.layer.op].state(view) is not None for view in views)
 
 
 def _own_names(case: Case) -> list[str]:

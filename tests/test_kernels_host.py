@@ -26,10 +26,12 @@ def mismatches(case: Case, target: Target, folder: Path, pins: Mapping[str, str]
     files = emit(case.network, EmitOptions("m", target, pins=pins or {}))
     library = host.shared_library(folder, files)
     sizes = [case.network.tensors[port.tensor].size for port in case.network.outputs]
-    wrong = 0
+    wrong, states = 0, interpret.States()
+    if hasattr(library, "m_reset"):
+        library.m_reset()
     for sample in range(len(case.inputs[0])):
         inputs = [values[sample] for values in case.inputs]
-        expected = interpret.run(case.network, inputs)
+        expected = interpret.run(case.network, inputs, states)
         outputs = host.call(library, "m_run", inputs, sizes)
         wrong += sum(int((a.ravel() != b).sum()) for a, b in zip(expected, outputs, strict=True))
     return wrong

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from nnbuild.contract import Case
 from nnbuild.lower import lower
 from nnbuild.network import Array, QuantParams
+from nnbuild.states import keep_states
 
 Clamp = tuple[Any, ...]
 """("Relu",), ("Clip", low, high), ("Min", high) or ("Max", low)."""
@@ -69,11 +70,13 @@ class _Model:
         bounds = [self.constant(np.array(bound, np.float32)) for bound in clamp[1:]]
         return self.node(clamp[0], [value, *bounds])
 
-    def case(self, value: str) -> Case:
+    def case(self, value: str, keep: bool = False) -> Case:
         output = helper.make_tensor_value_info(value, TensorProto.FLOAT, None)
         graph = helper.make_graph(self.nodes, self.name, self.inputs, [output], self.initializers)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)])
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        if keep:
+            keep_states(model)
         network = lower(model, self.name)
         rng = np.random.default_rng(zlib.crc32(self.name.encode()))
         sizes = [network.tensors[port.tensor].size for port in network.inputs]
@@ -255,3 +258,42 @@ def weighted(
         inputs.append(model.quantized(reach, np.float32(quant.scale) * scales))
     result = model.node(kind, inputs, **(attributes or {}))
     return model.case(model.pair(model.clamp(result, clamp), output))
+
+
+def recurrent(
+    name: str,
+    kind: str,
+    shape: Sequence[int],
+    hidden: int,
+    quant: QuantParams,
+    output: QuantParams,
+    attributes: Mapping[str, Any] | None = None,
+    last: bool = False,
+    start: bool = False,
+    keep: bool = False,
+    cell_power: int = -12,
+) -> Case:
+    """LSTM, GRU or RNN over input of `shape`, with random weights and biases.
+
+    `last` takes the last step alone, `start` gives an initial state, `keep` lets the state outlive the call.
+    """
+    model, attributes = _Model(name), attributes or {}
+    rng = np.random.default_rng(zlib.crc32(name.encode()) + 2)
+    directions, gates = 1 + (attributes.get("direction") == "bidirectional"), {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
+    rows = gates * hidden
+    inputs = [model.input(shape, quant)]
+    for depth in (shape[2], hidden):
+        weights = rng.integers(-127, 128, (directions, rows, depth)).astype(np.int8)
+        inputs.append(model.quantized(weights, rng.uniform(0.3, 2.0, rows) * 0.02, 1))
+    inputs.append(model.constant(rng.normal(0, 0.5, (directions, 2 * rows)).astype(np.float32)))
+    state = rng.uniform(-0.9, 0.9, (directions, shape[1], hidden)).astype(np.float32)
+    inputs += ["", model.constant(state) if start else ""]
+    if kind == "LSTM":
+        cells = np.rint(state * 2.0**-cell_power * start * 0.9).astype(np.int32)
+        inputs.append(model.quantized(cells, np.array(2.0**cell_power)))
+    value = model.pair(model.node(kind, inputs, hidden_size=hidden, **attributes), output)
+    if last:
+        first = 0 if attributes.get("direction") == "reverse" else shape[0] - 1
+        bounds = [model.constant(np.array([number], np.int64)) for number in (first, first + 1, 0)]
+        value = model.node("Slice", [value, *bounds])
+    return model.case(value, keep)

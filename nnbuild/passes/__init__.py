@@ -21,6 +21,7 @@ from nnbuild.passes import (
     fold_affine,
     gemm_form,
     global_max_pool,
+    last_state,
     matmul_to_gemm,
     merge_clamps,
     merge_views,
@@ -31,6 +32,7 @@ from nnbuild.passes import (
     softmax_forms,
     split_to_slices,
     sum_to_add,
+    time_first,
     transpose_first,
     unary_forms,
 )
@@ -41,6 +43,8 @@ Rule = Callable[[Graph, NodeProto], bool]
 FLOAT_RULES: tuple[Rule, ...] = (
     remove_noops.rewrite,
     split_to_slices.rewrite,
+    time_first.rewrite,
+    last_state.rewrite,
     explicit_pads.rewrite,
     sum_to_add.rewrite,
     clamp_form.rewrite,
@@ -61,11 +65,13 @@ FLOAT_RULES: tuple[Rule, ...] = (
 )
 
 # What onnxruntime would refuse or misread, put right before it sees the graph.
-EARLY_RULES: tuple[Rule, ...] = (explicit_pads.rewrite,)
+EARLY_RULES: tuple[Rule, ...] = (explicit_pads.rewrite, time_first.rewrite)
 
 QDQ_RULES: tuple[Rule, ...] = (
     remove_noops.rewrite,
     split_to_slices.rewrite,
+    time_first.rewrite,
+    last_state.rewrite,
     explicit_pads.rewrite,
     clamp_form.rewrite,
     matmul_to_gemm.rewrite,

@@ -159,6 +159,14 @@ class Graph:
             self.shapes.setdefault(value, self.shapes[old])
             self.types.setdefault(value, self.types[old])
 
+    def rename_output(self, node: NodeProto, position: int, value: str, shape: Sequence[int]) -> None:
+        """Let `node` write `value` of `shape` as its output `position`; the old one is left to another writer."""
+        old = node.output[position]
+        self._producers.pop(old, None)
+        node.output[position] = value
+        self._producers[value] = node
+        self.shapes[value], self.types[value] = tuple(shape), self.types[old]
+
     def redirect(self, old: str, new: str) -> None:
         """Let every reader of `old` read `new`."""
         for node in self.readers(old):
