@@ -6,6 +6,7 @@ of samples whose arg-max (of the first output) is that of the float model; top-1
 
 A layer's SQNR is that of its output, dequantized, against the value of the float model that its quantization belongs
 to, clamp included. It holds the errors of all layers before it. Samples are taken one by one: memory does not grow.
+Where recurrent layers keep their states, the samples are one sequence.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class _Comparison:
         self.places = {port.name: values[port.name].index for port in network.inputs}
         self.names = [name for name in dict.fromkeys(probe.value for probe in probes) if name not in self.places]
         self.session = float_model.session(model, self.names)
+        self.states: interpret.States = {}
         self.count = 0
         self.all_outputs = _Power()
         self.tensors = {tensor: _Power() for tensor in self.by_tensor}
@@ -92,13 +94,14 @@ class _Comparison:
 
     def add(self, sample: Sample, where: str) -> tuple[int, int]:
         """Count one sample; its arg-max in float and in int8."""
-        found = float_model.run(self.session, self.names, sample)
-        for name, values in zip(self.names, found, strict=True):
-            if not np.isfinite(values).all():
+        found = self.session.run(sample)
+        for name in self.names:
+            if not np.isfinite(found[name]).all():
                 raise CalibrationError(f"value '{name}' is not finite for sample {self.count}", where)
-        floats = {**sample, **dict(zip(self.names, found, strict=True))}
+        floats = {**sample, **found}
         real = {name: np.asarray(values, np.float64).ravel() for name, values in floats.items()}
-        ours = interpret.run_all(self.network, [self._quantized(port, sample) for port in self.network.inputs])
+        inputs = [self._quantized(port, sample) for port in self.network.inputs]
+        ours = interpret.run_all(self.network, inputs, self.states)
         for probe in self.by_tensor.values():
             self.tensors[probe.tensor].add(real[probe.value], probe.real(ours))
         mine = _Power()
@@ -206,7 +209,7 @@ def _weight_scales(layer: Layer) -> int | None:
     """How many different multipliers the outputs of a layer with weights have."""
     if "weights" not in layer.constants or "multiplier" not in layer.constants:
         return None
-    return len(set(zip(layer.constants["multiplier"].tolist(), layer.constants["shift"].tolist(), strict=True)))
+    return len(set(zip(*(layer.constants[name].ravel().tolist() for name in ("multiplier", "shift")), strict=True)))
 
 
 def _computed(model: onnx.ModelProto) -> set[str]:

@@ -134,12 +134,12 @@ def ranges(model: onnx.ModelProto, samples: Samples, method: str = DEFAULT_METHO
         for name in inputs:
             digest.update(sample[name].astype("<f4").tobytes())
             statistics[name].add(sample[name])
-        found = dict(zip(names, float_model.run(session, names, sample), strict=True))
-        for name, values in found.items():
-            if not np.isfinite(values).all():
+        found = session.run(sample)
+        for name in names:
+            if not np.isfinite(found[name]).all():
                 raise CalibrationError(f"value '{name}' is not finite for sample {count}", samples.spec)
-            statistics[name].add(values)
-        for name, values in _internals(model, constants, {**sample, **found}).items():
+            statistics[name].add(found[name])
+        for name, values in _internals(session.model, {**constants, **sample, **found}).items():
             statistics.setdefault(name, _Statistics()).add(values)
         count += 1
         _progress(count)
@@ -151,15 +151,14 @@ def ranges(model: onnx.ModelProto, samples: Samples, method: str = DEFAULT_METHO
     return Ranges(tensors, method, count, digest.hexdigest())
 
 
-def _internals(model: onnx.ModelProto, constants: Mapping[str, Array], values: Mapping[str, Array]) -> dict[str, Array]:
+def _internals(model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[str, Array]:
     """What operators compute inside of a node and have to know the range of."""
     from nnbuild.ops import BY_ONNX
 
-    known = {**constants, **values}
     found: dict[str, Array] = {}
     for node in model.graph.node:
         if node.op_type in BY_ONNX:
-            found |= BY_ONNX[node.op_type].internals(node, known.__getitem__)
+            found |= BY_ONNX[node.op_type].internals(node, values.__getitem__)
     return found
 
 

@@ -74,6 +74,16 @@ OPTIONS: dict[str, Option] = {
             "output; CMSIS-NN before 7.0.0 needs it; per_channel where not given",
         ),
         Option(
+            "states",
+            "quantize",
+            values.states,
+            "--states",
+            '"keep"',
+            "recurrent layers go on where the inference before ended, until `kws_reset()`: with `keep` as they are, "
+            'or with `{"h0": "hn"}` where states are inputs and outputs of it, which then are none; samples are one '
+            "sequence, in their order",
+        ),
+        Option(
             "frozen",
             "quantize",
             values.path,

@@ -18,7 +18,9 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper, inliner, shape_inference
 
+from nnbuild import explicit_states
 from nnbuild.errors import ConfigError, Finding, InternalError, ModelError, first_line
+from nnbuild.explicit_states import States
 from nnbuild.folding import fold
 from nnbuild.node_order import positions, restore_order
 from nnbuild.onnxfile import MAX_ELEMENTS, MAX_NODES, element_type_name, is_qdq, opset, read_model
@@ -37,26 +39,34 @@ _QDQ_TYPES = frozenset(
 
 
 def import_model(
-    path: str | os.PathLike[str], input_shapes: Shapes | None = None, operators: Collection[str] | None = None
+    path: str | os.PathLike[str],
+    input_shapes: Shapes | None = None,
+    operators: Collection[str] | None = None,
+    states: States | None = None,
 ) -> onnx.ModelProto:
     """The simplified model of the .onnx file at `path`; equal files give equal bytes.
 
     `input_shapes` gives inputs their shapes, batch included, where the file leaves dimensions open; a symbolic first
     dimension is the batch and becomes 1 by itself. `operators` are the ONNX operators that lowering knows (default:
-    those of `nnbuild.ops`). Raises ModelError with everything that stands against the model, ConfigError for a shape
-    of an input that does not exist.
+    those of `nnbuild.ops`); `states` are what its recurrent layers keep. Raises ModelError with everything that stands
+    against the model, ConfigError for an input that does not exist, or states that are none.
     """
     operators = _known_operators() if operators is None else operators
     file = str(path)
-    model, quantized = _folded(read_model(path), file, input_shapes, operators)
+    model, quantized = _folded(read_model(path), file, input_shapes, operators, states)
     if not quantized:
+        keep = keeps_states(model)
         model = _runtime_optimized(model, file)
+        if keep:
+            keep_states(model)
     model = _simplified(model, file, quantized)
     _check_operators(model, file, operators)
     return _finished(model, file)
 
 
-def import_outline(path: str | os.PathLike[str], input_shapes: Shapes | None = None) -> Outline:
+def import_outline(
+    path: str | os.PathLike[str], input_shapes: Shapes | None = None, states: States | None = None
+) -> Outline:
     """What `import_model` makes of the shapes alone, for judging a model: large tensors are placeholders, not read.
 
     onnxruntime is not asked; on the reference models the rules of `nnbuild.passes` come to the same nodes. Raises as
@@ -64,7 +74,7 @@ def import_outline(path: str | os.PathLike[str], input_shapes: Shapes | None = N
     """
     operators, file = _known_operators(), str(path)
     outline = read_outline(Path(path))
-    model, quantized = _folded(outline.model, file, input_shapes, operators)
+    model, quantized = _folded(outline.model, file, input_shapes, operators, states)
     model = _simplified(model, file, quantized)
     _check_operators(model, file, operators)
     return replace(outline, model=_inferred(model, file))
@@ -77,7 +87,11 @@ def _known_operators() -> Collection[str]:
 
 
 def _folded(
-    model: onnx.ModelProto, file: str, input_shapes: Shapes | None, operators: Collection[str]
+    model: onnx.ModelProto,
+    file: str,
+    input_shapes: Shapes | None,
+    operators: Collection[str],
+    states: States | None,
 ) -> tuple[onnx.ModelProto, bool]:
     """The model before any runtime sees it: one graph of known operators with static shapes; and whether it is QDQ."""
     _inline_functions(model, file)
@@ -92,6 +106,7 @@ def _folded(
     raise_opset(graph)
     simplify(graph, EARLY_RULES)
     graph.commit()
+    explicit_states.apply(model, states, file)
     return model, quantized
 
 

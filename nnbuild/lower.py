@@ -300,6 +300,11 @@ class Lowering:
         value = self.values.get(name)
         return value.real() if isinstance(value, Constant) else None
 
+    def stored(self, name: str) -> Array | None:
+        """The ONNX value `name` as it is stored, where it is known."""
+        value = self.values.get(name)
+        return value.values if isinstance(value, Constant) else None
+
     def _quantize(self, node: onnx.NodeProto) -> None:
         value = self.values[node.input[0]]
         if isinstance(value, Constant):

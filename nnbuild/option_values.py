@@ -164,3 +164,13 @@ def pins(value: Any) -> tuple[tuple[str, str], ...]:
     if not all(isinstance(word, str) and word for word in words):
         raise ConfigError("must map layers to kernels, such as {'kws_l00_conv2d': 'direct'}")
     return tuple(sorted(value.items()))
+
+
+def states(value: Any) -> str | tuple[tuple[str, str], ...]:
+    """`"keep"`, or `{input: output}` as sorted pairs."""
+    if value == "keep":
+        return "keep"
+    words = [word for pair in value.items() for word in pair] if isinstance(value, Mapping) else []
+    if not words or not all(isinstance(word, str) and word for word in words):
+        raise ConfigError("must be 'keep' or map inputs to outputs, such as {'h0': 'hn'}")
+    return tuple(sorted(value.items()))

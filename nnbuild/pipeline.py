@@ -10,6 +10,7 @@ import onnx
 from nnbuild import calibrate, samples
 from nnbuild.calibrate import DEFAULT_METHOD, Ranges
 from nnbuild.errors import CalibrationError, ConfigError, ModelError
+from nnbuild.explicit_states import States
 from nnbuild.importer import import_model
 from nnbuild.onnxfile import is_qdq
 from nnbuild.quantize import quantize
@@ -24,6 +25,7 @@ class Request:
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     method: str | None = None
     fully_connected: str | None = None
+    states: States | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def calibrated(request: Request, model: onnx.ModelProto) -> Ranges:
 
 def quantized(request: Request, ranges: Ranges | None = None) -> Quantized:
     """Import, calibrate unless `ranges` are given, quantize. A model that holds Q/DQ nodes is taken as it is."""
-    model = import_model(request.model, request.input_shapes)
+    model = import_model(request.model, request.input_shapes, states=request.states)
     if is_qdq(model):
         given = (request.calibration, request.method, request.fully_connected)
         if ranges is not None or any(option is not None for option in given):

@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input-shape", action="append", default=[], metavar="NAME=1,3,32,32", help="as in `quantize`; repeatable"
     )
+    parser.add_argument(
+        "--states", action="append", default=[], metavar="keep|INPUT=OUTPUT", help="as in `quantize`; repeatable"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -79,7 +82,8 @@ def _measured(arguments: argparse.Namespace) -> Accuracy:
     from nnbuild.onnxfile import is_qdq
     from nnbuild.pipeline import input_shapes
 
-    model = import_model(arguments.model, model_arguments.shapes(arguments.input_shape))
+    states = model_arguments.states(arguments.states)
+    model = import_model(arguments.model, model_arguments.shapes(arguments.input_shape), states=states)
     if is_qdq(model):
         hint = "leave validation out; `python -m nnbuild accuracy` compares with the float model that it was made from"
         raise ConfigError("this model is quantized: there is no float model to compare with", arguments.model, hint)

@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input-shape", action="append", default=[], metavar="NAME=1,3,32,32",
         help="shape of an input that a model leaves open, batch (1) included; repeatable",
     )  # fmt: skip
+    parser.add_argument(
+        "--states", action="append", default=[], metavar="keep|INPUT=OUTPUT", help="as in `quantize`; repeatable"
+    )
     parser.add_argument("--input-layout", choices=["NHWC"], default="", help="take NCHW inputs channels last")
     parser.add_argument("--fully-connected", choices=("per_channel", "per_tensor"), default="per_channel")
     parser.add_argument("--cmsis-nn", metavar="DIR", help="the firmware's CMSIS-NN: a checkout or an unpacked pack")
@@ -42,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     import nnbuild
-    from nnbuild.commands.model_arguments import shapes
+    from nnbuild.commands.model_arguments import shapes, states
     from nnbuild.errors import NNBuildError
 
     found: list[Any] = []
@@ -59,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
                     latency_strict=arguments.latency_strict,
                     mul_cycles=arguments.mul_cycles,
                     input_shape=shapes(arguments.input_shape),
+                    states=states(arguments.states),
                     input_layout=arguments.input_layout,
                     fully_connected=arguments.fully_connected,
                     cmsis_nn=arguments.cmsis_nn,

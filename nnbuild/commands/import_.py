@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Import and write."""
-    model = import_model(arguments.model, model_arguments.shapes(arguments.input_shape))
+    model = import_model(
+        arguments.model, model_arguments.shapes(arguments.input_shape), states=model_arguments.states(arguments.states)
+    )
     write_bytes(arguments.output, serialized(model))
     return 0

@@ -9,16 +9,24 @@ from nnbuild.calibrate import DEFAULT_METHOD, METHODS
 from nnbuild.errors import ConfigError
 from nnbuild.pipeline import Request
 from nnbuild.quantize import FULLY_CONNECTED
+from nnbuild.states import KEEP
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """MODEL and --input-shape."""
+    """MODEL, --input-shape and --states."""
     parser.add_argument("model", metavar="MODEL.onnx")
     add_shapes(parser)
 
 
 def add_shapes(parser: argparse.ArgumentParser) -> None:
-    """--input-shape."""
+    """--input-shape and --states."""
+    parser.add_argument(
+        "--states",
+        action="append",
+        default=[],
+        metavar="keep|INPUT=OUTPUT",
+        help="recurrent layers go on where the inference before ended: all, or by their inputs and outputs; repeatable",
+    )
     parser.add_argument(
         "--input-shape",
         action="append",
@@ -62,6 +70,19 @@ def shapes(words: list[str]) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def states(words: list[str]) -> str | dict[str, str] | None:
+    """`keep` or `INPUT=OUTPUT` words; None for no words. Of several '=' the last one divides."""
+    if not words:
+        return None
+    if words == [KEEP]:
+        return KEEP
+    pairs = [word.rpartition("=") for word in words]
+    wrong = [word for word, (name, _, output) in zip(words, pairs, strict=True) if not name or not output]
+    if wrong:
+        raise ConfigError(f"--states takes keep or INPUT=OUTPUT, not '{wrong[0]}'")
+    return {name: output for name, _, output in pairs}
+
+
 def request(arguments: argparse.Namespace) -> Request:
     """What the arguments of the functions above ask for."""
     method = arguments.method
@@ -73,4 +94,5 @@ def request(arguments: argparse.Namespace) -> Request:
         shapes(arguments.input_shape),
         method,
         getattr(arguments, "fully_connected", None),
+        states(arguments.states),
     )

@@ -37,6 +37,7 @@ def check(
     latency_strict: bool,
     mul_cycles: int,
     input_shape: Mapping[str, Sequence[int]] | None,
+    states: str | Mapping[str, str] | None,
     input_layout: str,
     fully_connected: str,
     cmsis_nn: str | os.PathLike[str] | None,
@@ -59,7 +60,7 @@ def check(
     timing = Timing(cpu, wait_states=waits or 0, mul_cycles=mul_cycles)
     setup = Setup(target, timing, backend, input_layout, fully_connected == "per_tensor")
     shapes = {name: tuple(shape) for name, shape in (input_shape or {}).items()}
-    return judge(Path(path), setup, limits, shapes, advise)
+    return judge(Path(path), setup, limits, shapes, advise, states)
 
 
 def _limits(flash: int | str | None, ram: int | str | None, latency: str | None) -> Limits:
@@ -83,7 +84,8 @@ def run(
     file = os.path.abspath(int8_path)
     network = replace(_network(file, _stamp(file)), single_rounding=single_rounding)
     inputs, one, integers = _inputs(network, x, str(int8_path))
-    samples = [interpret.run(network, [values[index] for values in inputs]) for index in range(len(inputs[0]))]
+    kept: interpret.States = {}
+    samples = [interpret.run(network, [values[index] for values in inputs], kept) for index in range(len(inputs[0]))]
     outputs = {}
     for position, port in enumerate(network.outputs):
         values = np.concatenate([sample[position] for sample in samples]) if samples else np.zeros((0, *port.shape[1:]))

@@ -59,7 +59,7 @@ class LayerFigures:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A network: bytes of constants, of code and of the arena, cycles and multiplications of one inference.
+    """A network: bytes of constants, of code, of arena and kept states, cycles and multiplications of one inference.
 
     `library` are the bytes of the functions of CMSIS-NN that it calls, which other models of an image share;
     `error_percent` is how far off the cycles of a reference network were at most, None where nothing was measured.
@@ -123,7 +123,7 @@ def figures(network: Network, setup: Setup) -> Figures:
         weights=sum(layer.weights for layer in layers),
         code=whole.code_bytes,
         library=_library(choices, target),
-        ram=planned.arena,
+        ram=planned.arena + planned.state_bytes,
         cycles=whole.cycles,
         macs=sum(layer.macs for layer in layers),
         error_percent=cost.error_percent(setup.timing.core, choices),

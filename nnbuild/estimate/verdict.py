@@ -16,6 +16,7 @@ from nnbuild.estimate.advice import Advice, advice
 from nnbuild.estimate.figures import MARGIN_PERCENT, Figures, LayerFigures, Setup, figures
 from nnbuild.estimate.schema import SCHEMA
 from nnbuild.estimate.shapes import network_of, unquantized
+from nnbuild.explicit_states import States
 from nnbuild.importer import import_outline
 from nnbuild.latency import Latency
 from nnbuild.onnxfile import is_qdq
@@ -141,7 +142,12 @@ class Check:
 
 
 def judge(
-    path: Path, setup: Setup, limits: Limits, input_shapes: Mapping[str, tuple[int, ...]], advise: bool = True
+    path: Path,
+    setup: Setup,
+    limits: Limits,
+    input_shapes: Mapping[str, tuple[int, ...]],
+    advise: bool = True,
+    states: States | None = None,
 ) -> Check:
     """Judge the .onnx file at `path`, float or int8 QDQ, by its shapes; nothing is run and no large weights are read.
 
@@ -150,7 +156,7 @@ def judge(
     """
     if limits.latency is not None and cost.basis(setup.timing.core) is None:
         raise ConfigError(f"no cycles are known for '{setup.target.cpu}'", "latency", "name a Cortex-M")
-    outline = import_outline(path, input_shapes)
+    outline = import_outline(path, input_shapes, states)
     found = figures(network_of(outline.model, str(path), setup.input_layout, setup.per_tensor), setup)
     notes = [f"external data '{name}' is missing; shapes suffice here, a build needs it" for name in outline.missing]
     notes += _timing_notes(setup, limits)

@@ -9,7 +9,7 @@ is int8 with the scale of its output.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ import onnx
 from nnbuild import fixedpoint, layout, qdq
 from nnbuild.contract import LayerView
 from nnbuild.lower import Lowering
+from nnbuild.moving import MOVING, moved, numbered
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import channels
 from nnbuild.placeholder import is_placeholder, packed
@@ -95,15 +96,17 @@ def read(
     if (weights.shape, recurrent.shape) != wanted or hidden * gates != rows:
         raise ctx.refuse(node, f"weights of shapes {list(weights.shape)} and {list(recurrent.shape)} do not fit")
     _check(ctx, node, steps)
+    if ctx.keeps_states and any(reverse):
+        raise ctx.refuse(node, "a reverse direction keeps no state", "states are for layers that go forward in time")
     output = ctx.output(node)
     if (output.activation_min, output.activation_max) != (INT8_MIN, INT8_MAX):
         raise ctx.refuse(node, "a clamp behind it is not part of it", "quantize its output in front of the clamp")
     quant = output.quant
-    every_step = not _last_is_enough(ctx, node, output.value, steps, reverse)
     source = ctx.quant(activation)
     loops = RecurrentParams(
-        steps, batch, reverse, inputs, hidden, every_step, ctx.keeps_states, source.zero_point, quant.zero_point
+        steps, batch, reverse, inputs, hidden, True, ctx.keeps_states, source.zero_point, quant.zero_point
     )
+    loops = replace(loops, every_step=not _last_is_enough(ctx, output.value, loops))
     shape = (len(reverse), gates, hidden)
     of_input, of_state = _biases(ctx, node, shape, split_bias)
     gate = QuantParams(2.0**-GATE_BITS if fine is None else quant.scale * 2.0**-fine, 0)
@@ -188,31 +191,31 @@ def activations(ctx: Lowering, node: onnx.NodeProto, *allowed: Sequence[str]) ->
     raise ctx.refuse(node, f"activations {', '.join(given)} are not supported", f"{', '.join(allowed[0])}")
 
 
-def _last_is_enough(ctx: Lowering, node: onnx.NodeProto, value: str, steps: int, reverse: tuple[bool, ...]) -> bool:
-    """Whether all readers of Y, behind its DequantizeLinear, slice the step off that is computed last."""
-    if len(reverse) > 1 or value in ctx.graph_outputs:
-        return False
-    last = 0 if reverse[0] else steps - 1
-    readers = list(ctx.readers.get(value, ()))
-    found = [reader for node in readers for reader in ctx.readers.get(node.output[0], ())]
-    shown = any(node.output[0] in ctx.graph_outputs for node in readers)
-    if not found or shown or any(node.op_type != "DequantizeLinear" for node in readers):
-        return False
-    return all(_slices(ctx, reader, last, steps) for reader in found)
+def _last_is_enough(ctx: Lowering, value: str, loops: RecurrentParams) -> bool:
+    """Whether of Y, the ONNX value `value`, only the step is read that each direction computes last."""
+    shape = (loops.steps, len(loops.reverse), loops.batch, loops.hidden)
+    numbers = numbered(shape)
+    last = [numbers[0 if reverse else -1, direction] for direction, reverse in enumerate(loops.reverse)]
+    return _read(ctx, value, numbers) <= set(np.asarray(last).ravel().tolist())
 
 
-def _slices(ctx: Lowering, node: onnx.NodeProto, step: int, steps: int) -> bool:
-    """Whether `node` takes exactly `step` of the first axis."""
-    numbers = [ctx.known(name) if name else None for name in node.input[1:]]
-    if node.op_type == "Gather":
-        picked = numbers[0]
-        on_time = qdq.attribute(node, "axis", 0) == 0
-        return on_time and picked is not None and picked.size == 1 and int(picked.ravel()[0]) % steps == step
-    if node.op_type != "Slice" or len(numbers) < 3 or any(each is None or each.size != 1 for each in numbers):
-        return False
-    first, end, axis, *stride = (int(each.ravel()[0]) for each in numbers if each is not None)
-    first, end = (first + steps if first < 0 else first), min(end + steps if end < 0 else end, steps)
-    return axis == 0 and (first, end) == (step, step + 1) and stride in ([], [1])
+def _read(ctx: Lowering, value: str, numbers: Array) -> set[int]:
+    """Which of `numbers`, laid out as `value`, anybody computes with, behind operators that only move elements."""
+    if value in ctx.graph_outputs:
+        return set(numbers.ravel().tolist())
+    found: set[int] = set()
+    for reader in ctx.readers.get(value, ()):
+        if reader.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            found |= _read(ctx, reader.output[0], numbers)
+            continue
+        others = {name: ctx.stored(name) for name in reader.input if name and name != value}
+        if reader.op_type in MOVING and all(each is not None for each in others.values()):
+            inputs = {value: numbers, **{name: each for name, each in others.items() if each is not None}}
+            for name, part in moved(reader, inputs, ctx.opset).items():
+                found |= _read(ctx, name, part)
+        else:
+            found |= set(numbers.ravel().tolist())
+    return found
 
 
 def _start(ctx: Lowering, node: onnx.NodeProto, position: int, what: str, loops: RecurrentParams) -> Array:

@@ -34,7 +34,7 @@ def measured(
         return None
     kind = "".join(f".{word}" for word in lowering if not word.startswith("--"))
     target = quantized.dir.File(f"{options['name']}{kind}.accuracy.json")
-    shown = {name: options[name] for name in ("input_shape",) if name in options}
+    shown = {name: options[name] for name in ("input_shape", "states") if name in options}
     words = [run.path(model), run.path(quantized), *config.arguments(shown, "quantize")]
     words += config.arguments({"validation": options["validation"]}, "accuracy")
     words += ["--name", options["name"], *lowering, "--summary", "--json", run.path(target)]
