@@ -117,6 +117,7 @@ def _main(reports: Sequence[Mapping[str, object]]) -> str:
                 lines.append(f"static int8_t {buffer}[{size}];")
                 arguments.append(buffer)
                 body += [f"    fill({buffer}, {size});"] if kind == "inputs" else []
+        body += [f"    {name}_reset();"] if report["state_bytes"] else []
         body += [f"    {HOOK}();", f"    {name}_run({', '.join(arguments)});", f"    {HOOK}();"]
     return "\n".join([*lines, "", "int main(void)", "{", *body, "    return 0;", "}", ""])
 

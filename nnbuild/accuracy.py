@@ -76,12 +76,14 @@ class _Comparison:
     def __init__(self, model: onnx.ModelProto, network: Network, values: Mapping[str, Activation]) -> None:
         self.network = network
         floats = {name: shape for name, shape in shapes(model.graph).items() if name in _computed(model)}
-        self.outputs = [
+        outputs = [
             _Probe(port.tensor, value.name, network.tensors[port.tensor].quant, None)
             for port, value in zip(network.outputs, model.graph.output, strict=True)
         ]
-        probes = (*_probes(network, values, floats), *self.outputs)
+        probes = (*_probes(network, values, floats), *outputs)
+        self.first = outputs[0]
         self.by_tensor = {probe.tensor: probe for probe in probes}
+        self.outputs = [self._noisy(probe) for probe in outputs]
         self.places = {port.name: values[port.name].index for port in network.inputs}
         self.names = [name for name in dict.fromkeys(probe.value for probe in probes) if name not in self.places]
         self.session = float_model.session(model, self.names)
@@ -109,12 +111,24 @@ class _Comparison:
             mine.add(real[probe.value], probe.real(ours))
         self.all_outputs.signal += mine.signal
         self.all_outputs.noise += mine.noise
-        first = self.outputs[0]
-        decision = (int(np.argmax(real[first.value])), int(np.argmax(ours[first.tensor])))
+        decision = self._decision(real[self.first.value], ours[self.first.tensor])
         self._note(WorstSample(self.count, mine.decibel, *decision))
         self.decisions[decision] += 1
         self.count += 1
         return decision
+
+    def _noisy(self, probe: _Probe) -> _Probe:
+        """What shows the noise of an output: of indices, the values that they are of."""
+        if self.network.tensors[probe.tensor].dtype == "int8":
+            return probe
+        layer = next(layer for layer in self.network.layers if layer.output == probe.tensor)
+        return self.by_tensor.get(layer.inputs[0], probe)
+
+    def _decision(self, real: Array, ours: Array) -> tuple[int, int]:
+        """Arg-max in float and in int8, or the indices themselves where the network computes one."""
+        if self.network.tensors[self.first.tensor].dtype != "int8" and ours.size == 1:
+            return int(real[0]), int(ours[0])
+        return int(np.argmax(real)), int(np.argmax(ours))
 
     def _quantized(self, port: Port, sample: Sample) -> Array:
         """An input as the network takes it, which may be channels last."""
@@ -163,7 +177,8 @@ def measure(
 def _result(name: str, found: _Comparison, right: list[int] | None) -> Accuracy:
     """`right`: how many labels the float model and the integer network have met; None without labels."""
     network = found.network
-    decides = network.tensors[found.outputs[0].tensor].size > 1
+    first = network.tensors[found.first.tensor]
+    decides = first.size > 1 or first.dtype != "int8"
     agreeing = sum(count for (real, ours), count in found.decisions.items() if real == ours)
     rights = [None, None] if right is None or not decides else [_percent(count, found.count) for count in right]
     confused = [Confusion(*pair, count) for pair, count in found.decisions.items() if pair[0] != pair[1]]

@@ -105,6 +105,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         "outputs": outputs,
         "parameters": _parameters(options, planned, inputs, outputs),
         "arguments": _arguments(options, planned, (*inputs, *outputs)),
+        "bytes_only": all(p.tensor.dtype == "int8" for p in outputs),
         "placement": placement,
         "reserved": placement.reserved(name, options.arena),
         "arena": planned.arena,
@@ -212,7 +213,7 @@ def _parameters(
     """Those of `<name>_run`."""
     words = [f"void *{memory}" for memory in _callers_memory(options, planned)]
     words += [f"const int8_t *{p.argument}" for p in inputs if p.offset is None]
-    words += [f"int8_t *{p.argument}" for p in outputs if p.offset is None]
+    words += [f"{p.tensor.dtype}_t *{p.argument}" for p in outputs if p.offset is None]
     return ", ".join(words) or "void"
 
 
@@ -243,7 +244,7 @@ def _steps(
     ports: Sequence[_NamedPort],
 ) -> list[_Step]:
     places = {named.port.tensor: named.argument for named in ports if named.offset is None}
-    places |= {tensor: f"&arena[{offset}]" for tensor, offset in planned.offsets.items()}
+    places |= {tensor: _in_arena(network.tensors[tensor], offset) for tensor, offset in planned.offsets.items()}
     functions: dict[str, str] = {}
     steps = []
     for choice in choices:
@@ -260,6 +261,11 @@ def _steps(
         function = functions.setdefault(cost.function_key(choice, source, target), f"{name}_{layer.name}")
         steps.append(_Step(choice, source, function, arguments, symbols, tuple(memory)))
     return steps
+
+
+def _in_arena(tensor: Tensor, offset: int) -> str:
+    place = f"&arena[{offset}]"
+    return place if tensor.dtype == "int8" else f"({tensor.dtype}_t *)(void *){place}"
 
 
 def _instances(steps: Sequence[_Step]) -> list[_Instance]:
@@ -280,7 +286,8 @@ def _title(step: _Step) -> str:
 
 def _signature(step: _Step) -> str:
     count = len(step.choice.layer.inputs)
-    parameters = ["const int8_t *input", *(f"const int8_t *input{n}" for n in range(2, count + 1)), "int8_t *output"]
+    parameters = ["const int8_t *input", *(f"const int8_t *input{n}" for n in range(2, count + 1))]
+    parameters.append(f"{step.choice.view.output.dtype}_t *output")
     parameters += [f"int8_t *{memory}" for memory in step.parameters]
     parameters += [f"const {array.dtype}_t *{key}" for key, array in step.source.data.items()]
     return _wrapped(f"static void {step.function}(", parameters, ")")

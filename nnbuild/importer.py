@@ -22,6 +22,7 @@ from nnbuild import explicit_states
 from nnbuild.errors import ConfigError, Finding, InternalError, ModelError, first_line
 from nnbuild.explicit_states import States
 from nnbuild.folding import fold
+from nnbuild.moving import MOVING
 from nnbuild.node_order import positions, restore_order
 from nnbuild.onnxfile import MAX_ELEMENTS, MAX_NODES, element_type_name, is_qdq, opset, read_model
 from nnbuild.outline import Outline, read_outline
@@ -32,6 +33,8 @@ from nnbuild.passes.unary_forms import SWISH_OPSET
 from nnbuild.states import keep_states, keeps_states
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+_INDEX_TYPES = frozenset((TensorProto.INT64, TensorProto.INT32))
 
 _QDQ_TYPES = frozenset(
     (TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32)
@@ -220,14 +223,25 @@ def _input_shape(
 def _check_types(model: onnx.ModelProto, file: str, quantized: bool) -> None:
     """Activations are float32; in a QDQ model also integers."""
     allowed = _QDQ_TYPES if quantized else frozenset((TensorProto.FLOAT,))
+    indices = _indices(model.graph)
     findings = []
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         kind = value.type.tensor_type.elem_type
-        if kind not in allowed:
+        if kind not in allowed and not (value.name in indices and kind in _INDEX_TYPES):
             message = f"value '{value.name}' has the element type {element_type_name(kind)}"
             findings.append(Finding(message, file, "export the model in float32"))
     if findings:
         raise ModelError.of(findings)
+
+
+def _indices(graph: onnx.GraphProto) -> set[str]:
+    """The values that ArgMax and ArgMin write, and what only moves them."""
+    found: set[str] = set()
+    for node in graph.node:
+        moves = node.op_type in MOVING or node.op_type == "Cast"
+        if node.op_type in ("ArgMax", "ArgMin") or (moves and any(value in found for value in node.input)):
+            found.update(node.output)
+    return found
 
 
 def _runtime_optimized(model: onnx.ModelProto, file: str) -> onnx.ModelProto:

@@ -87,11 +87,13 @@ class Lowering:
 
     # What operators read.
 
-    def activation(self, node: onnx.NodeProto, position: int = 0) -> Activation:
-        """Input `position` of `node`, which must be a quantized activation."""
+    def activation(self, node: onnx.NodeProto, position: int = 0, indices: bool = False) -> Activation:
+        """Input `position` of `node`, which must be a quantized activation, or with `indices` may be integers."""
         value = self.values.get(node.input[position])
         if not isinstance(value, Activation):
             raise self.refuse(node, f"input {position} is not a quantized activation", "quantize the whole model")
+        if self.tensors[value.tensor].dtype != "int8" and not indices:
+            raise self.refuse(node, f"input {position} are indices, which only views may read", "do it in C")
         return value
 
     def constant(self, node: onnx.NodeProto, position: int) -> Constant | None:
@@ -168,6 +170,8 @@ class Lowering:
         flat = wanted.ravel()
         if flat.size == tensor.size and layout.is_contiguous(flat):
             return activation.tensor
+        if tensor.dtype != "int8":
+            raise self.refuse(node, "indices cannot be moved about", "do it in C")
         from nnbuild.ops.transpose import copy
 
         params, constants = copy(flat)
@@ -197,10 +201,11 @@ class Lowering:
         params: Any,
         constants: Mapping[str, Array],
         node: onnx.NodeProto,
+        dtype: str = "int8",
     ) -> str:
         """Add a layer; returns the name of its output tensor."""
         name = f"l{len(self.layers):02d}_{op}"
-        self.tensors[name] = Tensor(name, shape, quant)
+        self.tensors[name] = Tensor(name, shape, quant, dtype)
         self.layers.append(Layer(name, op, inputs, name, params, dict(constants), qdq.name(node)))
         return name
 
@@ -364,6 +369,8 @@ class Lowering:
         node = onnx.helper.make_node("Identity", [value.name], [value.name], name=value.name)
         tensor = self.arrange(produced, produced.index, node, produced.shape)
         taken = {port.tensor for port in (*self.inputs, *self.outputs)}
+        if tensor in taken and self.tensors[tensor].dtype != "int8":
+            raise self.refuse(node, "indices are an output already", "take it once")
         if tensor in taken:
             from nnbuild.ops.transpose import copy
 

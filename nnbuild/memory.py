@@ -100,7 +100,7 @@ def _tensors(network: Network, io: bool, alignment: int) -> list[Buffer]:
     # An output is kept beyond the last layer, also where a layer reads it.
     last |= {name: len(network.layers) for name in outputs}
     buffers = {
-        port.tensor: Buffer((port.tensor,), network.tensors[port.tensor].size, 0, last.get(port.tensor, 0), alignment)
+        port.tensor: Buffer((port.tensor,), network.tensors[port.tensor].bytes, 0, last.get(port.tensor, 0), alignment)
         for port in (network.inputs if io else ())
     }
     home = {name: name for name in buffers}
@@ -108,7 +108,7 @@ def _tensors(network: Network, io: bool, alignment: int) -> list[Buffer]:
         name = layer.output
         if name in elsewhere:
             continue
-        own = Buffer((name,), network.tensors[name].size, index, last.get(name, index))
+        own = Buffer((name,), network.tensors[name].bytes, index, last.get(name, index))
         own = replace(own, alignment=alignment) if name in outputs else own
         shared = _dying_input(network, index, last, elsewhere)
         home[name] = home[shared] if shared is not None else name
@@ -126,7 +126,7 @@ def _dying_input(network: Network, index: int, last: Mapping[str, int], elsewher
     layer = network.layers[index]
     for position in BY_NAME[layer.op].inplace(LayerView.of(network, layer)):
         name = layer.inputs[position]
-        fits = network.tensors[name].size == network.tensors[layer.output].size
+        fits = network.tensors[name].bytes == network.tensors[layer.output].bytes
         if name not in elsewhere and last[name] == index and fits:
             return name
     return None

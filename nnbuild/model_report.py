@@ -48,6 +48,7 @@ def as_json(network: Network, options: EmitOptions, steps: Sequence[Step], plann
         "arena": options.arena,
         "arena_bytes": planned.arena,
         "arena_bound_bytes": planned.bound,
+        "state_bytes": planned.state_bytes,
         "arena_map": arena_map(network, [step.choice for step in steps], planned, target),
         "scratch_bytes": max((layer["scratch_bytes"] for layer in layers), default=0),
         "peak_layer": planned.peak,
@@ -164,6 +165,6 @@ def _scratch(choices: Sequence[Choice], planned: Plan, target: Target) -> list[d
 
 
 def _place(network: Network, tensor: str, name: str, kind: str, planned: Plan, first: int, last: int) -> dict[str, Any]:
-    shape, size = list(network.tensors[tensor].shape), network.tensors[tensor].size
+    shape, size = list(network.tensors[tensor].shape), network.tensors[tensor].bytes
     offset = planned.offsets.get(tensor)
     return {"name": name, "kind": kind, "shape": shape, "offset": offset, "bytes": size, "first": first, "last": last}

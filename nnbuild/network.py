@@ -42,16 +42,22 @@ class QuantParams:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """An int8 activation."""
+    """An activation, of int8 unless `dtype` says "int32": an index, with scale 1 and zero point 0."""
 
     name: str
     shape: tuple[int, ...]
     quant: QuantParams
+    dtype: str = "int8"
 
     @property
     def size(self) -> int:
-        """Elements, which are bytes."""
+        """Elements."""
         return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Of memory."""
+        return self.size * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +138,7 @@ class Network:
             "rounding": "single" if self.single_rounding else "double",
             "inputs": [asdict(port) for port in self.inputs],
             "outputs": [asdict(port) for port in self.outputs],
-            "tensors": [asdict(self.tensors[name]) for name in sorted(self.tensors)],
+            "tensors": [_as_json(self.tensors[name]) for name in sorted(self.tensors)],
             "layers": [
                 {
                     "name": layer.name,
@@ -151,3 +157,9 @@ class Network:
     def model_id(self) -> int:
         """First 32 bits of the SHA-256 of the integer network: two builds with equal ids compute equal bytes."""
         return int.from_bytes(hashlib.sha256(self.to_json().encode()).digest()[:4], "big")
+
+
+def _as_json(tensor: Tensor) -> dict[str, Any]:
+    """Its fields; the type only where it is another than int8, so that ids of networks stay what they were."""
+    fields = asdict(tensor)
+    return fields if tensor.dtype != "int8" else {name: fields[name] for name in ("name", "shape", "quant")}

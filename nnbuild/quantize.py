@@ -145,6 +145,8 @@ def _activations(graph: Graph, steps: list[_Step], ranges: Ranges) -> dict[str, 
     params = {name: parameters(ranges.tensors[name]) for name in graph.inputs}
     for step in steps:
         output = step.rule.output
+        if graph.types.get(step.output, TensorProto.FLOAT) != TensorProto.FLOAT:
+            continue  # indices
         if isinstance(output, Fixed):
             params[step.output] = output.quant
         elif isinstance(output, SameAsInput) and step.node.input[output.index] in params:

@@ -32,8 +32,10 @@ def _rounding(network: Network) -> Iterator[Network]:
 
 def _candidates() -> Iterator[tuple[Network, EmitOptions]]:
     varied = next(case for case in CASES if case.name == "conv2d_3x3_padded").network
+    keeping = next(case for case in CASES if case.name == "lstm_keeps_last").network
     for options in VARIANTS:
         yield varied, options
+        yield keeping, replace(options, raw=None)
     for target in (SMALL, PORTABLE):
         for case in CASES:
             for network in _rounding(case.network):

@@ -108,7 +108,7 @@ def _main(cases: Sequence[Case], in_arena: bool) -> str:
     lines += [f"    char of_m{n}[4 + M{n}_ARENA_SIZE + 16];" for n in numbers]
     lines += ["} memory;", "static int8_t *const arena = (int8_t *)&memory + 4;"]
     lines += ["/* Output at an odd address: it may have any alignment. */", "static union {", "    uint32_t alignment;"]
-    lines += [f"    int8_t of_m{n}[17 + M{n}_OUTPUT_SIZE + 16];" for n in numbers]
+    lines += [f"    int8_t of_m{n}[17 + {output_bytes(case, n)} + 16];" for n, case in enumerate(cases)]
     lines += ["} result_memory;", "static int8_t *const results = (int8_t *)&result_memory;"]
     lines += ["#define STATE_WORDS 256", "static uint32_t states[STATE_WORDS];"]
     for number, case in enumerate(cases):
@@ -120,7 +120,7 @@ def _main(cases: Sequence[Case], in_arena: bool) -> str:
     ]
     lines += ["    int samples, size, arena_size;", "} tests[] = {"]
     lines += [
-        f"    {{run_m{n}, (const int8_t *)m{n}_out, {len(case.inputs[0])}, M{n}_OUTPUT_SIZE, M{n}_ARENA_SIZE}},"
+        f"    {{run_m{n}, (const int8_t *)m{n}_out, {len(case.inputs[0])}, {output_bytes(case, n)}, M{n}_ARENA_SIZE}},"
         for n, case in enumerate(cases)
     ]
     return "\n".join([*lines, "};", _PROGRAM])
@@ -130,7 +130,7 @@ def _case(name: str, case: Case, in_arena: bool) -> list[str]:
     """Inputs and outputs of all samples, and a function that runs one."""
     count, states = len(case.inputs[0]), interpret.States()
     outputs = [interpret.run(case.network, [values[k] for values in case.inputs], states)[0] for k in range(count)]
-    expected = np.array([output.ravel() for output in outputs])
+    expected = np.array([output.ravel().view(np.int8) for output in outputs])
     inputs = [
         f"(const int8_t *){name}_in{position} + sample * {values.shape[1]}"
         for position, values in enumerate(case.inputs)
@@ -141,7 +141,7 @@ def _case(name: str, case: Case, in_arena: bool) -> list[str]:
         f"static int run_{name}(int sample, int8_t *output)",
         "{",
         *(_reset(name) if states else ()),
-        *(_run_in_arena(name, case, inputs) if in_arena else [_run(name, bool(states), inputs)]),
+        *(_run_in_arena(name, case, inputs) if in_arena else _run(name, case, bool(states), inputs)),
         "}",
     ]
 
@@ -154,8 +154,26 @@ def _reset(name: str) -> list[str]:
     ]
 
 
-def _run(name: str, keeps: bool, inputs: Sequence[str]) -> str:
-    return f"    return {name}_run(arena, {'states, ' if keeps else ''}{', '.join(inputs)}, output);"
+def _run(name: str, case: Case, keeps: bool, inputs: Sequence[str]) -> list[str]:
+    words = f"{name}_run(arena, {'states, ' if keeps else ''}{', '.join(inputs)}, "
+    if not gives_indices(case):
+        return [f"    return {words}output);"]
+    return [
+        f"    static int32_t indices[{name.upper()}_OUTPUT_SIZE];",
+        f"    if ({words}indices) != 0) {{ return 1; }}",
+        "    memcpy(output, indices, sizeof indices);",
+        "    return 0;",
+    ]
+
+
+def gives_indices(case: Case) -> bool:
+    """Whether the output is of int32."""
+    return case.network.tensors[case.network.outputs[0].tensor].dtype == "int32"
+
+
+def output_bytes(case: Case, number: int) -> str:
+    """The size of the output of model m<number>, in C."""
+    return f"{4 if gives_indices(case) else 1} * M{number}_OUTPUT_SIZE"
 
 
 def _run_in_arena(name: str, case: Case, inputs: Sequence[str]) -> list[str]:
@@ -168,7 +186,7 @@ def _run_in_arena(name: str, case: Case, inputs: Sequence[str]) -> list[str]:
             for offset, source, values in zip(offsets, inputs, case.inputs, strict=True)
         ),
         f"    if ({name}_run(arena{', states' if keeps_states(case) else ''}) != 0) {{ return 1; }}",
-        f"    memcpy(output, {name}_output(arena), {name.upper()}_OUTPUT_SIZE);",
+        f"    memcpy(output, {name}_output(arena), {4 if gives_indices(case) else 1} * {name.upper()}_OUTPUT_SIZE);",
         "    return 0;",
     ]
 

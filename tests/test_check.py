@@ -215,12 +215,12 @@ def test_layers_that_share_a_function_count_it_once(tmp_path: Path) -> None:
 
 
 def test_all_findings_of_a_model(tmp_path: Path) -> None:
-    nodes = [node("LSTM", "x w r", "h"), node("Einsum", "h h", "y", equation="ij,ij->ij")]
+    nodes = [node("Det", "x", "h"), node("Einsum", "h h", "y", equation="ij,ij->ij")]
     proto = model(nodes, {"x": [1, 3, 4]}, ["y"], {"w": weights(1, 8, 4), "r": weights(1, 8, 2)})
     with pytest.raises(ModelError) as caught:
         checked(tmp_path, proto)
     assert [finding.message for finding in caught.value.findings] == [
-        "operator 'LSTM' is not supported",
+        "operator 'Det' is not supported",
         "operator 'Einsum' is not supported",
     ]
 

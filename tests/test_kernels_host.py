@@ -25,7 +25,7 @@ def mismatches(case: Case, target: Target, folder: Path, pins: Mapping[str, str]
     """Output bytes of all samples that differ between C and reference."""
     files = emit(case.network, EmitOptions("m", target, pins=pins or {}))
     library = host.shared_library(folder, files)
-    sizes = [case.network.tensors[port.tensor].size for port in case.network.outputs]
+    sizes = [case.network.tensors[port.tensor].bytes for port in case.network.outputs]
     wrong, states = 0, interpret.States()
     if hasattr(library, "m_reset"):
         library.m_reset()
@@ -33,7 +33,7 @@ def mismatches(case: Case, target: Target, folder: Path, pins: Mapping[str, str]
         inputs = [values[sample] for values in case.inputs]
         expected = interpret.run(case.network, inputs, states)
         outputs = host.call(library, "m_run", inputs, sizes)
-        wrong += sum(int((a.ravel() != b).sum()) for a, b in zip(expected, outputs, strict=True))
+        wrong += sum(int((a.ravel().view(np.int8) != b).sum()) for a, b in zip(expected, outputs, strict=True))
     return wrong
 
 

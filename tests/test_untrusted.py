@@ -274,7 +274,7 @@ def test_a_value_written_twice(tmp_path: Path) -> None:
 
 
 def test_names_cannot_break_a_line(tmp_path: Path) -> None:
-    bad = helper.make_node("LSTM", ["x", "x", "x"], ["y"], name="a\nerror: b\x1b[2J", hidden_size=3)
+    bad = helper.make_node("Det", ["x"], ["y"], name="a\nerror: b\x1b[2J")
     with pytest.raises(ModelError) as caught:
         import_model(save(tmp_path, model([bad], {"x": ["N", 3]}, ["y"])))
     assert len(str(caught.value).splitlines()) == 1

@@ -9,6 +9,6 @@ static inline int32_t nn_tanh(int32_t x, const uint16_t *table)
     if (entry < 255u) {
         value = ((uint32_t)table[entry] << 8) + (size & 255u) * ((uint32_t)table[entry + 1u] - table[entry]);
     }
-    const int32_t above = (int32_t)value - (1 << 23);
+    const int32_t above = (int32_t)value - 0x800000;
     return nn_shift_right(x < 0 ? 127 - above : above + 128, 8);
 }

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import onnx
 
+from nnbuild import qdq
 from nnbuild.contract import Operator, Quantization, SameAsInput
 from nnbuild.lower import Lowering
 
@@ -20,7 +21,7 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     if shape is None:
         raise ctx.refuse(node, "the shape of its output is not known", "export with constant shapes")
     constant = ctx.constant(node, 0)
-    size = constant.values.size if constant is not None else ctx.activation(node).index.size
+    size = constant.values.size if constant is not None else ctx.activation(node, indices=True).index.size
     if size != math.prod(shape):
         raise ctx.refuse(node, f"{size} elements do not fit shape {list(shape)}")
     if constant is not None:
@@ -28,8 +29,15 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
             raise ctx.refuse(node, "reshapes a constant that is quantized per channel", "reshape it when exporting")
         ctx.values[node.output[0]] = replace(constant, values=constant.values.reshape(shape))
         return
-    activation = ctx.activation(node)
+    activation = ctx.activation(node, indices=True)
+    if node.op_type == "Cast" and ctx.tensors[activation.tensor].dtype != "int8" and _to_float(node):
+        raise ctx.refuse(node, "indices become no float numbers", "leave the Cast out: they are int32 in C")
     ctx.define(node.output[0], activation.tensor, activation.index.reshape(shape))
+
+
+def _to_float(node: onnx.NodeProto) -> bool:
+    kind = onnx.helper.tensor_dtype_to_np_dtype(int(qdq.attribute(node, "to", onnx.TensorProto.FLOAT)))
+    return bool(kind.kind not in "iu")
 
 
 OPERATOR = Operator(

@@ -70,8 +70,8 @@ class _Model:
         bounds = [self.constant(np.array(bound, np.float32)) for bound in clamp[1:]]
         return self.node(clamp[0], [value, *bounds])
 
-    def case(self, value: str, keep: bool = False) -> Case:
-        output = helper.make_tensor_value_info(value, TensorProto.FLOAT, None)
+    def case(self, value: str, keep: bool = False, kind: int = TensorProto.FLOAT) -> Case:
+        output = helper.make_tensor_value_info(value, kind, None)
         graph = helper.make_graph(self.nodes, self.name, self.inputs, [output], self.initializers)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)])
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
@@ -297,3 +297,9 @@ def recurrent(
         bounds = [model.constant(np.array([number], np.int64)) for number in (first, first + 1, 0)]
         value = model.node("Slice", [value, *bounds])
     return model.case(value, keep)
+
+
+def indices(name: str, kind: str, shape: Sequence[int], quant: QuantParams, attributes: Mapping[str, Any]) -> Case:
+    """One node whose output are indices, ArgMax or ArgMin."""
+    model = _Model(name)
+    return model.case(model.node(kind, [model.input(shape, quant)], **attributes), kind=TensorProto.INT64)

@@ -34,7 +34,7 @@ def define(ctx: Lowering, node: onnx.NodeProto, move: Move, output: int = 0) -> 
         _check(ctx, node, name, values)
         ctx.values[name] = replace(constant, values=values)
         return
-    activation = ctx.activation(node)
+    activation = ctx.activation(node, indices=True)
     index = move(activation.index)
     _check(ctx, node, name, index)
     ctx.define(name, activation.tensor, index)

@@ -41,7 +41,8 @@ _STACK_BOUNDS = (("__StackTop", "__StackLimit"), ("__stack_top", "__stack_limit"
 class ModelReport:
     """What a size report needs of `<model>.report.json`.
 
-    `scratch` is the most that a layer takes of the arena; `shared` says that the arena is that of all such models;
+    `arena` has the states that layers keep where both are the caller's; `scratch` is the most that a layer takes of
+    the arena; `shared` says that the arena is that of all such models;
     `facts` is the whole report (nnbuild/model_report.py).
     """
 
@@ -63,6 +64,8 @@ def read_report(path: str | Path) -> ModelReport:
         if data["schema"] != MODEL_SCHEMA or not complete:
             raise ValueError
         arena, scratch, shared = data["arena_bytes"], data["scratch_bytes"], data.get("arena") == "shared"
+        if data.get("arena") == "caller":
+            arena += data["state_bytes"]
         return ModelReport(data["name"], data["model_id"], arena, scratch, layers, shared, data)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", str(path)) from None
