@@ -46,6 +46,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "average_pool": ("arm_avgpool_s8", "arm_avgpool_s8_get_buffer_size"),
     "max_pool": ("arm_max_pool_s8",),
     "pad": ("arm_pad_s8",),
+    "lstm": ("arm_lstm_unidirectional_s8",),
     "softmax": ("arm_softmax_s8",),
     "transpose": ("arm_transpose_s8",),
     "concat": ("arm_concatenation_s8_w", "arm_concatenation_s8_x", "arm_concatenation_s8_y", "arm_concatenation_s8_z"),
@@ -171,12 +172,14 @@ def _order(folder: Path) -> tuple[tuple[int, ...], bool, str]:
 def sources(root: Path, functions: Iterable[str] | None = None) -> list[Path]:
     """The C files that `functions`, or all of CALLS, need on any core, by what they name; in the order of their paths.
 
-    A function is in the file of its name, or among the functions that tell buffer sizes. Those that this version does
-    not have are left out.
+    A function is in the file of its name, or among the functions that tell buffer sizes; tables are in `arm_nntables.c`.
+    Those that this version does not have are left out.
     """
     files = {path.stem: path for path in sorted((root / "Source").glob("*/*.c"))}
     for path in [path for stem, path in files.items() if "_get_buffer_sizes_" in stem]:
         files |= dict.fromkeys(re.findall(r"^\w[\w *]*\b(arm_\w+)\(", _text(path), re.MULTILINE), path)
+    for path in [path for stem, path in files.items() if stem == "arm_nntables"]:
+        files |= dict.fromkeys(re.findall(r"^const \w+ (\w+)\[", _text(path), re.MULTILINE), path)
     needed: set[Path] = set()
     names = set(functions) if functions is not None else {name for called in CALLS.values() for name in called}
     while names:
@@ -187,7 +190,7 @@ def sources(root: Path, functions: Iterable[str] | None = None) -> list[Path]:
 
 
 def _named_in(path: Path) -> Iterable[str]:
-    return re.findall(r"\barm_\w+", re.sub(r"/\*.*?\*/|//[^\n]*", " ", _text(path), flags=re.DOTALL))
+    return re.findall(r"\b(?:arm_|\w+_table_)\w+", re.sub(r"/\*.*?\*/|//[^\n]*", " ", _text(path), flags=re.DOTALL))
 
 
 def _text(path: Path) -> str:

@@ -148,8 +148,8 @@ def test_sources_are_closed_and_free_of_warnings(release: Path, core: str, tmp_p
         pytest.skip(f"{compiler[0]} is not installed")
     flags = ["-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", f"-I{release / 'Include'}"]
     sources = [str(path) for path in cmsis_nn.sources(release)]
-    assert len(sources) < 45
-    assert not [name for name in sources if re.search(r"_(f16|f32|s4)\b|lstm|svdf", name)]
+    assert len(sources) < 50
+    assert not [name for name in sources if re.search(r"_(f16|f32|s4)\b|svdf", name)]
     objects = subprocess.run(
         [*compiler, *flags, "-c", *sources], cwd=tmp_path, capture_output=True, text=True, check=False
     )

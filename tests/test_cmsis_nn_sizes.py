@@ -130,7 +130,10 @@ def test_depthwise(place: Window) -> None:
     for name, target in CORES.items():
         ending = "" if name == "scalar" else f"_{name}"
         wrapper = getattr(lib, f"arm_depthwise_conv_wrapper_s8_get_buffer_size{ending}")
-        assert cmsis_nn.depthwise_scratch(layer, target) == asked(wrapper, conv, x, f, y), name
+        found, wanted = cmsis_nn.depthwise_scratch(layer, target), asked(wrapper, conv, x, f, y)
+        # Where arm_depthwise_conv_3x3_s8, which needs none, would read beyond its input, another function serves.
+        another = cmsis_nn.depthwise_function(layer, target) == "arm_depthwise_conv_s8_opt" and wanted == 0
+        assert found == wanted or (another and place.kernel == (3, 3)), name
 
 
 @given(st.integers(1, 500), st.integers(1, 64))

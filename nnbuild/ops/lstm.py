@@ -14,6 +14,7 @@ import onnx
 
 from nnbuild import fixedpoint, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import recurrent
@@ -145,6 +146,12 @@ def cases() -> Iterable[Case]:
         yield singles.recurrent(f"lstm_cell{-power}", "LSTM", (9, 1, 3), 4, quant, out, cell_power=power, start=True)
     loud = QuantParams(0.2, -128)
     yield singles.recurrent("lstm_saturates", "LSTM", (7, 1, 6), 4, loud, QuantParams(0.002, 50))
+    for name, shape, last in (("steps", (5, 1, 19), False), ("last", (4, 1, 6), True), ("batch", (3, 2, 33), False)):
+        # One scale a gate, as CMSIS-NN takes it.
+        yield singles.recurrent(
+            f"lstm_per_gate_{name}", "LSTM", shape, 6, quant, QuantParams(0.007, -5), last=last, per_gate=True
+        )
+    yield singles.recurrent("lstm_per_gate_odd", "LSTM", (6, 1, 3), 9, loud, out, cell_power=-10, per_gate=True)
     yield singles.recurrent("lstm_keeps", "LSTM", (2, 1, 3), 4, quant, out, keep=True)
     yield singles.recurrent("lstm_keeps_last", "LSTM", (1, 1, 3), 4, quant, out, keep=True, start=True, last=True)
 
@@ -161,6 +168,6 @@ OPERATOR = Operator(
     state=recurrent.kept_cells,
     internals=internals,
     macs=recurrent.macs,
-    kernels=(Kernel("direct", render, scratch=scratch, trips=recurrent.trips),),
+    kernels=(Kernel("direct", render, scratch=scratch, trips=recurrent.trips), cmsis_nn.LSTM),
     cases=cases,
 )

@@ -377,18 +377,24 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
     }
 
 
-def rows(view: LayerView, order: Sequence[Sequence[int]]) -> dict[str, Array]:
-    """The constants in the order in which kernels walk: for each direction and group of gates in `order`, for each
-    hidden value, for each gate of the group: the row of the input's weights, then the state's. Zero points are in the
-    biases."""
+def folded_biases(view: LayerView) -> tuple[Array, Array]:
+    """Biases of both products with the zero points of input and state in them, int32 (D, G, H)."""
     constants, params = view.constants, view.params.loops
-    folded = {}
+    found = []
     for prefix, matrix, zero in (
         ("", "weights", params.input_zero_point),
         ("recurrent_", "recurrent", params.output_zero_point),
     ):
         sums = constants[matrix].astype(np.int64).sum(axis=-1)
-        folded[prefix] = (constants[f"{prefix}bias"].astype(np.int64) - zero * sums).astype(np.int32)
+        found.append((constants[f"{prefix}bias"].astype(np.int64) - zero * sums).astype(np.int32))
+    return found[0], found[1]
+
+
+def rows(view: LayerView, order: Sequence[Sequence[int]]) -> dict[str, Array]:
+    """The constants in the order in which kernels walk: for each direction and group of gates in `order`, for each
+    hidden value, for each gate of the group: the row of the input's weights, then the state's. Zero points are in the
+    biases."""
+    constants = view.constants
 
     def walked(*arrays: Array) -> Array:
         both = np.concatenate(arrays, axis=-1)  # (D, G, H, n)
@@ -396,7 +402,7 @@ def rows(view: LayerView, order: Sequence[Sequence[int]]) -> dict[str, Array]:
         return np.ascontiguousarray(np.concatenate(groups, axis=1).ravel())
 
     found = {"weights": walked(constants["weights"], constants["recurrent"])}
-    found["bias"] = walked(folded[""][..., None], folded["recurrent_"][..., None])
+    found["bias"] = walked(*(bias[..., None] for bias in folded_biases(view)))
     for name in ("multiplier", "shift"):
         found[name] = walked(constants[name][..., None], constants[f"recurrent_{name}"][..., None])
     return {**found, "sigmoid": constants["sigmoid"]}

@@ -272,10 +272,12 @@ def recurrent(
     start: bool = False,
     keep: bool = False,
     cell_power: int = -12,
+    per_gate: bool = False,
 ) -> Case:
     """LSTM, GRU or RNN over input of `shape`, with random weights and biases.
 
-    `last` takes the last step alone, `start` gives an initial state, `keep` lets the state outlive the call.
+    `last` takes the last step alone, `start` gives an initial state, `keep` lets the state outlive the call. Each row of
+    the weights has a scale, or with `per_gate` each gate.
     """
     model, attributes = _Model(name), attributes or {}
     rng = np.random.default_rng(zlib.crc32(name.encode()) + 2)
@@ -284,7 +286,8 @@ def recurrent(
     inputs = [model.input(shape, quant)]
     for depth in (shape[2], hidden):
         weights = rng.integers(-127, 128, (directions, rows, depth)).astype(np.int8)
-        inputs.append(model.quantized(weights, rng.uniform(0.3, 2.0, rows) * 0.02, 1))
+        scales = rng.uniform(0.3, 2.0, gates if per_gate else rows) * 0.02
+        inputs.append(model.quantized(weights, np.repeat(scales, rows // scales.size), 1))
     inputs.append(model.constant(rng.normal(0, 0.5, (directions, 2 * rows)).astype(np.float32)))
     state = rng.uniform(-0.9, 0.9, (directions, shape[1], hidden)).astype(np.float32)
     inputs += ["", model.constant(state) if start else ""]
