@@ -172,8 +172,8 @@ def _order(folder: Path) -> tuple[tuple[int, ...], bool, str]:
 def sources(root: Path, functions: Iterable[str] | None = None) -> list[Path]:
     """The C files that `functions`, or all of CALLS, need on any core, by what they name; in the order of their paths.
 
-    A function is in the file of its name, or among the functions that tell buffer sizes; tables are in `arm_nntables.c`.
-    Those that this version does not have are left out.
+    A function is in the file of its name, or among the functions that tell buffer sizes; tables are in
+    `arm_nntables.c`. Those that this version does not have are left out.
     """
     files = {path.stem: path for path in sorted((root / "Source").glob("*/*.c"))}
     for path in [path for stem, path in files.items() if "_get_buffer_sizes_" in stem]:

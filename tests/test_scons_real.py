@@ -15,6 +15,7 @@ import onnx
 import pytest
 
 from tests.scons_project import Project
+from tests.test_recurrent import INPUTS, explicit, sequences
 
 SCONSTRUCT = 'env = Environment(tools=["default", "nn"])\n'
 MODEL = SCONSTRUCT + 'kws = env.NNModel("models/kws.onnx", calibration="models/calib.npz", selftest=2)\n'
@@ -187,3 +188,38 @@ def test_nothing_to_do_costs_next_to_nothing(project: Project) -> None:
     pairs = [(seconds(project), seconds(plain)) for _ in range(5)]
     with_model, without = (min(times) for times in zip(*pairs, strict=True))
     assert with_model - without < 0.15
+
+
+STREAM = """#include "kws.h"
+int main(void)
+{
+    static const int8_t input[KWS_INPUT_SIZE] = {1, 90, -50};
+    static int8_t first[KWS_OUTPUT_SIZE], second[KWS_OUTPUT_SIZE], again[KWS_OUTPUT_SIZE];
+    int same = 1, goes_on = 0;
+    if (kws_run(input, first) != 1) { return 1; }
+    kws_reset();
+    if (kws_run(input, first) != 0 || kws_run(input, second) != 0) { return 2; }
+    kws_reset();
+    if (kws_run(input, again) != 0) { return 3; }
+    for (int i = 0; i < KWS_OUTPUT_SIZE; i++) {
+        same &= first[i] == again[i];
+        goes_on |= first[i] != second[i];
+    }
+    return same && goes_on ? kws_selftest() : 4;
+}
+"""
+
+
+def test_a_stream_goes_on_and_its_accuracy_is_that_of_a_sequence(project: Project) -> None:
+    explicit(project.folder / "models/kws.onnx", "GRU")
+    np.savez(project.folder / "models/calib.npz", x=sequences(1, 60).reshape(-1, 1, INPUTS))
+    project.write({"main.c": STREAM})
+    options = 'calibration="models/calib.npz", validation="models/calib.npz", min_sqnr=25, selftest=3, ram="1K"'
+    call = f'kws = env.NNModel("models/kws.onnx", {options}, states={{"h0": "hn"}})\n'
+    program = 'env.Program("fw.elf", ["main.c", kws])\n'
+    project.write({"SConstruct": SCONSTRUCT + call + program})
+    project.scons()
+    assert subprocess.run([project.folder / "fw.elf"], check=False).returncode == 0
+    assert not project.built(project.scons())
+    project.write({"SConstruct": SCONSTRUCT + call.replace('"h0": "hn"', '"h0": "y"') + program})
+    assert "(GRU): output 'y' is not its state after input 'h0'" in project.scons(status=2)

@@ -276,8 +276,8 @@ def recurrent(
 ) -> Case:
     """LSTM, GRU or RNN over input of `shape`, with random weights and biases.
 
-    `last` takes the last step alone, `start` gives an initial state, `keep` lets the state outlive the call. Each row of
-    the weights has a scale, or with `per_gate` each gate.
+    `last` takes the last step alone, `start` gives an initial state, `keep` lets the state outlive the call. Each row
+    of the weights has a scale, or with `per_gate` each gate.
     """
     model, attributes = _Model(name), attributes or {}
     rng = np.random.default_rng(zlib.crc32(name.encode()) + 2)
