@@ -143,6 +143,7 @@ class Operator:
 
     A layer that keeps something from one inference to the next says by `state` what that is when it starts, as bytes;
     `advance(params, constants, inputs, state)` then is the reference: the result and the state behind it.
+    `error(params)` is how many output steps a layer may be off from the float operator on the same (dequantized) input.
     `internals(node, values)` are float values inside of a node whose range calibration has to know, by name; `values`
     gives what a name of the float model stands for.
     """
@@ -155,6 +156,7 @@ class Operator:
     params: type | None = None
     reference: Callable[[Any, Mapping[str, Array], Sequence[Array]], Array] | None = None
     macs: Callable[[LayerView], int] = lambda view: 0
+    error: Callable[[Any], int] = lambda params: 1
     inplace: Callable[[LayerView], tuple[int, ...]] = lambda view: ()
     state: Callable[[LayerView], Array | None] = lambda view: None
     advance: Callable[[Any, Mapping[str, Array], Sequence[Array], Array], tuple[Array, Array]] | None = None

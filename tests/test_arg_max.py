@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from . import host
 CLASSES = 6
 
 
-def classifier(path: Path, behind: list[onnx.NodeProto], outputs: dict[str, tuple[int, tuple[int, ...]]]) -> Path:
+def classifier(path: Path, behind: list[onnx.NodeProto], outputs: Mapping[str, tuple[int, tuple[int, ...]]]) -> Path:
     """Gemm and Relu into `scores`, and what comes behind."""
     rng = np.random.default_rng(3)
     constants = [numpy_helper.from_array(rng.normal(0, 1, (CLASSES, 9)).astype(np.float32), "w")]

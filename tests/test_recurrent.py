@@ -20,8 +20,8 @@ from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import ConfigError, ModelError
 from nnbuild.importer import import_model
 from nnbuild.lower import lower
-from nnbuild.network import Array
-from nnbuild.ops import recurrent
+from nnbuild.network import Array, QuantParams
+from nnbuild.ops import recurrent, singles
 from nnbuild.pipeline import input_shapes
 from nnbuild.states import keeps_states
 
@@ -316,6 +316,33 @@ def test_a_gru_stays_between_its_values(fresh: int, update: int, before: int) ->
     now = fresh + ((update * (before - fresh) + 2**14) >> 15)
     assert min(fresh, before) <= now <= max(fresh, before)
     assert -(2**31) <= update * (before - fresh) + 2**14 < 2**31
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["LSTM", "GRU", "RNN"]), st.integers(1, 3), st.integers(1, 9),
+    st.integers(1, 9), st.integers(0, 2**16), st.booleans(), st.sampled_from(["forward", "reverse", "bidirectional"]),
+)  # fmt: skip
+def test_a_step_of_random_layers_is_within_the_stated_error(
+    kind: str, batch: int, inputs: int, hidden: int, seed: int, linear: bool, direction: str
+) -> None:
+    """Against onnxruntime's operator on the dequantized weights, inputs and state. What later steps make of an error
+    is the network's: random ones are chaotic."""
+    rng = np.random.default_rng(seed)
+    attributes: dict[str, Any] = {"direction": direction}
+    if kind == "GRU":
+        attributes["linear_before_reset"] = int(linear)
+    output = QuantParams(1 / 128, int(rng.integers(-9, 9)))  # which the state has, too
+    source = QuantParams(float(np.float32(rng.uniform(0.005, 0.03))), int(rng.integers(-128, 128)))
+    model = singles.recurrent_model(f"{kind}{seed}", kind, (1, batch, inputs), hidden, source, output, attributes)
+    network = lower(model)
+    values = rng.integers(-128, 128, (1, batch, inputs)).astype(np.int8)
+    (ours,) = interpret.run(network, [values])
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    theirs = output.quantize(session.run(None, {"x0": source.dequantize(values)})[0])
+    assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= recurrent.error(network.layers[0].params) == 1
 
 
 def test_a_gru_does_not_stand_still() -> None:

@@ -360,7 +360,7 @@ def _lstm_supports(view: LayerView, target: Target) -> str | None:
     if constants["cells"].any() or (constants["hidden"] != params.output_zero_point).any():
         return "its state starts from 0"
     scales = [constants[f"{prefix}{name}"] for prefix in ("", "recurrent_") for name in ("multiplier", "shift")]
-    if any((array != array[..., :1]).any() for array in scales):
+    if not params.saturates or any((array != array[..., :1]).any() for array in scales):
         return "it takes one scale for the weights of a gate: fully_connected='per_tensor'"
     return None
 

@@ -21,6 +21,7 @@ from nnbuild.ops import recurrent
 from nnbuild.target import Target
 
 GATES = 3  # update, reset, hidden
+_WIDE = 2**16 - 1  # what the reset gate can be multiplied with in 32 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +61,14 @@ def advance(
         return np.asarray(np.clip(scaled + zero, INT8_MIN, INT8_MAX))
 
     def step(direction: int, values: Array, hidden: Array, cells: Array) -> tuple[Array, Array]:
-        gates = recurrent.product(constants, direction, values, False)
-        others = recurrent.product(constants, direction, hidden - zero, True)
+        gates = recurrent.product(params.loops, constants, direction, values, False)
+        others = recurrent.product(params.loops, constants, direction, hidden - zero, True)
         update, reset = (recurrent.sigmoid(recurrent.saturate16(gates[n] + others[n]), table) for n in range(2))
         if params.linear_before_reset:
-            part = (reset * others[2] + 2**14) >> 15
+            part = (reset * np.clip(others[2], -_WIDE, _WIDE) + 2**14) >> 15
         else:
             left = shown((reset * cells + 2**14) >> 15)
-            part = recurrent.product(constants, direction, left - zero, True)[2]
+            part = recurrent.product(params.loops, constants, direction, left - zero, True)[2]
         fresh = recurrent.tanh(recurrent.saturate16(gates[2] + part), table)
         now = fresh + ((update * (cells - fresh) + 2**14) >> 15)
         return shown(now), now
@@ -84,7 +85,7 @@ def render(view: LayerView, target: Target) -> Source:
     """One hidden value after the other; where the reset gate is inside of the product, all reset gates come first."""
     order = [[0, 1, 2]] if view.params.linear_before_reset else [[1], [0, 2]]
     starts = recurrent.starts(view, True)
-    values = {"p": view.params, "l": view.params.loops, "data": sorted(starts)}
+    values = {"p": view.params, "l": view.params.loops, "wide": _WIDE, "data": sorted(starts)}
     template = "gru.c.j2" if view.params.linear_before_reset else "gru_reset_first.c.j2"
     return Source(template, values, {**recurrent.rows(view, order), **starts})
 
@@ -124,6 +125,7 @@ OPERATOR = Operator(
     advance=advance,
     state=recurrent.kept_cells,
     macs=recurrent.macs,
+    error=recurrent.error,
     kernels=(Kernel("direct", render, scratch=scratch, trips=recurrent.trips),),
     cases=cases,
 )

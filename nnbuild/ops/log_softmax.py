@@ -152,6 +152,7 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(fuses_clamp=True),
     params=LogSoftmaxParams,
     reference=reference,
+    error=lambda params: 2,
     kernels=(Kernel("direct", render, trips=trips),),
     cases=cases,
 )

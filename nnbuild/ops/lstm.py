@@ -67,8 +67,8 @@ def advance(
     table = constants["sigmoid"]
 
     def step(direction: int, values: Array, hidden: Array, cells: Array) -> tuple[Array, Array]:
-        gates = recurrent.product(constants, direction, values, False)
-        others = recurrent.product(constants, direction, hidden - params.loops.output_zero_point, True)
+        gates = recurrent.product(params.loops, constants, direction, values, False)
+        others = recurrent.product(params.loops, constants, direction, hidden - params.loops.output_zero_point, True)
         total = recurrent.saturate16(gates + others)
         enter, leave, keep = (recurrent.sigmoid(total[gate], table) for gate in range(3))
         fresh = recurrent.tanh(total[3], table)
@@ -168,6 +168,7 @@ OPERATOR = Operator(
     state=recurrent.kept_cells,
     internals=internals,
     macs=recurrent.macs,
+    error=recurrent.error,
     kernels=(Kernel("direct", render, scratch=scratch, trips=recurrent.trips), cmsis_nn.LSTM),
     cases=cases,
 )

@@ -1,15 +1,17 @@
 """What LSTM, GRU and RNN have in common: two matrix products for each gate, one of the input and one of the state.
 
 Integers as in TensorFlow Lite's quantization specification of LSTM, with a multiplier for each row of the weights: both
-products are scaled to gates in Q3.12, saturated to 16 bits after each; sigmoid and tanh come from one table of 256
-values of the sigmoid, 24 to a unit, and lines between them, and are in Q0.15. What the network says to the next step
-is int8 with the scale of its output.
+products are scaled to gates in Q3.12, and their sum is saturated to 16 bits. Where each gate has one scale, as
+TensorFlow Lite and CMSIS-NN have it, each product is saturated too: then what one has beyond 8, the other cannot take back. Sigmoid
+and tanh come from one table of 256 values of the sigmoid, 24 to a unit, with lines between them, and are in Q0.15. What
+the network says to the next step is int8 with the scale of its output.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,9 +39,11 @@ class RecurrentParams:
     """The loops: `steps` in time, `batch` sequences, one direction for each entry of `reverse`.
 
     `every_step`: the output holds all steps (steps, directions, batch, hidden), else the last one alone. `keep`: the
-    state outlives the call. Constants, D directions, G gates, H hidden, I inputs: `weights` (D, G, H, I) and
-    `recurrent` (D, G, H, H) int8; `bias`, `multiplier` int32, `shift` int8 and the same with `recurrent_` in front,
-    (D, G, H); `sigmoid` uint16[256]; `hidden` int8 (D, batch, H), the state at the start.
+    state outlives the call. `saturates`: each product is clamped to 16 bits, not only their sum.
+
+    Constants, D directions, G gates, H hidden, I inputs: `weights` (D, G, H, I) and `recurrent` (D, G, H, H) int8;
+    `bias`, `multiplier` int32, `shift` int8 and the same with `recurrent_` in front, (D, G, H); `sigmoid` uint16[256];
+    `hidden` int8 (D, batch, H), the state at the start.
     """
 
     steps: int
@@ -49,6 +53,7 @@ class RecurrentParams:
     hidden: int
     every_step: bool
     keep: bool
+    saturates: bool
     input_zero_point: int
     output_zero_point: int
 
@@ -104,7 +109,7 @@ def read(
     quant = output.quant
     source = ctx.quant(activation)
     loops = RecurrentParams(
-        steps, batch, reverse, inputs, hidden, True, ctx.keeps_states, source.zero_point, quant.zero_point
+        steps, batch, reverse, inputs, hidden, True, ctx.keeps_states, True, source.zero_point, quant.zero_point
     )
     loops = replace(loops, every_step=not _last_is_enough(ctx, output.value, loops))
     shape = (len(reverse), gates, hidden)
@@ -112,11 +117,25 @@ def read(
     gate = QuantParams(2.0**-GATE_BITS if fine is None else quant.scale * 2.0**-fine, 0)
     constants = _product(ctx, node, weights, scales, of_input, source, gate, shape)
     other = _product(ctx, node, recurrent, recurrent_scales, of_state, quant, gate, shape)
+    loops = replace(loops, saturates=_saturates(constants, other))
     constants |= {"recurrent" if name == "weights" else f"recurrent_{name}": each for name, each in other.items()}
     start = _start(ctx, node, 5, "initial state", loops)
     constants |= {"sigmoid": sigmoid_table(), "hidden": quant.quantize(start)}
     tensor = ctx.arrange(activation, index, node, (steps, batch, inputs) if batch > 1 else (steps, inputs))
     return Reading(tensor, source, output.value, quant, loops, constants)
+
+
+def _saturates(*products: Mapping[str, Array]) -> bool:
+    """Whether each product is saturated by itself: where a gate has one scale, or where a sum could leave 32 bits."""
+    scales = [product[name] for product in products for name in ("multiplier", "shift")]
+    if all((array == array[..., :1]).all() for array in scales):
+        return True
+    most = [
+        np.abs(product["weights"].astype(np.int64)).sum(axis=-1) * 255 + np.abs(product["bias"].astype(np.int64))
+        for product in products
+    ]
+    reals = [product["multiplier"] * 2.0 ** (product["shift"].astype(np.float64) - 31) for product in products]
+    return bool(sum(reach * real for reach, real in zip(most, reals, strict=True)).max() > 2.0**30)
 
 
 def define(ctx: Lowering, node: onnx.NodeProto, reading: Reading, name: str) -> None:
@@ -301,13 +320,16 @@ def _between(magnitude: Array, bits: int, largest: int, table: Array) -> Array:
     return np.where(magnitude >> bits >= 255, largest, line)
 
 
-def product(constants: Mapping[str, Array], direction: int, values: Array, recurrent: bool) -> Array:
-    """Gates (G, H) in Q3.12, saturated, of values less their zero point, int64."""
+def product(
+    params: RecurrentParams, constants: Mapping[str, Array], direction: int, values: Array, recurrent: bool
+) -> Array:
+    """Gates (G, H) in Q3.12 of values less their zero point, int64."""
     prefix = "recurrent_" if recurrent else ""
     matrix = constants["recurrent" if recurrent else "weights"][direction].astype(np.int64)
     sums = matrix @ values + constants[f"{prefix}bias"][direction]
     found = [constants[f"{prefix}{name}"][direction] for name in ("multiplier", "shift")]
-    return saturate16(fixedpoint.requantize(sums, *found))
+    scaled = fixedpoint.requantize(sums, *found)
+    return saturate16(scaled) if params.saturates else scaled
 
 
 def saturate16(values: Array) -> Array:
@@ -356,6 +378,11 @@ def macs(view: LayerView) -> int:
     """Multiplications of both products."""
     params, gates = view.params.loops, view.constants["bias"].shape[1]
     return int(params.rows * gates * params.hidden * (params.inputs + params.hidden))
+
+
+def error(params: Any) -> int:
+    """One output step for each step in time, as long as the network itself makes no more of an error than it was."""
+    return int(params.loops.steps)
 
 
 def scratch(view: LayerView, target: Target, wide: bool, extra: int = 0) -> int:

@@ -50,8 +50,8 @@ def advance(
     zero = params.loops.output_zero_point
 
     def step(direction: int, values: Array, hidden: Array, cells: Array) -> tuple[Array, Array]:
-        gates = recurrent.product(constants, direction, values, False)
-        others = recurrent.product(constants, direction, hidden - zero, True)
+        gates = recurrent.product(params.loops, constants, direction, values, False)
+        others = recurrent.product(params.loops, constants, direction, hidden - zero, True)
         total = recurrent.saturate16(gates + others)[0]
         if params.relu:
             now = np.maximum((total + (1 << (_FINE - 1))) >> _FINE, 0)
@@ -116,6 +116,7 @@ OPERATOR = Operator(
     advance=advance,
     state=state,
     macs=recurrent.macs,
+    error=recurrent.error,
     kernels=(Kernel("direct", render, scratch=scratch, trips=recurrent.trips),),
     cases=cases,
 )

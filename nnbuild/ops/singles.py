@@ -70,11 +70,14 @@ class _Model:
         bounds = [self.constant(np.array(bound, np.float32)) for bound in clamp[1:]]
         return self.node(clamp[0], [value, *bounds])
 
-    def case(self, value: str, keep: bool = False, kind: int = TensorProto.FLOAT) -> Case:
+    def model(self, value: str, kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
         output = helper.make_tensor_value_info(value, kind, None)
         graph = helper.make_graph(self.nodes, self.name, self.inputs, [output], self.initializers)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)])
-        model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+
+    def case(self, value: str, keep: bool = False, kind: int = TensorProto.FLOAT) -> Case:
+        model = self.model(value, kind)
         if keep:
             keep_states(model)
         network = lower(model, self.name)
@@ -279,8 +282,31 @@ def recurrent(
     `last` takes the last step alone, `start` gives an initial state, `keep` lets the state outlive the call. Each row
     of the weights has a scale, or with `per_gate` each gate.
     """
-    model, attributes = _Model(name), attributes or {}
-    rng = np.random.default_rng(zlib.crc32(name.encode()) + 2)
+    model = _Model(name)
+    value = _recurrent(model, kind, shape, hidden, quant, attributes or {}, start, cell_power, per_gate)
+    value = model.pair(value, output)
+    if last:
+        first = 0 if (attributes or {}).get("direction") == "reverse" else shape[0] - 1
+        bounds = [model.constant(np.array([number], np.int64)) for number in (first, first + 1, 0)]
+        value = model.node("Slice", [value, *bounds])
+    return model.case(value, keep)
+
+
+def recurrent_model(
+    name: str, kind: str, shape: Sequence[int], hidden: int, quant: QuantParams, output: QuantParams,
+    attributes: Mapping[str, Any],
+) -> onnx.ModelProto:  # fmt: skip
+    """The QDQ model of such a case, for a runtime."""
+    model = _Model(name)
+    return model.model(model.pair(_recurrent(model, kind, shape, hidden, quant, attributes, True, -12, False), output))
+
+
+def _recurrent(
+    model: _Model, kind: str, shape: Sequence[int], hidden: int, quant: QuantParams, attributes: Mapping[str, Any],
+    start: bool, cell_power: int, per_gate: bool,
+) -> str:  # fmt: skip
+    """The node, its weights and its input; the name of Y."""
+    rng = np.random.default_rng(zlib.crc32(model.name.encode()) + 2)
     directions, gates = 1 + (attributes.get("direction") == "bidirectional"), {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
     rows = gates * hidden
     inputs = [model.input(shape, quant)]
@@ -289,17 +315,12 @@ def recurrent(
         scales = rng.uniform(0.3, 2.0, gates if per_gate else rows) * 0.02
         inputs.append(model.quantized(weights, np.repeat(scales, rows // scales.size), 1))
     inputs.append(model.constant(rng.normal(0, 0.5, (directions, 2 * rows)).astype(np.float32)))
-    state = rng.uniform(-0.9, 0.9, (directions, shape[1], hidden)).astype(np.float32)
+    state = (rng.integers(-115, 116, (directions, shape[1], hidden)) / 128).astype(np.float32)
     inputs += ["", model.constant(state) if start else ""]
     if kind == "LSTM":
         cells = np.rint(state * 2.0**-cell_power * start * 0.9).astype(np.int32)
         inputs.append(model.quantized(cells, np.array(2.0**cell_power)))
-    value = model.pair(model.node(kind, inputs, hidden_size=hidden, **attributes), output)
-    if last:
-        first = 0 if attributes.get("direction") == "reverse" else shape[0] - 1
-        bounds = [model.constant(np.array([number], np.int64)) for number in (first, first + 1, 0)]
-        value = model.node("Slice", [value, *bounds])
-    return model.case(value, keep)
+    return model.node(kind, inputs, hidden_size=hidden, **attributes)
 
 
 def indices(name: str, kind: str, shape: Sequence[int], quant: QuantParams, attributes: Mapping[str, Any]) -> Case:

@@ -169,6 +169,7 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(output=Fixed(OUTPUT)),
     params=SoftmaxParams,
     reference=reference,
+    error=lambda params: 2,
     kernels=(Kernel("direct", render, trips=trips), cmsis_nn.SOFTMAX),
     cases=cases,
 )
