@@ -13,7 +13,7 @@ Random = np.random.Generator
 NUMBERS = (-(2**31), -3, -1, 0, 1, 2, 3, 5, 64, 1000, 2**31 - 1, 2**40)
 REALS = (0.0, -1.0, 1e-38, 1e-9, 3e38, np.nan, np.inf, -np.inf)
 _KIND_NAMES = (
-    "Add Conv MatMul Gemm MaxPool AveragePool GlobalAveragePool ReduceMean Pad Clip Relu Min Max Tanh Softmax "
+    "Add Conv MatMul Gemm MaxPool AveragePool GlobalAveragePool ReduceMean Pad Clip Relu Min Max Tanh Softmax LayerNormalization "
     "Transpose Reshape Flatten Squeeze Unsqueeze QuantizeLinear DequantizeLinear Identity Cast Dropout Concat Mul "
     "Nonsense"
 )

@@ -183,7 +183,7 @@ def reference(params: LayerNormalizationParams, constants: Mapping[str, Array], 
 
 def _normalized(params: LayerNormalizationParams, variance: int) -> tuple[int, int]:
     """(mantissa in Q30 of V + E, at least 0.5 and below 2; left shift of differences). 0.5 where all are equal."""
-    power = (variance << params.variance_shift) + params.epsilon if variance else 1 << 62
+    power = ((variance << params.variance_shift) + params.epsilon) % 2**64 if variance else 1 << 62
     places = (64 - power.bit_length()) // 2
     return power << 2 * places >> 33, params.shift + places
 
