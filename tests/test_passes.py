@@ -436,6 +436,11 @@ def test_sum_of_several_is_a_chain_of_add() -> None:
     assert kinds(simplified(model(nodes, {"x": [1, 3]}, ["y"]))) == ["Relu", "Sigmoid", "Add", "Add"]
 
 
+def test_a_sum_of_squares_is_a_sum_of_products() -> None:
+    proto = model([node("ReduceSumSquare", "x k", "y")], {"x": [1, 3, 4]}, ["y"], {"k": i64(2)}, opset=18)
+    assert kinds(simplified(proto)) == ["Mul", "ReduceSum"]
+
+
 def test_x_times_sigmoid_is_one_operator(tmp_path: Path) -> None:
     nodes = [node("Conv", "x w", "c"), node("Sigmoid", "c", "s"), node("Mul", "s c", "y")]
     proto = model(nodes, {"x": [1, 3, 4, 4]}, ["y"], {"w": weights(4, 3, 1, 1)})
@@ -645,6 +650,50 @@ def test_a_mean_whose_axis_is_put_back_is_one_that_keeps_it() -> None:
         onnx.helper.make_attribute("keepdims", 0)
     )
     assert kinds(simplified(proto)) == ["LayerNormalization"]
+
+
+KERAS_FUSED = (
+    "r Reshape x rows; m ReduceMean r space; w Squeeze m space; d Sub r m; k ReduceSumSquare d space; v Div k count;"
+    "n BatchNormalization r ones zeros w v; u Reshape n back; s Mul u g; y Add s b"
+)
+
+
+def keras_fused(lines: str, shape: tuple[int, ...], depth: int, **constants: Any) -> onnx.ModelProto:
+    """How tf2onnx writes LayerNormalization of Keras where that calls a fused batch normalization."""
+    rows = int(np.prod(shape)) // depth
+    known = {
+        "space": i64(0, 2, 3), "rows": i64(1, rows, depth, 1), "back": i64(*shape), "count": np.float32(depth),
+        "ones": np.ones(rows, np.float32), "zeros": np.zeros(rows, np.float32), **constants,
+    }  # fmt: skip
+    proto = layer_norm(lines, shape, (len(shape) - 1,), **known)
+    for entry in proto.graph.node:
+        if entry.op_type == "ReduceSumSquare":
+            entry.attribute.append(onnx.helper.make_attribute("keepdims", 0))
+    return proto
+
+
+def test_a_fused_batch_normalization_by_its_own_statistics(tmp_path: Path) -> None:
+    proto = keras_fused(KERAS_FUSED, (1, 5, 7), 7)
+    assert kinds(imported(tmp_path, proto)) == ["LayerNormalization"]
+    assert kinds(simplified(proto)) == ["LayerNormalization"]
+    both = keras_fused(KERAS_FUSED, (1, 5, 7), 35)
+    assert attribute(simplified(both).graph.node[0], "axis", 0) == -2
+    open_ended = KERAS_FUSED[: KERAS_FUSED.index("u Reshape")] + "y Relu n"
+    assert "LayerNormalization" in kinds(simplified(keras_fused(open_ended, (1, 5, 7), 7)))
+
+
+@pytest.mark.parametrize("change", [
+    {"ones": weights(5)},
+    {"zeros": weights(5)},
+    {"count": np.float32(6)},
+    {"lines": KERAS_FUSED.replace("k ReduceSumSquare d", "k ReduceSumSquare r")},
+    {"lines": KERAS_FUSED.replace("w Squeeze m space", "a Relu r; c ReduceMean a space; w Squeeze c space")},
+])  # fmt: skip
+def test_a_batch_normalization_by_other_statistics_stays(change: dict[str, Any]) -> None:
+    proto = keras_fused(change.pop("lines", KERAS_FUSED), (1, 5, 7), 7, **change)
+    graph = Graph(onnx.shape_inference.infer_shapes(proto, data_prop=True))
+    simplify(graph, FLOAT_RULES)
+    assert "BatchNormalization" in [entry.op_type for entry in graph.nodes]
 
 
 @pytest.mark.parametrize("change", [

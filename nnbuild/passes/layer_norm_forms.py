@@ -1,8 +1,9 @@
 """LayerNormalization in the forms that exporters write: PyTorch before opset 17, Keras by tf2onnx, by hand.
 
 (x - mean) / sqrt(variance + epsilon), or times its reciprocal, which may hold the gain; x * s + (offset - mean * s)
-with s that product; then gain and offset. As separate int8 layers the squares alone would take all of their range.
-Axes that are not the last, such as channels, are moved there and back.
+with s that product; a BatchNormalization by the statistics of its own input, with a channel for each row; then gain and
+offset. As separate int8 layers the squares alone would take all of their range. Axes that are not the last, such as
+channels, are moved there and back.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from onnx import NodeProto
 
 from nnbuild.network import Array
 from nnbuild.passes import affine
-from nnbuild.passes.graph import Graph
+from nnbuild.passes.graph import Graph, attribute
 
 _ZERO = np.zeros(())
+_VIEWS = ("Reshape", "Squeeze", "Unsqueeze")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ def rewrite(graph: Graph, node: NodeProto) -> bool:
         return any(_product(graph, node, *pair) for pair in _ways(node))
     if node.op_type == "Add":
         return any(_sum(graph, node, *pair) for pair in _ways(node))
+    if node.op_type == "BatchNormalization":
+        return _batch_norm(graph, node)
     return node.op_type == "Sub" and _difference(graph, node)
 
 
@@ -73,6 +77,48 @@ def _difference(graph: Graph, node: NodeProto) -> bool:
         if scaled is not None and scaled.mean.value == value:
             return _is_product(graph, node.input[1], scaled.mean, factor) and _replace(graph, node, scaled, _ZERO)
     return False
+
+
+def _batch_norm(graph: Graph, node: NodeProto) -> bool:
+    """Keras' fused form: x as (1, rows, values, 1), normalized by the mean and variance of each row, and x again."""
+    gain, offset = (_uniform(graph, node, index) for index in (1, 2))
+    mean = _mean(graph, node.input[3], kept=False)
+    if gain is None or offset is None or mean is None or mean.value != node.input[0]:
+        return False
+    if mean != _own_variance(graph, node.input[4]) or mean.axes != (0, *range(2, len(graph.shape(mean.value)))):
+        return False
+    epsilon = float(attribute(node, "epsilon", 1e-5))
+    before, after = graph.producer(mean.value), graph.sole_reader(node.output[0])
+    depth = math.prod(graph.shape(mean.value)[axis] for axis in mean.axes)
+    if before is not None and before.op_type in _VIEWS and after is not None and after.op_type in _VIEWS:
+        shape = graph.shape(before.input[0])
+        first = next((axis for axis in reversed(range(len(shape))) if math.prod(shape[axis:]) == depth), None)
+        if first is not None and graph.shape(after.output[0]) == shape:
+            node, mean = after, _Mean(before.input[0], tuple(range(first, len(shape))))
+    return _replace(graph, node, _Scaled(mean, epsilon, gain), offset)
+
+
+def _own_variance(graph: Graph, value: str) -> _Mean | None:
+    """The mean about which `value`, a sum of squared differences by their number, is the variance."""
+    node = graph.producer(value)
+    total = graph.producer(node.input[0]) if node is not None and node.op_type == "Div" else None
+    squares = _square(graph, total.input[0]) if total is not None and total.op_type == "ReduceSum" else None
+    mean = _centred(graph, squares) if squares is not None else None
+    axes = graph.constant(total, 1) if total is not None else None
+    if node is None or mean is None or axes is None:
+        return None
+    shape = graph.shape(mean.value)
+    if {int(axis) % len(shape) for axis in axes.ravel()} != set(mean.axes):
+        return None
+    return mean if _number(graph, node, 1) == math.prod(shape[axis] for axis in mean.axes) else None
+
+
+def _uniform(graph: Graph, node: NodeProto, index: int) -> Array | None:
+    """A constant whose elements are all equal, as one number."""
+    constant = graph.constant(node, index)
+    if constant is None or not constant.size or (constant != constant.flat[0]).any():
+        return None
+    return np.asarray(constant.flat[0], np.float64)
 
 
 def _less_mean(graph: Graph, value: str, mean: _Mean, factor: str) -> Array | None:
@@ -173,18 +219,18 @@ def _square(graph: Graph, value: str) -> str | None:
     return node.input[0] if twice or (node.op_type == "Pow" and _number(graph, node, 1) == 2) else None
 
 
-def _mean(graph: Graph, value: str) -> _Mean | None:
-    """ReduceMean that keeps its axes, or a view that puts them back."""
+def _mean(graph: Graph, value: str, kept: bool = True) -> _Mean | None:
+    """ReduceMean that keeps its axes or not, or a view that puts them back or takes them out."""
     node, shape = graph.producer(value), graph.shape(value)
-    if node is not None and node.op_type in ("Reshape", "Unsqueeze"):
+    if node is not None and node.op_type in _VIEWS:
         node = graph.producer(node.input[0])
     axes = graph.constant(node, 1) if node is not None and node.op_type == "ReduceMean" else None
     if node is None or axes is None or not axes.size:
         return None
     full = graph.shape(node.input[0])
     found = tuple(sorted({int(axis) % len(full) for axis in axes.ravel()}))
-    kept = tuple(1 if axis in found else size for axis, size in enumerate(full))
-    return _Mean(node.input[0], found) if shape == kept else None
+    wanted = tuple(1 if axis in found else size for axis, size in enumerate(full) if kept or axis not in found)
+    return _Mean(node.input[0], found) if shape == wanted else None
 
 
 def _number(graph: Graph, node: NodeProto, index: int) -> float | None:
