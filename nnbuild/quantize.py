@@ -28,11 +28,13 @@ _MAX_BIAS = 2.0**30  # leaves as much of an int32 for the sum of products
 _FINE_BIAS = 2.0**20  # where all weights of a channel are 0, its bias is stored in so many steps
 _MIN_SCALE = 1e-10  # of an activation: products of scales stay normal float32 numbers
 
-# Inputs that are parameters and no data, whatever their type: bounds, amounts, a fill value. They stay as they are.
+# Inputs that are parameters and no data, whatever their type: bounds, amounts, a fill value, what lowering
+# turns into wider integers. They stay as they are.
 _PARAMETERS: Mapping[str, frozenset[int]] = {
     "Clip": frozenset((1, 2)),
     "GRU": frozenset((3, 4, 5)),
     "LSTM": frozenset((3, 4, 5, 6, 7)),
+    "LayerNormalization": frozenset((1, 2)),
     "Pad": frozenset((1, 2, 3)),
     "Pow": frozenset((1,)),
     "RNN": frozenset((3, 4, 5)),

@@ -14,8 +14,8 @@ NUMBERS = (-(2**31), -3, -1, 0, 1, 2, 3, 5, 64, 1000, 2**31 - 1, 2**40)
 REALS = (0.0, -1.0, 1e-38, 1e-9, 3e38, np.nan, np.inf, -np.inf)
 _KIND_NAMES = (
     "Add Conv MatMul Gemm MaxPool AveragePool GlobalAveragePool ReduceMean Pad Clip Relu Min Max Tanh Softmax "
-    "Transpose Reshape Flatten Squeeze Unsqueeze QuantizeLinear DequantizeLinear Identity Cast Dropout Concat Mul "
-    "Nonsense"
+    "LayerNormalization Transpose Reshape Flatten Squeeze Unsqueeze QuantizeLinear DequantizeLinear Identity Cast "
+    "Dropout Concat Mul Nonsense"
 )
 KINDS = tuple(_KIND_NAMES.split())
 TYPES = (np.int8, np.uint8, np.int16, np.int32, np.int64, np.float32, np.float64, np.float16, np.bool_)

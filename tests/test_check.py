@@ -425,6 +425,22 @@ def test_groups_of_a_convolution_stay_whole(tmp_path: Path) -> None:
     assert resized(imported, Edit(widths={"first": 5})) is None
 
 
+def test_what_is_normalized_is_as_wide_as_the_layer_in_front(tmp_path: Path) -> None:
+    def narrow(width: int) -> onnx.ModelProto:
+        nodes = [
+            node("Gemm", "x w1", "a", name="wide", transB=1),
+            node("LayerNormalization", "a scale bias", "n"),
+            node("Gemm", "n w2", "y", transB=1),
+        ]
+        constants = {"w1": weights(width, 9), "scale": weights(width), "bias": weights(width), "w2": weights(3, width)}
+        return model(nodes, {"x": [1, 9]}, ["y"], constants)
+
+    limit = checked(tmp_path, narrow(40)).flash
+    option = checked(tmp_path, narrow(64), flash=limit).advice[0]
+    assert option.edit.widths == {"wide": 40}
+    assert option.figures.flash == limit
+
+
 def test_changes_never_touch_what_the_model_answers(tmp_path: Path) -> None:
     imported = import_outline(save(tmp_path, chain())).model
     assert resized(imported, Edit(widths={"classifier": 4})) is None

@@ -436,6 +436,11 @@ def test_sum_of_several_is_a_chain_of_add() -> None:
     assert kinds(simplified(model(nodes, {"x": [1, 3]}, ["y"]))) == ["Relu", "Sigmoid", "Add", "Add"]
 
 
+def test_a_sum_of_squares_is_a_sum_of_products() -> None:
+    proto = model([node("ReduceSumSquare", "x k", "y")], {"x": [1, 3, 4]}, ["y"], {"k": i64(2)}, opset=18)
+    assert kinds(simplified(proto)) == ["Mul", "ReduceSum"]
+
+
 def test_x_times_sigmoid_is_one_operator(tmp_path: Path) -> None:
     nodes = [node("Conv", "x w", "c"), node("Sigmoid", "c", "s"), node("Mul", "s c", "y")]
     proto = model(nodes, {"x": [1, 3, 4, 4]}, ["y"], {"w": weights(4, 3, 1, 1)})
@@ -579,6 +584,150 @@ def test_an_unsupported_form_is_told_with_a_hint(tmp_path: Path) -> None:
     nodes[2].name = "quotient"
     with pytest.raises(ModelError, match=r"m.onnx: node 'quotient' \(Div\): .*; hint: only division by a constant"):
         import_model(save(tmp_path, model(nodes, {"x": [1, 4]}, ["y"])))
+
+
+# LayerNormalization: a line for each node, `output kind inputs`. The mean is m, the difference d, the variance v.
+
+CENTRED = "m ReduceMean x axes; d Sub x m"
+VARIANCE = f"{CENTRED}; q Mul d d; v ReduceMean q axes; e Add v eps; r Sqrt e"
+RECIPROCAL = f"{VARIANCE}; i Reciprocal r"
+LAYER_NORM: dict[str, str] = {
+    "pytorch": f"{CENTRED}; q Pow d two; v ReduceMean q axes; e Add v eps; r Sqrt e; n Div d r; s Mul n g; y Add s b",
+    "epsilon_first": f"{CENTRED}; q Mul d d; v ReduceMean q axes; e Add eps v; r Pow e half; n Div d r; y Sub n b",
+    "two_means": f"k ReduceMean x axes; c Sub x k; {VARIANCE}; n Div c r; s Mul n g; y Add b s",
+    "by_hand": f"{RECIPROCAL}; n Mul i d; s Div n g; y Add s b",
+    "one_by_root": f"{VARIANCE}; i Div one r; n Mul d i; y Mul g n",
+    "power": f"{CENTRED}; q Mul d d; v ReduceMean q axes; e Add v eps; i Pow e minus_half; y Mul d i",
+    "squares_less_square": "m ReduceMean x axes; p Mul x x; k ReduceMean p axes; h Pow m two; v Sub k h; e Add v eps;"
+    "r Sqrt e; d Sub x m; n Div d r; y Mul n g",
+    "gain_in_reciprocal": f"{RECIPROCAL}; t Mul i g; s Mul d t; y Add s b",
+    "keras": f"{RECIPROCAL}; t Mul i g; p Mul x t; k Mul m t; o Sub b k; y Add p o",
+    "keras_without_gain": f"{RECIPROCAL}; p Mul i x; k Mul i m; o Sub b k; y Add o p",
+    "keras_without_offset": f"{RECIPROCAL}; t Mul g i; p Mul x t; k Mul m t; y Sub p k",
+    "keras_3": f"{RECIPROCAL}; t Mul i g; j Neg m; k Mul j t; o Add k b; p Mul x t; y Add p o",
+    "keras_3_without_offset": f"{RECIPROCAL}; j Neg m; k Mul i j; p Mul x i; y Add p k",
+    "negated": f"{RECIPROCAL}; k Mul m i; j Neg k; p Mul x i; y Add p j",
+}
+
+
+def layer_norm(lines: str, shape: tuple[int, ...], axes: tuple[int, ...], **constants: Any) -> onnx.ModelProto:
+    normalized = [axis % len(shape) for axis in axes]
+    sizes = [size if axis in normalized else 1 for axis, size in enumerate(shape)][min(normalized) :]
+    known = {
+        "axes": i64(*axes), "eps": np.float32(1e-3), "two": np.float32(2), "one": np.float32(1),
+        "half": np.float32(0.5), "minus_half": np.float32(-0.5),
+        "g": weights(*sizes), "b": weights(*sizes, seed=1), **constants,
+    }  # fmt: skip
+    parts = [line.split() for line in lines.split(";")]
+    nodes = [node(kind, " ".join(inputs), output) for output, kind, *inputs in parts]
+    read = {name for entry in nodes for name in entry.input}
+    used = {name: value for name, value in known.items() if name in read}
+    return model(nodes, {"x": shape}, ["y"], used, opset=18)
+
+
+@pytest.mark.parametrize("form", LAYER_NORM)
+def test_forms_of_layer_normalization_become_one_operator(form: str, tmp_path: Path) -> None:
+    result = imported(tmp_path, layer_norm(LAYER_NORM[form], (1, 5, 7), (2,)))
+    assert kinds(result) == ["LayerNormalization"]
+    (entry,) = result.graph.node
+    assert (attribute(entry, "axis", 0), attribute(entry, "epsilon", 0.0)) == (-1, float(np.float32(1e-3)))
+    assert kinds(simplified(layer_norm(LAYER_NORM[form], (1, 5, 7), (-1,)))) == ["LayerNormalization"]
+
+
+@pytest.mark.parametrize("form", ["pytorch", "keras"])
+def test_layer_normalization_of_several_axes_and_of_channels(form: str) -> None:
+    result = simplified(layer_norm(LAYER_NORM[form], (1, 4, 5, 7), (1, 2, 3)))
+    assert kinds(result) == ["LayerNormalization"]
+    for axes in ((1,), (1, 3)):
+        result = simplified(layer_norm(LAYER_NORM[form], (1, 4, 5, 7), axes))
+        assert kinds(result) == ["Transpose", "LayerNormalization", "Transpose"]
+
+
+def test_a_mean_whose_axis_is_put_back_is_one_that_keeps_it() -> None:
+    lines = LAYER_NORM["pytorch"].replace("v ReduceMean q axes", "w ReduceMean q axes; v Unsqueeze w axes")
+    proto = layer_norm(lines, (1, 5, 7), (2,))
+    next(entry for entry in proto.graph.node if entry.output[0] == "w").attribute.append(
+        onnx.helper.make_attribute("keepdims", 0)
+    )
+    assert kinds(simplified(proto)) == ["LayerNormalization"]
+
+
+KERAS_FUSED = (
+    "r Reshape x rows; m ReduceMean r space; w Squeeze m space; d Sub r m; k ReduceSumSquare d space; v Div k count;"
+    "n BatchNormalization r ones zeros w v; u Reshape n back; s Mul u g; y Add s b"
+)
+
+
+def keras_fused(lines: str, shape: tuple[int, ...], depth: int, **constants: Any) -> onnx.ModelProto:
+    """How tf2onnx writes LayerNormalization of Keras where that calls a fused batch normalization."""
+    rows = int(np.prod(shape)) // depth
+    known = {
+        "space": i64(0, 2, 3), "rows": i64(1, rows, depth, 1), "back": i64(*shape), "count": np.float32(depth),
+        "ones": np.ones(rows, np.float32), "zeros": np.zeros(rows, np.float32), **constants,
+    }  # fmt: skip
+    proto = layer_norm(lines, shape, (len(shape) - 1,), **known)
+    for entry in proto.graph.node:
+        if entry.op_type == "ReduceSumSquare":
+            entry.attribute.append(onnx.helper.make_attribute("keepdims", 0))
+    return proto
+
+
+def test_a_fused_batch_normalization_by_its_own_statistics(tmp_path: Path) -> None:
+    proto = keras_fused(KERAS_FUSED, (1, 5, 7), 7)
+    assert kinds(imported(tmp_path, proto)) == ["LayerNormalization"]
+    assert kinds(simplified(proto)) == ["LayerNormalization"]
+    both = keras_fused(KERAS_FUSED, (1, 5, 7), 35)
+    assert attribute(simplified(both).graph.node[0], "axis", 0) == -2
+    open_ended = KERAS_FUSED[: KERAS_FUSED.index("u Reshape")] + "y Relu n"
+    assert "LayerNormalization" in kinds(simplified(keras_fused(open_ended, (1, 5, 7), 7)))
+
+
+@pytest.mark.parametrize("change", [
+    {"ones": weights(5)},
+    {"zeros": weights(5)},
+    {"count": np.float32(6)},
+    {"lines": KERAS_FUSED.replace("k ReduceSumSquare d", "k ReduceSumSquare r")},
+    {"lines": KERAS_FUSED.replace("w Squeeze m space", "a Relu r; c ReduceMean a space; w Squeeze c space")},
+])  # fmt: skip
+def test_a_batch_normalization_by_other_statistics_stays(change: dict[str, Any]) -> None:
+    proto = keras_fused(change.pop("lines", KERAS_FUSED), (1, 5, 7), 7, **change)
+    graph = Graph(onnx.shape_inference.infer_shapes(proto, data_prop=True))
+    simplify(graph, FLOAT_RULES)
+    assert "BatchNormalization" in [entry.op_type for entry in graph.nodes]
+
+
+@pytest.mark.parametrize("change", [
+    ("d Sub x m", "d Sub m x"),
+    ("d Sub x m", "d Sub z m"),
+    ("q Pow d two", "q Pow d three"),
+    ("e Add v eps", "e Sub v eps"),
+    ("v ReduceMean q axes", "v ReduceMean q others"),
+    ("v ReduceMean q axes", "v ReduceSum q axes"),
+    ("n Div d r", "n Div r d"),
+    ("e Add v eps", "e Add v each"),
+])  # fmt: skip
+def test_what_only_looks_like_layer_normalization_stays(change: tuple[str, str]) -> None:
+    lines = LAYER_NORM["pytorch"].replace(*change)
+    if "z m" in change[1]:
+        lines = f"z Relu x; {lines}"
+    others = {"three": np.float32(3), "others": i64(1), "each": np.abs(weights(7)) + 10}
+    shape = (1, 7, 7)
+    inferred = onnx.shape_inference.infer_shapes(layer_norm(lines, shape, (2,), **others), data_prop=True)
+    graph = Graph(inferred)
+    simplify(graph, FLOAT_RULES)
+    assert not any(entry.op_type == "LayerNormalization" for entry in graph.nodes)
+
+
+def test_gain_and_offset_along_other_axes_stay_behind_the_normalization() -> None:
+    lines = LAYER_NORM["pytorch"].replace("s Mul n g", "s Mul n rows")
+    result = simplified(layer_norm(lines, (1, 5, 7), (2,), rows=weights(5, 1)))
+    assert kinds(result)[0] == "LayerNormalization"
+    assert len(kinds(result)) > 1
+
+
+def test_a_normalized_value_that_others_read_keeps_its_gain_apart() -> None:
+    lines = LAYER_NORM["pytorch"].replace("y Add s b", "t Add s b; y Add t n")
+    assert kinds(simplified(layer_norm(lines, (1, 5, 7), (2,))))[0] == "LayerNormalization"
 
 
 def test_forms_of_softmax_become_one_operator(tmp_path: Path) -> None:

@@ -208,6 +208,19 @@ def test_bounds_stay_float(tmp_path: Path) -> None:
     assert [float(constant(result, name)) for name in clip.input[1:]] == [-1.0, 1.0]
 
 
+def test_scale_and_bias_of_a_normalization_stay_float(tmp_path: Path) -> None:
+    nodes = [node("LayerNormalization", "x g b", "n"), node("Relu", "n", "y")]
+    constants = {"g": weights(4), "b": weights(4, seed=1)}
+    path = save(tmp_path, model(nodes, {"x": ["N", 3, 4]}, ["y"], constants))
+    result = quantize(import_model(path), ranges_of(import_model(path)))
+    assert kinds(result) == [
+        "QuantizeLinear", "DequantizeLinear", "LayerNormalization", "Relu", "QuantizeLinear", "DequantizeLinear",
+    ]  # fmt: skip
+    norm = next(entry for entry in result.graph.node if entry.op_type == "LayerNormalization")
+    for name, values in zip(norm.input[1:], constants.values(), strict=True):
+        np.testing.assert_array_equal(constant(result, name), values)
+
+
 def test_an_input_that_is_an_output(tmp_path: Path) -> None:
     proto = prepared(tmp_path, model([node("Identity", "x", "y")], {"x": ["N", 4]}, ["y"]))
     result = quantize(proto, ranges_of(proto), RULES)

@@ -35,9 +35,9 @@ def add(
     NETWORKS[name] = model(nodes, inputs or {"x": shape}, outputs, constants, opset)
 
 
-def scaled(*shape: int) -> Any:
+def scaled(*shape: int, seed: int = 0) -> Any:
     """Weights that keep the size of the values."""
-    return (weights(*shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+    return (weights(*shape, seed=seed) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
 
 
 def batchnorm(channels: int) -> dict[str, Any]:
@@ -370,6 +370,64 @@ add(
     [node("Gemm", "x w", "t"), node("Concat", "k t", "y", axis=-1)],
     [1, 9],
     {"w": scaled(9, 5), "k": weights(1, 3)},
+)
+add(
+    "layer_norm_in_parts",
+    [
+        node("MatMul", "x w", "t"),
+        node("ReduceMean", "t", "m", axes=[-1]),
+        node("Sub", "t m", "d"),
+        node("Pow", "d two", "q"),
+        node("ReduceMean", "q", "v", axes=[-1]),
+        node("Add", "v eps", "e"),
+        node("Sqrt", "e", "r"),
+        node("Div", "d r", "n"),
+        node("Mul", "n g", "s"),
+        node("Add", "s b", "y"),
+    ],
+    [1, 5, 7],
+    {"w": scaled(7, 8), "two": np.float32(2), "eps": np.float32(1e-5), "g": weights(8), "b": weights(8, seed=1)},
+    13,
+)
+add(
+    "layer_norm_of_channels",
+    [
+        node("Conv", "x w", "c", pads=[1] * 4),
+        node("Transpose", "c", "t", perm=[0, 2, 3, 1]),
+        node("LayerNormalization", "t g b", "n"),
+        node("Transpose", "n", "u", perm=[0, 3, 1, 2]),
+        node("LayerNormalization", "u h", "o", axis=1),
+        node("Conv", "o v", "y"),
+    ],
+    [1, 3, 6, 5],
+    {
+        "w": scaled(8, 3, 3, 3), "g": weights(8), "b": weights(8, seed=1),
+        "h": weights(8, 6, 5), "v": scaled(4, 8, 1, 1),
+    },
+)  # fmt: skip
+add(
+    "attention",
+    [
+        node("LayerNormalization", "x g b", "n"),
+        node("MatMul", "n wq", "q"),
+        node("MatMul", "n wk", "k"),
+        node("MatMul", "n wv", "v"),
+        node("Transpose", "k", "kt", perm=[0, 2, 1]),
+        node("MatMul", "q kt", "s"),
+        node("Softmax", "s", "p", axis=-1),
+        node("MatMul", "p v", "a"),
+        node("Add", "x a", "r"),
+        node("LayerNormalization", "r g b", "o"),
+        node("MatMul", "o wo", "h"),
+        node("Gelu", "h", "y"),
+    ],
+    [1, 6, 8],
+    {
+        "g": 1 + weights(8) / 4,
+        "b": weights(8, seed=1) / 4,
+        **{f"w{name}": scaled(8, 8, seed=at) for at, name in enumerate("qkvo")},
+    },
+    20,
 )
 add(
     "add_crooked",

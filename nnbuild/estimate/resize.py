@@ -152,6 +152,8 @@ class _Walk:
             self._target(node)
         elif node.op_type in ("MaxPool", "AveragePool"):
             self._window(node)
+        elif node.op_type == "LayerNormalization":
+            self._normalized(node)
         elif node.op_type in _ELEMENTWISE:
             self._operands(node)
 
@@ -193,6 +195,13 @@ class _Walk:
         before, after = self.graph.shape(node.input[0])[2:], self._shape(node.input[0])[2:]
         if before != after and tuple(attribute(node, "kernel_shape", [])) == before:
             set_attribute(node, "kernel_shape", list(after))
+
+    def _normalized(self, node: NodeProto) -> None:
+        """Scale and bias have the shape of what is normalized."""
+        axis = attribute(node, "axis", -1)
+        for index in range(1, len(node.input)):
+            if self.graph.shape(node.input[index]) == self.graph.shape(node.input[0])[axis:]:
+                self._reshape_constant(node, index, self._shape(node.input[0])[axis:])
 
     def _operands(self, node: NodeProto) -> None:
         """Operands that had one size have one again: constants by themselves, computed ones by their source."""

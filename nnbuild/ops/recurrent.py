@@ -2,9 +2,9 @@
 
 Integers as in TensorFlow Lite's quantization specification of LSTM, with a multiplier for each row of the weights: both
 products are scaled to gates in Q3.12, and their sum is saturated to 16 bits. Where each gate has one scale, as
-TensorFlow Lite and CMSIS-NN have it, each product is saturated too: then what one has beyond 8, the other cannot take back. Sigmoid
-and tanh come from one table of 256 values of the sigmoid, 24 to a unit, with lines between them, and are in Q0.15. What
-the network says to the next step is int8 with the scale of its output.
+TensorFlow Lite and CMSIS-NN have it, each product is saturated too: then what one has beyond 8, the other cannot take
+back. Sigmoid and tanh come from one table of 256 values of the sigmoid, 24 to a unit, with lines between them, and are
+in Q0.15. What the network says to the next step is int8 with the scale of its output.
 """
 
 from __future__ import annotations

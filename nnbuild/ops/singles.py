@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,38 @@ def several(
             values[position] = model.node("Transpose", [values[position]], perm=list(order))
     result = model.node(kind, values, **(attributes or {}))
     return model.case(model.pair(model.clamp(result, clamp), output))
+
+
+def normalized(
+    name: str,
+    shape: Sequence[int],
+    axis: int,
+    quant: QuantParams,
+    output: QuantParams,
+    clamp: Clamp = (),
+    order: Sequence[int] = (),
+    epsilon: float = 1e-5,
+    affine: bool = True,
+    bias: bool = True,
+) -> Case:
+    """One LayerNormalization, its input transposed by `order` first; with scales and biases of both signs, or without.
+
+    Rows are constant in the first two samples; a further one holds rows of which a single value differs.
+    """
+    model = _Model(name)
+    rng = np.random.default_rng(zlib.crc32(name.encode()) + 1)
+    value = model.input(shape, quant)
+    if order:
+        value, shape = model.node("Transpose", [value], perm=list(order)), [shape[axis] for axis in order]
+    factors = [np.ones(shape[axis:], np.float32)]
+    if affine:
+        factors = [rng.normal(size=shape[axis:]).astype(np.float32) for _ in range(2 if bias else 1)]
+    inputs = [value, *(model.constant(factor) for factor in factors)]
+    result = model.node("LayerNormalization", inputs, axis=axis, epsilon=epsilon)
+    case = model.case(model.pair(model.clamp(result, clamp), output))
+    single = np.full(case.inputs[0].shape[1], 3, np.int8)
+    single[:: shape[-1]] = 4
+    return replace(case, inputs=(np.vstack([case.inputs[0], single]),))
 
 
 def repeated(

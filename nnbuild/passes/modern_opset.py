@@ -147,6 +147,7 @@ _CHANGES: dict[str, tuple[int, Callable[[Graph, NodeProto], None]]] = {
     "ReduceMean": (18, _axes_to_input),
     "ReduceMin": (18, _axes_to_input),
     "ReduceSum": (13, _axes_to_input),
+    "ReduceSumSquare": (18, _axes_to_input),
     "Resize": (11, _old_resize),
     "Slice": (10, _slice),
     "Softmax": (13, _softmax),
