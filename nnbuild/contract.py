@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnx import NodeProto
 
@@ -39,7 +39,20 @@ class Fixed:
     quant: QuantParams
 
 
-OutputRule = Calibrated | SameAsInput | Fixed
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """From the ranges of what is computed and what is known among the inputs, where that is no stand-in for infinity.
+
+    A constant counts as infinite from `FAR` times the largest computed value on, since the computed values would have
+    hardly a step left beside it. In front of a Softmax a constant counts for no less than `BELOW` under the smallest
+    computed value: e^-8 is below its step of 1/256. What counts less saturates.
+    """
+
+    FAR: ClassVar[float] = 100.0
+    BELOW: ClassVar[float] = 8.0
+
+
+OutputRule = Calibrated | SameAsInput | Fixed | Masked
 
 
 @dataclass(frozen=True, slots=True)

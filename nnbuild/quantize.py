@@ -7,6 +7,7 @@ Scheme (TensorFlow Lite's quantization specification): activations int8, asymmet
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,10 +16,11 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from nnbuild.calibrate import Range, Ranges
-from nnbuild.contract import Calibrated, Fixed, Quantization, SameAsInput
+from nnbuild.contract import Calibrated, Fixed, Masked, Quantization, SameAsInput
 from nnbuild.errors import CalibrationError, Finding, ModelError
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.passes.graph import Graph
+from nnbuild.passes.masks import in_front_of_softmax
 
 Rules = Mapping[str, Callable[[NodeProto], Quantization]]
 
@@ -143,10 +145,28 @@ def _activations(graph: Graph, steps: list[_Step], ranges: Ranges) -> dict[str, 
             params[step.output] = output.quant
         elif isinstance(output, SameAsInput) and step.node.input[output.index] in params:
             params[step.output] = params[step.node.input[output.index]]
+        elif isinstance(output, Masked):
+            params[step.output] = parameters(_masked(graph, step, ranges))
         else:
             params[step.output] = parameters(ranges.tensors[step.output])
     _share_scales(graph, steps, params)
     return params
+
+
+def _masked(graph: Graph, step: _Step, ranges: Ranges) -> Range:
+    """What was seen of a choice, without constants that are as good as infinite (see `Masked`)."""
+    seen, inputs = ranges.tensors[step.output], step.node.input
+    computed = [ranges.tensors[value] for value in inputs if value in ranges.tensors]
+    low, high = min(span[0] for span in computed), max(span[1] for span in computed)
+    far = Masked.FAR * max(-low, high) or math.inf
+    floor = low - Masked.BELOW if in_front_of_softmax(graph, step.output) else -math.inf
+    for index in range(len(inputs)):
+        known = graph.constant(step.node, index)
+        if known is not None and known.dtype == np.float32:
+            counted = np.maximum(known.astype(np.float64), floor)
+            near = counted[np.abs(counted) < far]
+            low, high = min(low, near.min(initial=low)), max(high, near.max(initial=high))
+    return max(low, seen[0]), min(high, seen[1])
 
 
 def _share_scales(graph: Graph, steps: list[_Step], params: dict[str, QuantParams]) -> None:
@@ -154,7 +174,7 @@ def _share_scales(graph: Graph, steps: list[_Step], params: dict[str, QuantParam
 
     Backwards, so that a Concat of Concats has one scale. Inputs of the model keep theirs.
     """
-    calibrated = {step.output for step in steps if isinstance(step.rule.output, Calibrated)}
+    calibrated = {step.output for step in steps if isinstance(step.rule.output, Calibrated | Masked)}
     for step in reversed(steps):
         if step.rule.inputs_like_output:
             free = [value for value in step.node.input if value in calibrated and graph.sole_reader(value) is step.node]
@@ -185,7 +205,8 @@ def _quantize_constants(graph: Graph, step: _Step, params: Mapping[str, QuantPar
     for index in range(len(node.input)):
         array = graph.constant(node, index)
         if index not in done and array is not None and array.dtype == np.float32:
-            quant = parameters((float(array.min()), float(array.max())))
+            own = parameters((float(array.min()), float(array.max())))
+            quant = params[step.output] if rule.inputs_like_output else own
             value = _dequantized(graph, node, f"{node.output[0]}_input{index}", quant.quantize(array), quant)
             graph.set_input(node, index, value)
 

@@ -592,3 +592,42 @@ def test_forms_of_softmax_become_one_operator(tmp_path: Path) -> None:
         assert kinds(imported(tmp_path, proto)) == [kind]
     proto = model([node("Softmax", "x", "p"), node("Log", "p", "y")], {"x": ["N", 5]}, ["y"])
     assert kinds(imported(tmp_path, proto)) == ["LogSoftmax"]
+
+
+def attention(form: str, fill: float, reader: str = "Softmax") -> onnx.ModelProto:
+    """Scores of (1, 2, 4, 4) masked in one of the forms, and a reader."""
+    mask = np.tril(np.ones((4, 4), np.bool_))
+    constants = {"m": mask, "f": np.float32(fill)}
+    first = [node("Where", "m x f", "w")]
+    if form == "added":
+        constants = {"f": np.where(mask, np.float32(0), np.float32(fill))}
+        first = [node("Add", "x f", "w")]
+    if form == "biased":
+        constants = {"f": np.where(mask, np.float32(0.5), np.float32(fill))}
+        first = [node("Add", "f x", "w")]
+    return model([*first, node(reader, "w", "y")], {"x": [1, 2, 4, 4]}, ["y"], constants)
+
+
+@pytest.mark.parametrize("fill", [-np.inf, -3.4e38, -1e9, -1e4])
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [("where", ["Where", "Softmax"]), ("added", ["Where", "Softmax"]), ("biased", ["Add", "Where", "Softmax"])],
+)
+def test_attention_masks_are_where_with_one_fill(form: str, fill: float, expected: list[str], tmp_path: Path) -> None:
+    result = imported(tmp_path, attention(form, fill))
+    assert kinds(result) == expected
+    where = next(entry for entry in result.graph.node if entry.op_type == "Where")
+    assert float(constant(result, where.input[2])) == -1e9
+
+
+def test_a_large_operand_that_no_softmax_reads_stays() -> None:
+    assert kinds(simplified(attention("added", -1e4, reader="Tanh"))) == ["Add", "Tanh"]
+    assert kinds(simplified(attention("added", -np.inf, reader="Tanh"))) == ["Where", "Tanh"]
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_mask_that_is_the_same_everywhere_goes(taken: bool) -> None:
+    constants = {"m": np.full((1, 1), taken), "f": weights(2, 3)}
+    values = "x f" if taken else "f x"
+    proto = model([node("Where", f"m {values}", "w"), node("Tanh", "w", "y")], {"x": [2, 3]}, ["y"], constants)
+    assert kinds(simplified(proto)) == ["Tanh"]

@@ -188,6 +188,46 @@ def test_same_as_input_and_fixed(tmp_path: Path) -> None:
     assert quantization(result, "y") == (1 / 256, -128)
 
 
+@pytest.mark.parametrize(
+    ("fill", "reader", "low"),
+    [
+        (-1e9, "Softmax", -10.0),
+        (-30.0, "Softmax", -10.0),
+        (-5.0, "Softmax", -5.0),
+        (-1e9, "Tanh", -2.0),
+        (-30.0, "Tanh", -30.0),
+    ],
+)
+def test_the_fill_of_a_mask_leaves_the_other_values_their_steps(
+    fill: float, reader: str, low: float, tmp_path: Path
+) -> None:
+    constants = {"m": np.array([True, False]), "f": np.float32(fill)}
+    nodes = [node("Relu", "x", "r"), node("Neg", "r", "n"), node("Where", "m n f", "w"), node(reader, "w", "y")]
+    proto = import_model(save(tmp_path, model(nodes, {"x": [1, 2]}, ["y"], constants)))
+    spans = {"x": (-1.0, 2.0), "r": (0.0, 2.0), "n": (-2.0, 0.0), "w": (min(fill, -2.0), 0.0), "y": (-1.0, 1.0)}
+    result = quantize(proto, ranges_of(proto, **spans))
+    scale, zero_point = quantization(result, "w")
+    assert scale == pytest.approx(-low / 255)
+    assert zero_point == 127
+    assert quantization(result, "n") == (scale, zero_point)
+    where = next(entry for entry in result.graph.node if entry.op_type == "Where")
+    assert dequantized(result, where.input[2])[0] == max(round(fill / scale) + 127, -128)
+
+
+def test_the_fill_of_a_mask_does_not_count_as_noise(tmp_path: Path) -> None:
+    constants = {"m": np.tril(np.ones((6, 6), np.bool_)), "f": np.float32(-np.inf)}
+    nodes = [node("Where", "m x f", "w"), node("Softmax", "w", "y")]
+    save(tmp_path, model(nodes, {"x": [1, 6, 6]}, ["y"], constants))
+    np.savez(tmp_path / "c.npz", x=np.random.default_rng(0).normal(0, 2, (8, 1, 6, 6)).astype(np.float32))
+    request = Request(str(tmp_path / "m.onnx"), str(tmp_path / "c.npz"))
+    int8 = onnx.load_model_from_string(quantized(request).content)
+    proto = import_model(tmp_path / "m.onnx")
+    found = measure(proto, int8, samples.load(str(tmp_path / "c.npz"), input_shapes(proto)))
+    (chosen,) = (layer for layer in found.layers if layer.op == "where")
+    assert chosen.sqnr_db is not None
+    assert chosen.sqnr_db > 25
+
+
 def test_a_constant_operand_is_int8(tmp_path: Path) -> None:
     k = np.linspace(-1, 3, 16, dtype=np.float32).reshape(1, 1, 4, 4)
     proto = prepared(tmp_path, model([node("Add", "x k", "y")], {"x": ["N", 3, 4, 4]}, ["y"], {"k": k}))
