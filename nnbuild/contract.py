@@ -59,15 +59,15 @@ OutputRule = Calibrated | SameAsInput | Fixed | Masked
 class Quantization:
     """How a float node of this operator becomes QDQ.
 
-    Input `weights` is a constant quantized to int8, symmetric, per channel along `weight_axis(node, rank)`; input
-    `bias` is a constant int32 with scale input * weight. A clamp that alone reads the output of an operator with
+    Input `weights` is a constant quantized to int8, symmetric, per channel along `weight_axis(node, shape)`;
+    input `bias` is a constant int32 with scale input * weight. A clamp that alone reads the output of an operator with
     `fuses_clamp` is part of it: the Q/DQ pair goes behind the clamp. With `inputs_like_output` the operator works on
     one scale: inputs that nobody else reads are quantized with the parameters of its output.
     """
 
     output: OutputRule = Calibrated()
     weights: int | None = None
-    weight_axis: Callable[[NodeProto, int], int] = lambda node, rank: 0
+    weight_axis: Callable[[NodeProto, Sequence[int]], int] = lambda node, shape: 0
     bias: int | None = None
     fuses_clamp: bool = False
     inputs_like_output: bool = False

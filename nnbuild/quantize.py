@@ -213,12 +213,15 @@ def _quantize_constants(graph: Graph, step: _Step, params: Mapping[str, QuantPar
 
 def _quantize_weights(graph: Graph, step: _Step, weights: Array, source: QuantParams, per_tensor: bool) -> None:
     node, rule = step.node, step.rule
-    axis = rule.weight_axis(node, weights.ndim)
+    axis = rule.weight_axis(node, weights.shape)
     channels = np.moveaxis(weights, axis, 0).reshape(weights.shape[axis], -1)
     bias = None if rule.bias is None else graph.constant(node, rule.bias)
-    if bias is not None and bias.shape != (len(channels),):
+    groups, largest = 1, None
+    if bias is not None:
         bias = _spread(graph, node, bias, len(channels))
-    scales = weight_scales(channels, bias, source.scale)
+        groups = len(bias) // len(channels)
+        largest = np.abs(bias).reshape(groups, -1).max(axis=0)
+    scales = weight_scales(channels, largest, source.scale)
     if per_tensor:
         scales = np.full_like(scales, scales.max())
     shape = [1] * weights.ndim
@@ -229,7 +232,7 @@ def _quantize_weights(graph: Graph, step: _Step, weights: Array, source: QuantPa
     name = f"{node.output[0]}_weights"
     graph.set_input(node, rule.weights, _dequantize(graph, node, name, stored, scales, axis))
     if bias is not None and rule.bias is not None:
-        bias_scales = np.float32(source.scale) * scales
+        bias_scales = np.tile(np.float32(source.scale) * scales, groups)
         limits = np.iinfo(np.int32)
         whole = np.rint(bias.astype(np.float64) / bias_scales.astype(np.float64))
         stored = np.clip(whole, limits.min, limits.max).astype(np.int32)
@@ -238,6 +241,9 @@ def _quantize_weights(graph: Graph, step: _Step, weights: Array, source: QuantPa
 
 
 def _spread(graph: Graph, node: NodeProto, bias: Array, channels: int) -> Array:
+    """A bias for each output: as many as channels of the weights, or where groups share those a multiple of that."""
+    if bias.ndim == 1 and bias.size and bias.size % channels == 0:
+        return bias
     if bias.size not in (1, channels):
         message = f"its bias of shape {list(bias.shape)} does not fit {channels} outputs"
         raise ModelError(message, graph.where(node))

@@ -631,3 +631,29 @@ def test_a_mask_that_is_the_same_everywhere_goes(taken: bool) -> None:
     values = "x f" if taken else "f x"
     proto = model([node("Where", f"m {values}", "w"), node("Tanh", "w", "y")], {"x": [2, 3]}, ["y"], constants)
     assert kinds(simplified(proto)) == ["Tanh"]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({}, "Conv"),
+        ({"group": 2, "dilations": [2, 3], "pads": [1, 0, 2, 6]}, "Conv"),
+        ({"pads": [2, 0, 3, 1]}, "ConvTranspose"),
+        ({"strides": [1, 2]}, "ConvTranspose"),
+        ({"output_shape": [5, 7]}, "ConvTranspose"),
+        ({"auto_pad": "SAME_UPPER"}, "ConvTranspose"),
+    ],
+)
+def test_a_transposed_convolution_of_stride_one_is_a_convolution(attributes: dict[str, Any], expected: str) -> None:
+    constants = {"w": weights(4, 3, 3, 3), "b": weights(3 * attributes.get("group", 1))}
+    proto = model([node("ConvTranspose", "x w b", "y", **attributes)], {"x": [1, 4, 5, 6]}, ["y"], constants)
+    assert kinds(simplified(proto)) == [expected]
+
+
+@pytest.mark.parametrize("group", [1, 2, 4])
+@pytest.mark.parametrize("bias", [True, False])
+def test_batchnorm_behind_a_transposed_convolution(group: int, bias: bool) -> None:
+    constants = {"w": weights(4, 3, 2, 2), **batchnorm(3 * group), "c0": weights(3 * group)}
+    first = node("ConvTranspose", "x w c0" if bias else "x w", "c", strides=[2, 2], group=group)
+    nodes = [first, node("BatchNormalization", "c g b m v", "y")]
+    assert kinds(simplified(model(nodes, {"x": [1, 4, 3, 2]}, ["y"], constants))) == ["ConvTranspose"]

@@ -34,7 +34,7 @@ SOFTMAX = QuantParams(1 / 256, -128)
 
 def gemm_rule(entry: NodeProto) -> Quantization:
     return Quantization(
-        weights=1, weight_axis=lambda n, rank: 0 if attribute(n, "transB", 0) else 1, bias=2, fuses_clamp=True
+        weights=1, weight_axis=lambda n, shape: 0 if attribute(n, "transB", 0) else 1, bias=2, fuses_clamp=True
     )
 
 
@@ -174,6 +174,25 @@ def test_gemm_weights_are_per_output(transposed: int, tmp_path: Path) -> None:
     stored, scales, axis = dequantized(result, entry.input[1])
     assert (axis, len(scales)) == (1 - transposed, 5)
     np.testing.assert_allclose(stored * np.expand_dims(scales, 1 - axis), w, atol=scales.max() / 2)
+
+
+@pytest.mark.parametrize(("weights_shape", "axis", "scales"), [((4, 3, 2, 2), 1, 3), ((2, 1, 2, 2), 0, 2)])
+def test_groups_of_a_transposed_convolution_share_the_scales_of_weights(
+    weights_shape: tuple[int, ...], axis: int, scales: int, tmp_path: Path
+) -> None:
+    outputs = 2 * weights_shape[1]
+    bias = np.arange(1, outputs + 1, dtype=np.float32)
+    constants = {"w": weights(*weights_shape), "b": bias}
+    nodes = [node("ConvTranspose", "x w b", "y", strides=[2, 2], group=2)]
+    proto = import_model(save(tmp_path, model(nodes, {"x": [1, weights_shape[0], 3, 3]}, ["y"], constants)))
+    result = quantize(proto, ranges_of(proto))
+    (entry,) = (entry for entry in result.graph.node if entry.op_type == "ConvTranspose")
+    _, weight_scales, found = dequantized(result, entry.input[1])
+    stored, bias_scales, _ = dequantized(result, entry.input[2])
+    assert (found, weight_scales.size) == (axis, scales)
+    np.testing.assert_allclose(stored * bias_scales, bias, rtol=1e-3)
+    network = lower(result, "m")
+    assert [layer.params.groups for layer in network.layers if layer.op == "conv_transpose"] == [2]
 
 
 def test_same_as_input_and_fixed(tmp_path: Path) -> None:

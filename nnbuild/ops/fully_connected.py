@@ -137,7 +137,11 @@ def cases() -> Iterable[Case]:
 def _quantization(node: onnx.NodeProto) -> Quantization:
     by_row = node.op_type == "Gemm" and bool(qdq.attribute(node, "transB", 0))
     bias = 2 if node.op_type == "Gemm" else None
-    return Quantization(weights=1, weight_axis=lambda _, rank: 0 if by_row else rank - 1, bias=bias, fuses_clamp=True)
+
+    def axis(_: onnx.NodeProto, shape: Sequence[int]) -> int:
+        return 0 if by_row else len(shape) - 1
+
+    return Quantization(weights=1, weight_axis=axis, bias=bias, fuses_clamp=True)
 
 
 OPERATOR = Operator(

@@ -272,8 +272,11 @@ def weighted(
         model.input(shape, quant),
         model.quantized(np.ascontiguousarray(np.moveaxis(weights, 0, channels_axis)), scales, channels_axis),
     ]
+    attributes = attributes or {}
     if bias:
-        reach = rng.integers(-20000, 20000, count).astype(np.int32)
-        inputs.append(model.quantized(reach, np.float32(quant.scale) * scales))
-    result = model.node(kind, inputs, **(attributes or {}))
+        # The groups of a ConvTranspose share the scales of their weights; each output has a bias of its own.
+        groups = int(attributes.get("group", 1)) if kind == "ConvTranspose" and channels_axis else 1
+        reach = rng.integers(-20000, 20000, count * groups).astype(np.int32)
+        inputs.append(model.quantized(reach, np.tile(np.float32(quant.scale) * scales, groups)))
+    result = model.node(kind, inputs, **attributes)
     return model.case(model.pair(model.clamp(result, clamp), output))
