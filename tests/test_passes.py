@@ -657,3 +657,45 @@ def test_batchnorm_behind_a_transposed_convolution(group: int, bias: bool) -> No
     first = node("ConvTranspose", "x w c0" if bias else "x w", "c", strides=[2, 2], group=group)
     nodes = [first, node("BatchNormalization", "c g b m v", "y")]
     assert kinds(simplified(model(nodes, {"x": [1, 4, 3, 2]}, ["y"], constants))) == ["ConvTranspose"]
+
+
+@pytest.mark.parametrize("turned", [(0, 0), (0, 1), (1, 0), (1, 1)])
+@pytest.mark.parametrize(
+    ("computed", "bias", "expected"),
+    [
+        ("xw", (4,), {"MatMul", "Mul", "Add"}),
+        ("w", (4,), {"MatMul", "Mul", "Add"}),
+        ("x", (4, 4), {"Gemm", "Add"}),
+        ("x", (4, 1), {"Gemm", "Add"}),  # was taken for a row
+        ("xb", (4,), {"Gemm", "Mul", "Add"}),
+        ("x", (1, 4), {"Gemm"}),
+    ],
+)
+def test_other_gemms(turned: tuple[int, int], computed: str, bias: tuple[int, ...], expected: set[str]) -> None:
+    shapes = {"x": (3, 4)[:: 1 - 2 * (1 - turned[0])], "w": (3, 4)[:: 1 - 2 * turned[1]], "b": bias}
+    constants = {name: weights(*shapes[name]) for name in "xwb" if name not in computed}
+    entry = node("Gemm", "x w b", "y", transA=turned[0], transB=turned[1], alpha=0.5, beta=2.0)
+    proto = model([entry], {name: shapes[name] for name in computed}, ["y"], constants)
+    assert set(kinds(simplified(proto))) - {"Transpose"} == expected
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        ((4, 3), (2, 3, 5), ["Transpose", "MatMul", "Transpose"]),
+        ((2, 4, 3), (3,), ["MatMul", "Reshape"]),
+        ((4, 3), (1, 1, 3, 5), ["MatMul", "Reshape"]),
+        ((2, 4, 3), (2, 3, 5), ["MatMul"]),
+    ],
+)
+def test_matmul_with_a_constant(left: tuple[int, ...], right: tuple[int, ...], expected: list[str]) -> None:
+    shapes = {"a": left, "b": right}
+    known = "a" if expected[0] == "Transpose" else "b"
+    inputs = {name: shape for name, shape in shapes.items() if name != known}
+    proto = model([node("MatMul", "a b", "y")], inputs, ["y"], {known: weights(*shapes[known])})
+    assert kinds(simplified(proto)) == expected
+
+
+def test_batchnorm_of_several_samples_is_a_product_and_a_sum() -> None:
+    proto = model([node("BatchNormalization", "x g b m v", "y")], {"x": [5, 3]}, ["y"], batchnorm(3))
+    assert kinds(simplified(proto)) == ["Mul", "Add"]
