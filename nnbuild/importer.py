@@ -288,7 +288,6 @@ def _check_operators(model: onnx.ModelProto, file: str, operators: Collection[st
 _HINTS = {
     "BatchNormalization": "its statistics must be constants; export in evaluation mode",
     "Cast": "only a cast that changes nothing is",
-    "Div": "only division by a constant, one number or one for each channel, is",
 }
 
 

@@ -427,8 +427,31 @@ def test_two_outputs_of_one_value_keep_their_names() -> None:
     assert [value.name for value in result.graph.output] == ["y", "z"]
 
 
-def test_an_output_that_is_the_input_stays() -> None:
-    assert kinds(simplified(model([node("Identity", "x", "y")], {"x": [1, 3]}, ["y"]))) == ["Identity"]
+@pytest.mark.parametrize("form", NOTHING)
+def test_an_output_that_is_the_input_is_an_identity(form: str) -> None:
+    nothing, constants = NOTHING[form]
+    nothing = onnx.NodeProto.FromString(nothing.SerializeToString())
+    nothing.input[0] = "x"
+    assert kinds(simplified(model([nothing], {"x": [1, 3, 4, 4]}, ["t"], constants))) == ["Identity"]
+
+
+@pytest.mark.parametrize("kind", ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"])
+def test_a_reduction_of_no_axis_goes(kind: str) -> None:
+    nodes = [node(kind, "x k", "r", noop_with_empty_axes=1), node("Tanh", "r", "y")]
+    assert kinds(simplified(model(nodes, {"x": [2, 3]}, ["y"], {"k": np.zeros(0, np.int64)}, 18))) == ["Tanh"]
+
+
+def test_mean_of_several_is_a_sum_times_a_number() -> None:
+    nodes = [node("Mean", "x z x", "y")]
+    assert kinds(simplified(model(nodes, {"x": [2, 3], "z": [3]}, ["y"]))) == ["Add", "Add", "Mul"]
+
+
+@pytest.mark.parametrize(("divisor", "expected"), [((2, 3), "Mul"), ((3,), "Mul"), ((2, 2, 3), "Mul"), ((0,), "Div")])
+def test_division_by_a_constant_is_a_product(divisor: tuple[int, ...], expected: str) -> None:
+    constant = np.abs(weights(*divisor)) + 1 if divisor[0] else f32(1, 0, 2)
+    proto = model([node("Div", "x c", "y")], {"x": [2, 3]}, ["y"], {"c": constant})
+    with np.errstate(all="ignore"):
+        assert kinds(simplified(proto)) == [expected]
 
 
 def test_sum_of_several_is_a_chain_of_add() -> None:
@@ -575,10 +598,11 @@ def test_quantize_of_a_constant_is_folded(tmp_path: Path) -> None:
 
 
 def test_an_unsupported_form_is_told_with_a_hint(tmp_path: Path) -> None:
-    nodes = [node("Sigmoid", "x", "s"), node("Relu", "x", "r"), node("Div", "s r", "y")]
-    nodes[2].name = "quotient"
-    with pytest.raises(ModelError, match=r"m.onnx: node 'quotient' \(Div\): .*; hint: only division by a constant"):
-        import_model(save(tmp_path, model(nodes, {"x": [1, 4]}, ["y"])))
+    nodes = [node("BatchNormalization", "x g b m x1", "y", name="normal")]
+    inputs, statistics = {"x": [1, 4], "x1": [4]}, {"g": f32(1, 1, 1, 1), "b": f32(0, 0, 0, 0), "m": f32(0, 0, 0, 0)}
+    pattern = r"m.onnx: node 'normal' \(BatchNormalization\): .*; hint: its statistics must be constants"
+    with pytest.raises(ModelError, match=pattern):
+        import_model(save(tmp_path, model(nodes, inputs, ["y"], statistics)))
 
 
 def test_forms_of_softmax_become_one_operator(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from nnbuild.passes import (
     clamp_form,
     clamps_early,
     conv_form,
+    div_form,
     explicit_pads,
     fold_affine,
     gemm_form,
@@ -64,6 +65,7 @@ FLOAT_RULES: tuple[Rule, ...] = (
     scale_into_weights.rewrite,
     transpose_first.rewrite,
     scale_to_conv.rewrite,
+    div_form.rewrite,
 )
 
 # What onnxruntime would refuse or misread, put right before it sees the graph.
@@ -82,7 +84,6 @@ REWRITTEN = frozenset(
     (
         "BatchNormalization",
         "Cast",
-        "Div",
         "Dropout",
         "GlobalMaxPool",
         "Identity",
