@@ -96,6 +96,15 @@ def test_orders_that_no_loops_reach_are_copied_first(tmp_path: Path) -> None:
     check_c(network, tmp_path)
 
 
+@pytest.mark.parametrize("mode", ["reflect", "edge", "wrap"])
+def test_pads_of_other_modes_copy_forwards_and_backwards(mode: str, tmp_path: Path) -> None:
+    nodes = [node("Conv", "x w", "c"), node("Pad", "c p", "d", mode=mode), node("Conv", "d v", "y")]
+    constants = {"w": weights(4, 3, 1, 1), "v": weights(4, 5, 3, 3), "p": i64(0, 1, 2, 1, 0, 0, 3, 1)}
+    network = network_of(tmp_path, model(nodes, {"x": [1, 3, 5, 4]}, ["y"], constants, 19))
+    assert operators(network) == ["transpose", "conv2d", "concat", "concat", "concat", "conv2d", "transpose"]
+    check_c(network, tmp_path)
+
+
 TABLES: dict[str, tuple[list[onnx.NodeProto], Shape, list[str], int]] = {
     # What only the Concat reads has its scale at once; the model's input keeps its own.
     "inputs": ([node("Conv", "x w", "a"), node("Concat", "x a", "y", axis=1)], [1, 3, 4, 4], ["concat"], 1),

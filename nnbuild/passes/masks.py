@@ -21,10 +21,15 @@ _MASKED = 1e4  # in front of softmax this is as good: e^-10000 is 0
 
 
 def rewrite(graph: Graph, node: NodeProto) -> bool:
-    """Rewrite one Add or Where; a Where whose condition is the same everywhere goes."""
+    """Rewrite one Add or Where; a Where whose condition is the same everywhere goes. A Pad has a finite fill, too."""
     if node.op_type == "Add":
         return _added(graph, node)
-    return node.op_type == "Where" and (_finite(graph, node) or _uniform(graph, node))
+    if node.op_type == "Pad":
+        return _finite(graph, node, INFINITE, (2,))
+    if node.op_type != "Where":
+        return False
+    masked = _MASKED if in_front_of_softmax(graph, node.output[0]) else INFINITE
+    return _finite(graph, node, masked, (1, 2)) or _uniform(graph, node)
 
 
 def in_front_of_softmax(graph: Graph, value: str) -> bool:
@@ -58,11 +63,10 @@ def _added(graph: Graph, node: NodeProto) -> bool:
     return True
 
 
-def _finite(graph: Graph, node: NodeProto) -> bool:
-    """Values of a Where that stand for infinity are +-INFINITE."""
-    masked = _MASKED if in_front_of_softmax(graph, node.output[0]) else INFINITE
+def _finite(graph: Graph, node: NodeProto, masked: float, indexes: tuple[int, ...]) -> bool:
+    """Constants that stand for infinity, for less from -`masked` on, are +-INFINITE."""
     changed = False
-    for index in (1, 2):
+    for index in indexes:
         fill = graph.constant(node, index)
         if fill is None or fill.dtype != np.float32:
             continue

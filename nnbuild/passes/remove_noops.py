@@ -49,6 +49,13 @@ def _same_shape(graph: Graph, node: NodeProto) -> bool:
     return graph.shapes.get(node.input[0]) == graph.shapes.get(node.output[0], ())
 
 
+def _whole(graph: Graph, node: NodeProto) -> bool:
+    """A slice as large as its input, and not turned around."""
+    steps = graph.constant(node, 4)
+    forward = len(node.input) < 5 or (steps is not None and bool((steps > 0).all()))
+    return forward and _same_shape(graph, node)
+
+
 def _transpose(graph: Graph, node: NodeProto) -> bool:
     rank = len(graph.shape(node.input[0]))
     return bool(attribute(node, "perm", list(range(rank))[::-1]) == list(range(rank)))
@@ -84,7 +91,7 @@ _RULES: dict[str, Callable[[Graph, NodeProto], bool]] = {
     "Unsqueeze": _same_shape,
     "Expand": _same_shape,
     "Tile": _same_shape,
-    "Slice": _same_shape,
+    "Slice": _whole,
     "Transpose": _transpose,
     "Pad": _pad,
     "Concat": _single,
