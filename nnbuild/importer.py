@@ -11,18 +11,30 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto, helper, inliner, shape_inference
 
-from nnbuild.errors import ConfigError, Finding, InternalError, ModelError, first_line
-from nnbuild.folding import fold
+from nnbuild.errors import ConfigError, Finding, InternalError, ModelError, NNBuildError, first_line
+from nnbuild.folding import check_operators, fold
 from nnbuild.node_order import positions, restore_order
-from nnbuild.onnxfile import MAX_ELEMENTS, MAX_NODES, element_type_name, is_qdq, opset, read_model
-from nnbuild.outline import Outline, read_outline
+from nnbuild.onnxfile import (
+    MAX_ELEMENTS,
+    MAX_NODES,
+    Load,
+    check_size,
+    check_tensors,
+    element_type_name,
+    is_qdq,
+    load_external,
+    opset,
+    parse,
+    read_model,
+)
+from nnbuild.outline import Outline, parse_outline, read_outline
 from nnbuild.passes import EARLY_RULES, FLOAT_RULES, QDQ_RULES, REWRITTEN, name_nodes, qoperators, simplify
 from nnbuild.passes.graph import Graph, static_shape
 from nnbuild.passes.modern_opset import declare, raise_opset
@@ -47,7 +59,10 @@ def import_model(
     """
     operators = _known_operators() if operators is None else operators
     file = str(path)
-    model, quantized = _folded(read_model(path), file, input_shapes, operators)
+    try:
+        model, quantized = _folded(read_model(path), file, input_shapes, operators)
+    except ModelError as error:
+        raise _with_all_others(error, Path(path), parse, load_external, input_shapes, operators) from None
     if not quantized:
         model = _runtime_optimized(model, file)
     model = _simplified(model, file, quantized)
@@ -62,11 +77,55 @@ def import_outline(path: str | os.PathLike[str], input_shapes: Shapes | None = N
     `import_model` does, but for data that is missing where shapes do not need it: `Outline.missing` names the files.
     """
     operators, file = _known_operators(), str(path)
-    outline = read_outline(Path(path))
-    model, quantized = _folded(outline.model, file, input_shapes, operators)
+    try:
+        outline = read_outline(Path(path))
+        model, quantized = _folded(outline.model, file, input_shapes, operators)
+    except ModelError as error:
+        raise _with_all_others(error, Path(path), parse_outline, _unread, input_shapes, operators) from None
     model = _simplified(model, file, quantized)
     _check_operators(model, file, operators)
     return replace(outline, model=_inferred(model, file))
+
+
+def _with_all_others(
+    error: ModelError,
+    path: Path,
+    read: Callable[[Path], onnx.ModelProto],
+    load: Load,
+    input_shapes: Shapes | None,
+    operators: Collection[str],
+) -> NNBuildError:
+    """`error`, which stopped the import, with what the steps behind it would have found.
+
+    Each step lists all of its own findings; opset, data, inputs and operators can be looked at without the others.
+    """
+    file, findings = str(path), list(error.findings)
+    try:
+        model = read(path)
+    except ModelError:
+        return error
+    steps: tuple[Callable[[], None], ...] = (
+        lambda: check_size(model, file),
+        lambda: check_tensors(model, path, load),
+        lambda: _inline_functions(model, file),
+        lambda: _fix_inputs(model, file, dict(input_shapes or {})),
+        lambda: check_operators(model, file, _supported(operators)),
+    )
+    for step in steps:
+        try:
+            step()
+        except (ModelError, ConfigError) as other:
+            findings += [finding for finding in other.findings if finding not in findings]
+    return ModelError.of(findings)
+
+
+def _unread(tensor: TensorProto, size: int, file: Path) -> None:
+    """Data that no judgement by shapes needs."""
+
+
+def _supported(operators: Collection[str]) -> set[str]:
+    """The operators that may stand in a model as it is read."""
+    return set(operators) | REWRITTEN | {"QuantizeLinear", "DequantizeLinear"}
 
 
 def _known_operators() -> Collection[str]:
@@ -83,9 +142,8 @@ def _folded(
     qoperators.expand(model)
     _drop_remarks(model)
     _fix_inputs(model, file, dict(input_shapes or {}))
-    supported = set(operators) | REWRITTEN
     quantized = is_qdq(model)
-    fold(model, file, supported | {"QuantizeLinear", "DequantizeLinear"})
+    fold(model, file, _supported(operators))
     _check_types(model, file, quantized)
     graph = Graph(model)
     raise_opset(graph)
