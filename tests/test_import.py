@@ -82,7 +82,7 @@ def test_output_does_not_depend_on_hash_order(tmp_path: Path) -> None:
     constants = {name: np.abs(weights(3, seed=index)) + 0.5 for index, name in enumerate("gbmv")}
     path = save(tmp_path, model(nodes, {"x": ["N", 3, 4, 4]}, ["y"], constants))
     script = (
-        "import hashlib, sys; from nnbuild.importer import import_model, import_outline; from nnbuild.pipeline import serialized;"
+        "import hashlib, sys; from nnbuild.importer import import_model; from nnbuild.pipeline import serialized;"
         "print(hashlib.sha256(serialized(import_model(sys.argv[1]))).hexdigest())"
     )
     digests = {
