@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from nnbuild.errors import ModelError
-from nnbuild.importer import import_model
+from nnbuild.importer import import_model, import_outline
 from nnbuild.passes import FLOAT_RULES, QDQ_RULES, Rule, simplify
 from nnbuild.passes.graph import Graph, attribute
 from tests.graphs import constant, f32, feeds_for, i64, imported, kinds, model, node, run, save, weights
@@ -108,8 +108,8 @@ def test_hardtanh_in_every_form_is_one_clip(form: str, tmp_path: Path) -> None:
 def test_clip_bounds(bounds: tuple[float | None, float | None], expected: list[str], tmp_path: Path) -> None:
     names = ["x", "lo" if bounds[0] is not None else "-", "hi" if bounds[1] is not None else "-"]
     constants = {name: np.float32(value) for name, value in zip(("lo", "hi"), bounds, strict=True) if value is not None}
-    nodes = [node("Sigmoid", "x", "s"), node("Clip", " ".join(names).replace("x", "s"), "y")]
-    assert kinds(imported(tmp_path, model(nodes, {"x": [1, 9]}, ["y"], constants))) == ["Sigmoid", *expected]
+    nodes = [node("Sin", "x", "s"), node("Clip", " ".join(names).replace("x", "s"), "y")]
+    assert kinds(imported(tmp_path, model(nodes, {"x": [1, 9]}, ["y"], constants))) == ["Sin", *expected]
 
 
 @pytest.mark.parametrize(
@@ -482,6 +482,89 @@ def test_hard_swish_by_relu6(tmp_path: Path) -> None:
 def test_mish_in_parts(tmp_path: Path) -> None:
     nodes = [node("Softplus", "x", "s"), node("Tanh", "s", "t"), node("Mul", "x t", "y")]
     assert kinds(imported(tmp_path, model(nodes, {"x": [1, 9]}, ["y"]))) == ["Mish"]
+
+
+NUMBERS = {
+    **{"one": 1.0, "two": 2.0, "three": 3.0, "six": 6.0, "half": 0.5, "zero": 0.0, "fifth": 0.2, "sixth": 1 / 6},
+    **{"root": 2**0.5, "inverse": 2**-0.5, "cubic": 0.044715, "tanh": (2 / np.pi) ** 0.5, "steep": 1.702},
+}
+GELU_TANH = [
+    *(node("Mul", "q cubic", "c"), node("Add", "x c", "d"), node("Mul", "d tanh", "e")),
+    *(node("Tanh", "e", "f"), node("Add", "f one", "g")),
+]
+FUNCTIONS: dict[str, tuple[list[onnx.NodeProto], str]] = {
+    "gelu_divided": ([
+        node("Div", "x root", "a"), node("Erf", "a", "b"), node("Add", "b one", "c"),
+        node("Mul", "x c", "d"), node("Mul", "d half", "y"),
+    ], "Gelu"),
+    "gelu_halved_first": ([
+        node("Mul", "x inverse", "a"), node("Erf", "a", "b"), node("Add", "one b", "c"),
+        node("Mul", "half x", "d"), node("Mul", "d c", "y"),
+    ], "Gelu"),
+    "gelu_tanh_by_pow": ([
+        node("Pow", "x three", "q"), *GELU_TANH, node("Mul", "x half", "h"), node("Mul", "h g", "y"),
+    ], "Gelu"),
+    "gelu_tanh_by_mul": ([
+        node("Mul", "x x", "p"), node("Mul", "x p", "q"), *GELU_TANH,
+        node("Mul", "x g", "h"), node("Mul", "h half", "y"),
+    ], "Gelu"),
+    "gelu_by_sigmoid": ([node("Mul", "x steep", "a"), node("Sigmoid", "a", "b"), node("Mul", "x b", "y")], "Swish"),
+    "silu_by_exp": ([
+        node("Neg", "x", "a"), node("Exp", "a", "b"), node("Add", "b one", "c"), node("Div", "x c", "y"),
+    ], "Swish"),
+    "hard_sigmoid_by_relu6": ([
+        node("Add", "x three", "a"), node("Clip", "a zero six", "b"), node("Div", "b six", "y"),
+    ], "HardSigmoid"),
+    "hard_sigmoid": ([
+        node("Mul", "x fifth", "a"), node("Add", "a half", "b"), node("Clip", "b zero one", "y"),
+    ], "HardSigmoid"),
+    "hard_swish": ([
+        node("Add", "three x", "a"), node("Min", "a six", "b"), node("Relu", "b", "c"),
+        node("Mul", "c sixth", "d"), node("Mul", "d x", "y"),
+    ], "HardSwish"),
+    "leaky_relu_by_max": ([node("Mul", "x fifth", "a"), node("Max", "a x", "y")], "LeakyRelu"),
+    "leaky_relu_in_halves": ([
+        node("Relu", "x", "a"), node("Neg", "x", "b"), node("Relu", "b", "c"), node("Mul", "c fifth", "d"),
+        node("Sub", "a d", "y"),
+    ], "LeakyRelu"),
+    "softplus": ([node("Exp", "x", "a"), node("Add", "a one", "b"), node("Log", "b", "y")], "Softplus"),
+    "softsign": ([node("Abs", "x", "a"), node("Add", "a one", "b"), node("Div", "x b", "y")], "Softsign"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FUNCTIONS)
+def test_a_function_of_one_value_is_one_operator_however_written(form: str, tmp_path: Path) -> None:
+    nodes, expected = FUNCTIONS[form]
+    used = {name for entry in nodes for name in entry.input}
+    constants = {name: np.float32(value) for name, value in NUMBERS.items() if name in used}
+    proto = model([node("Sin", "w", "x"), *nodes], {"w": [1, 3, 4]}, ["y"], constants)
+    assert kinds(imported(tmp_path, proto)) == ["Sin", expected]
+    judged = import_outline(save(tmp_path, proto)).model
+    assert kinds(judged) == ["Sin", expected]
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("another_constant", ["Sin", "Mul", "Add", "Clip"]),
+        ("read_inside", ["Sin", "Mul", "HardSigmoid"]),
+        ("per_channel", ["Sin", "Mul", "HardSigmoid"]),
+        ("behind_weights", ["Conv", "Clip"]),
+    ],
+)
+def test_what_is_no_function_of_one_value_stays(form: str, expected: list[str]) -> None:
+    nodes = [node("Mul", "x k", "a"), node("Add", "a h", "b"), node("Clip", "b zero one", "y")]
+    constants = {"k": f32(0.2), "h": f32(0.5), "zero": np.float32(0), "one": np.float32(1), "w": weights(3, 3, 1)}
+    outputs = ["y"]
+    if form == "another_constant":
+        constants["one"] = np.float32(0.9)
+    if form == "read_inside":
+        outputs.append("a")
+    if form == "per_channel":
+        constants["k"] = f32(0.2, 0.3, 0.2).reshape(3, 1)
+    first = node("Conv", "v w", "x") if form == "behind_weights" else node("Sin", "v", "x")
+    result = simplified(model([first, *nodes], {"v": [3, 3, 4]}, outputs, constants))
+    assert kinds(result) == expected
 
 
 def test_prelu_with_one_slope_is_leaky_relu(tmp_path: Path) -> None:
