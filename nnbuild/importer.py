@@ -257,12 +257,13 @@ def _input_shape(
 
 
 def _check_types(model: onnx.ModelProto, file: str, quantized: bool) -> None:
-    """Activations are float32; in a QDQ model also integers."""
+    """Activations are float32; in a QDQ model also integers. What a comparison writes is for a rule to remove."""
     allowed = _QDQ_TYPES if quantized else frozenset((TensorProto.FLOAT,))
+    compared = {value for node in model.graph.node if node.op_type in _COMPARISONS for value in node.output}
     findings = []
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         kind = value.type.tensor_type.elem_type
-        if kind not in allowed:
+        if kind not in allowed and value.name not in compared:
             message = f"value '{value.name}' has the element type {element_type_name(kind)}"
             findings.append(Finding(message, file, "export the model in float32"))
     if findings:
@@ -343,7 +344,10 @@ def _check_operators(model: onnx.ModelProto, file: str, operators: Collection[st
         raise ModelError.of(findings)
 
 
+_COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+_COMPARED = "only where a Where behind it makes a known function of one value of it"
 _HINTS = {
+    **dict.fromkeys(_COMPARISONS, _COMPARED),
     "BatchNormalization": "its statistics must be constants; export in evaluation mode",
     "Cast": "only a cast that changes nothing is",
 }

@@ -528,6 +528,22 @@ FUNCTIONS: dict[str, tuple[list[onnx.NodeProto], str]] = {
         node("Sub", "a d", "y"),
     ], "LeakyRelu"),
     "softplus": ([node("Exp", "x", "a"), node("Add", "a one", "b"), node("Log", "b", "y")], "Softplus"),
+    "relu_by_comparing": ([node("Greater", "x zero", "a"), node("Where", "a x zero", "y")], "Relu"),
+    "leaky_relu_by_comparing": ([
+        node("GreaterOrEqual", "x zero", "a"), node("Mul", "x fifth", "b"), node("Where", "a x b", "y"),
+    ], "LeakyRelu"),
+    "leaky_relu_turned": ([
+        node("Less", "x zero", "a"), node("Mul", "x fifth", "b"), node("Where", "a b x", "y"),
+    ], "LeakyRelu"),
+    "elu_by_comparing": ([
+        node("Greater", "x zero", "a"), node("Exp", "x", "b"), node("Sub", "b one", "c"), node("Mul", "c half", "d"),
+        node("Where", "a x d", "y"),
+    ], "Elu"),
+    "abs_by_comparing": ([node("Greater", "x zero", "a"), node("Neg", "x", "b"), node("Where", "a x b", "y")], "Abs"),
+    "thresholded_relu": ([node("Greater", "x half", "a"), node("Where", "a x zero", "y")], "ThresholdedRelu"),
+    "thresholded_relu_by_cast": ([
+        node("Less", "half x", "a"), node("Cast", "a", "b", to=1), node("Mul", "x b", "y"),
+    ], "ThresholdedRelu"),
     "softsign": ([node("Abs", "x", "a"), node("Add", "a one", "b"), node("Div", "x b", "y")], "Softsign"),
 }  # fmt: skip
 
@@ -565,6 +581,27 @@ def test_what_is_no_function_of_one_value_stays(form: str, expected: list[str]) 
     first = node("Conv", "v w", "x") if form == "behind_weights" else node("Sin", "v", "x")
     result = simplified(model([first, *nodes], {"v": [3, 3, 4]}, outputs, constants))
     assert kinds(result) == expected
+
+
+def test_an_epsilon_is_not_taken_for_nothing() -> None:
+    nodes = [node("Sigmoid", "x", "s"), node("Add", "s tiny", "a"), node("Log", "a", "y")]
+    proto = model(nodes, {"x": [1, 3]}, ["y"], {"tiny": np.float32(1e-7)})
+    assert kinds(simplified(proto)) == ["Sigmoid", "Add", "Log"]
+
+
+def test_numbers_that_no_function_can_have_are_no_parameters() -> None:
+    """A Celu with this alpha would not be finite."""
+    nodes = [node("Max", "x small", "a"), node("Exp", "a", "y")]
+    proto = model(nodes, {"x": [1, 3]}, ["y"], {"small": np.float32(2e-4)})
+    assert kinds(simplified(proto)) == ["Clip", "Exp"]
+
+
+def test_a_comparison_that_is_no_known_function_is_told(tmp_path: Path) -> None:
+    nodes = [node("Greater", "x z", "c", name="compare"), node("Where", "c x z", "y")]
+    with pytest.raises(ModelError, match=r"m.onnx: node 'compare' \(Greater\): .*hint: only where a Where behind it"):
+        import_model(save(tmp_path, model(nodes, {"x": [1, 4], "z": [1, 4]}, ["y"])))
+    with pytest.raises(ModelError, match=r"'compare' \(Greater\)"):
+        import_model(save(tmp_path, model(nodes[:1], {"x": [1, 4], "z": [1, 4]}, ["c"])))
 
 
 def test_prelu_with_one_slope_is_leaky_relu(tmp_path: Path) -> None:

@@ -7,17 +7,19 @@ a group of nodes computes is found by computing it: at some points it equals one
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from onnx import NodeProto, defs, helper
+from onnx import NodeProto, TensorProto, defs, helper
 
 from nnbuild.passes import affine, clamp_form
-from nnbuild.passes.graph import Graph
+from nnbuild.passes.graph import Graph, attribute
 
 SWISH_OPSET = 24
 
 _POINTS = (-60.0, -20.0, *(number / 4 for number in range(-33, 34)), 20.0, 60.0)
+_NEXT = 2.0**-10  # a step to either side of a number that a group compares with
+_EPSILON = 1e-4  # what is added and less than this keeps a logarithm or a quotient finite, and stays
 _TOLERANCE = 2e-6  # of constants in float32, such as 0.797884583
 
 _ARITHMETIC: Mapping[str, Callable[[float, float], float]] = {
@@ -28,6 +30,10 @@ _ARITHMETIC: Mapping[str, Callable[[float, float], float]] = {
     "Min": min,
     "Max": max,
     "Pow": math.pow,
+    "Greater": lambda a, b: float(a > b),
+    "GreaterOrEqual": lambda a, b: float(a >= b),
+    "Less": lambda a, b: float(a < b),
+    "LessOrEqual": lambda a, b: float(a <= b),
 }
 _FUNCTIONS = frozenset(
     (
@@ -36,7 +42,7 @@ _FUNCTIONS = frozenset(
     )
 )
 _CLAMPS = frozenset(("Clip", "Relu"))
-_ELEMENTWISE = frozenset((*_ARITHMETIC, *_FUNCTIONS, *_CLAMPS))
+_ELEMENTWISE = frozenset((*_ARITHMETIC, *_FUNCTIONS, *_CLAMPS, "Cast", "Where"))
 _MOST_NODES = 12
 
 
@@ -79,27 +85,41 @@ def _groups(graph: Graph, node: NodeProto) -> Iterator[tuple[str, list[NodeProto
 def _is_elementwise(graph: Graph, node: NodeProto) -> bool:
     """Whether the node computes each element from those at the same place, and from single numbers."""
     numbers = all(graph.constants[value].size == 1 for value in node.input if value in graph.constants)
-    return node.op_type in _ELEMENTWISE and numbers
+    cast_of_truth = node.op_type != "Cast" or (
+        graph.types.get(node.input[0]) == TensorProto.BOOL and attribute(node, "to", 0) == TensorProto.FLOAT
+    )
+    return node.op_type in _ELEMENTWISE and numbers and cast_of_truth
 
 
 def _recognized(graph: Graph, value: str, group: list[NodeProto]) -> tuple[str, dict[str, Any]] | None:
-    """The operator, and its attributes, that equals the group at all points."""
+    """The operator, and its attributes, that equals the group at all points, and next to the numbers in it."""
+    names = dict.fromkeys(name for node in group for name in node.input if name in graph.constants)
+    numbers = sorted({float(graph.constants[name].reshape(())) for name in names})
+    if any(0 < abs(number) < _EPSILON for number in numbers):
+        return None
+    points = (*_POINTS, *(number + side for number in numbers for side in (-_NEXT, _NEXT) if abs(number) < 60))
     try:
-        computed = {x: _evaluate(graph, value, group, x) for x in _POINTS}
+        computed = {x: _evaluate(graph, value, group, x) for x in points}
     except (ValueError, OverflowError, ZeroDivisionError):
         return None
-    for kind, attributes in _candidates(computed):
-        entry = helper.make_node(kind, ["x"], ["y"], **attributes)
-        wanted = ((_function(entry, x), result) for x, result in computed.items())
-        if all(math.isclose(one, other, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE) for one, other in wanted):
+    for kind, attributes in _candidates(computed, numbers):
+        if _equals(helper.make_node(kind, ["x"], ["y"], **attributes), computed):
             return kind, attributes
     return None
 
 
-def _candidates(computed: Mapping[float, float]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Functions of one value, those with parameters as these points would have them."""
+def _equals(node: NodeProto, computed: Mapping[float, float]) -> bool:
+    try:
+        wanted = ((_function(node, x), result) for x, result in computed.items())
+        return all(math.isclose(one, other, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE) for one, other in wanted)
+    except (ValueError, OverflowError, ZeroDivisionError):
+        return False
+
+
+def _candidates(computed: Mapping[float, float], numbers: Sequence[float]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Functions of one value, those with parameters as these points would have them, or one of `numbers`."""
     one, zero, minus = computed[1.0], computed[0.0], computed[-1.0]
-    for kind in ("HardSwish", "Mish", "Gelu", "Sigmoid", "Tanh", "Softplus", "Softsign"):
+    for kind in ("Relu", "Abs", "HardSwish", "Mish", "Gelu", "Sigmoid", "Tanh", "Softplus", "Softsign"):
         yield kind, {}
     yield "Gelu", {"approximate": "tanh"}
     if 0 < one < 1 and _has_swish():
@@ -109,7 +129,13 @@ def _candidates(computed: Mapping[float, float]) -> Iterator[tuple[str, dict[str
         yield "HardSigmoid", {"alpha": (computed[0.25] - zero) * 4, "beta": zero}
     if one == 1 and minus < 0:
         yield "LeakyRelu", {"alpha": -minus}
-        yield "Elu", {"alpha": -minus / -math.expm1(-1.0)}
+        yield "Elu", {"alpha": minus / math.expm1(-1.0)}
+    if one > 0 and minus < 0:
+        yield "Selu", {"alpha": minus / one / math.expm1(-1.0), "gamma": one}
+    for number in numbers:
+        yield "ThresholdedRelu", {"alpha": number}
+        if number > 0:
+            yield "Celu", {"alpha": number}
 
 
 def _evaluate(graph: Graph, value: str, group: list[NodeProto], x: float) -> float:
@@ -126,6 +152,10 @@ def _evaluate(graph: Graph, value: str, group: list[NodeProto], x: float) -> flo
         elif node.op_type in _CLAMPS:
             low, high = clamp_form.bounds(graph, node) or (math.nan, math.nan)
             result = min(max(inputs[0], low), high)
+        elif node.op_type == "Where":
+            result = inputs[1] if inputs[0] else inputs[2]
+        elif node.op_type == "Cast":
+            result = inputs[0]
         else:
             result = _function(node, inputs[0])
         if math.isnan(result):
@@ -137,7 +167,7 @@ def _evaluate(graph: Graph, value: str, group: list[NodeProto], x: float) -> flo
 def _function(node: NodeProto, x: float) -> float:
     from nnbuild.ops import lookup
 
-    return float(lookup.FUNCTIONS[node.op_type](x, node))
+    return max(x, 0.0) if node.op_type == "Relu" else float(lookup.FUNCTIONS[node.op_type](x, node))
 
 
 def _is_for_weights(graph: Graph, value: str, node: NodeProto, kind: str) -> bool:
