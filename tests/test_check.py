@@ -425,6 +425,26 @@ def test_groups_of_a_convolution_stay_whole(tmp_path: Path) -> None:
     assert resized(imported, Edit(widths={"first": 5})) is None
 
 
+def test_operands_without_axes_and_masks_go_with_a_layer(tmp_path: Path) -> None:
+    """A constant of shape () ended in a traceback where advice was looked for."""
+    nodes = [
+        node("Conv", "x w", "c"),
+        node("Add", "c one", "a"),
+        node("Where", "m a low", "b"),
+        node("GlobalAveragePool", "b", "g"),
+        node("Flatten", "g", "f"),
+        node("Gemm", "f v", "y"),
+    ]
+    nodes[0].name = "first"
+    constants = {"w": weights(8, 3, 3, 3), "one": np.float32(1), "low": np.float32(-1e9), "v": weights(8, 2)}
+    constants["m"] = weights(1, 8, 4, 4) > 0
+    imported = import_outline(save(tmp_path, model(nodes, {"x": [1, 3, 6, 6]}, ["y"], constants))).model
+    changed = resized(imported, Edit(widths={"first": 5}))
+    assert changed is not None
+    shapes = [list(tensor.dims) for tensor in changed[0].graph.initializer if len(tensor.dims) == 4]
+    assert sorted(shapes) == [[1, 5, 4, 4], [5, 3, 3, 3]]
+
+
 def test_changes_never_touch_what_the_model_answers(tmp_path: Path) -> None:
     imported = import_outline(save(tmp_path, chain())).model
     assert resized(imported, Edit(widths={"classifier": 4})) is None

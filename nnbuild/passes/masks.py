@@ -54,7 +54,9 @@ def _added(graph: Graph, node: NodeProto) -> bool:
     if rest.any():
         partial = graph.unique(f"{output}_unmasked")
         operand = graph.add_constant(f"{output}_bias", rest)
-        graph.add_node("Add", [value, operand], partial, graph.shape(output), name=f"{node.name}_add", before=node)
+        graph.add_node(
+            "Add", [value, operand], partial, graph.shape(output), name=f"{node.name or output}_add", before=node
+        )
         value = partial
     fill = np.array(-INFINITE, np.float32)
     inputs = [graph.add_constant(f"{output}_mask", ~masked), value, graph.add_constant(f"{output}_fill", fill)]

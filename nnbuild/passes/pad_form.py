@@ -31,10 +31,10 @@ def rewrite(graph: Graph, node: NodeProto) -> bool:
     found = [(axis, piece) for axis, piece in pieces.items() if piece is not None]
     if len(found) < len(pieces):
         return False
-    value = node.input[0]
+    value, result = node.input[0], node.output[0]
     for axis, parts in found:
         value = _side_by_side(graph, node, value, axis, parts)
-    graph.add_node("Identity", [value], node.output[0], graph.shape(node.output[0]), name=node.name, before=node)
+    graph.add_node("Identity", [value], result, graph.shape(result), name=result, before=node)
     graph.remove(node)
     return True
 
@@ -74,7 +74,9 @@ def _side_by_side(graph: Graph, node: NodeProto, value: str, axis: int, pieces: 
     shape = list(graph.shape(value))
     shape[axis] = length
     result = graph.unique(f"{node.output[0]}_axis{axis}")
-    graph.add_node("Concat", parts, result, shape, name=f"{node.name}_axis{axis}", before=node, axis=axis)
+    graph.add_node(
+        "Concat", parts, result, shape, name=f"{node.name or node.output[0]}_axis{axis}", before=node, axis=axis
+    )
     return result
 
 
@@ -101,7 +103,7 @@ def _cropped(graph: Graph, node: NodeProto, before: list[int], after: list[int])
     cut = graph.unique(f"{value}_cut")
     bounds = [graph.add_constant(f"{cut}_bound", np.array(at, np.int64)) for at in (starts, ends)]
     size = [end - start for start, end in zip(starts, ends, strict=True)]
-    graph.add_node("Slice", [value, *bounds], cut, size, name=f"{node.name}_cut", before=node)
+    graph.add_node("Slice", [value, *bounds], cut, size, name=f"{node.name or node.output[0]}_cut", before=node)
     pads = np.maximum([*before, *after], 0)
     graph.set_input(node, 0, cut)
     graph.set_input(node, 1, graph.add_constant(f"{node.output[0]}_pads", pads))
