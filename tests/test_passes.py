@@ -827,7 +827,11 @@ def test_other_gemms(turned: tuple[int, int], computed: str, bias: tuple[int, ..
         ((4, 3), (2, 3, 5), ["Transpose", "MatMul", "Transpose"]),
         ((2, 4, 3), (3,), ["MatMul", "Reshape"]),
         ((4, 3), (1, 1, 3, 5), ["MatMul", "Reshape"]),
-        ((2, 4, 3), (2, 3, 5), ["MatMul"]),
+        ((2, 4, 3), (2, 3, 5), ["Slice", "MatMul", "Slice", "MatMul", "Concat"]),
+        ((1, 4, 3), (2, 3, 5), ["MatMul", "MatMul", "Concat"]),
+        ((4, 3), (2, 3, 5), ["MatMul", "Reshape", "MatMul", "Reshape", "Concat"]),
+        ((1, 2, 4, 3), (1, 2, 3, 5), ["Slice", "MatMul", "Slice", "MatMul", "Concat"]),
+        ((2, 2, 4, 3), (2, 2, 3, 5), ["MatMul"]),
     ],
 )
 def test_matmul_with_a_constant(left: tuple[int, ...], right: tuple[int, ...], expected: list[str]) -> None:

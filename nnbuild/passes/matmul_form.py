@@ -1,4 +1,7 @@
-"""MatMul with constant weights gets them as its second input, with two axes: W x = (x' W')', ' for transposed."""
+"""MatMul with constant weights gets them as its second input, with two axes: W x = (x' W')', ' for transposed.
+
+Weights that differ along one more axis, such as those of heads, are as many products side by side.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ def rewrite(graph: Graph, node: NodeProto) -> bool:
     left, right = graph.constant(node, 0), graph.constant(node, 1)
     if right is not None and right.ndim != 2 and right.dtype == np.float32:
         column = right.reshape(-1, 1) if right.ndim == 1 else _without_ones(right)
-        return column is not None and _flat(graph, node, column)
+        return _flat(graph, node, column) if column is not None else _side_by_side(graph, node, right)
     rank = len(graph.shape(node.input[1]))
     if left is None or left.ndim != 2 or left.dtype != np.float32 or right is not None or rank < 2:
         return False
@@ -42,6 +45,40 @@ def _flat(graph: Graph, node: NodeProto, weights: Array) -> bool:
     graph.add_node("Reshape", [product, dims], output, result, name=f"{name}_out", before=node)
     graph.remove(node)
     return True
+
+
+def _side_by_side(graph: Graph, node: NodeProto, weights: Array) -> bool:
+    """A product for each matrix of the weights, which one axis counts; and a Concat."""
+    value, output, name = node.input[0], node.output[0], node.name or node.output[0]
+    result, source = list(graph.shape(output)), graph.shape(value)
+    several = [axis for axis in range(-weights.ndim, -2) if weights.shape[axis] > 1]
+    axis = several[0] if len(several) == 1 else 0
+    count, same = weights.shape[axis], axis == 0 or len(source) < -axis or source[axis] == 1
+    if axis == 0 or not (same or source[axis] == count):
+        return False
+    result[axis] = 1
+    parts = []
+    for number in range(count):
+        part = value if same else _part(graph, node, value, axis, number)
+        product = graph.unique(f"{output}_{number}")
+        matrix = graph.add_constant(f"{output}_weights", weights.take([number], axis))
+        shape = np.broadcast_shapes(graph.shape(part)[:-2], weights.take([number], axis).shape[:-2])
+        shape = (*shape, *result[-2:])
+        graph.add_node("MatMul", [part, matrix], product, shape, name=f"{name}_{number}", before=node)
+        parts.append(product)
+    graph.add_node("Concat", parts, output, graph.shape(output), name=name, before=node, axis=axis + len(result))
+    graph.remove(node)
+    return True
+
+
+def _part(graph: Graph, node: NodeProto, value: str, axis: int, number: int) -> str:
+    shape = list(graph.shape(value))
+    part = graph.unique(f"{value}_{number}")
+    at = (number, number + 1, axis + len(shape))
+    bounds = [graph.add_constant(f"{part}_bound", np.array([bound], np.int64)) for bound in at]
+    shape[axis] = 1
+    graph.add_node("Slice", [value, *bounds], part, shape, name=part, before=node)
+    return part
 
 
 def _swapped(graph: Graph, node: NodeProto, left: Array) -> bool:
