@@ -425,6 +425,17 @@ def test_groups_of_a_convolution_stay_whole(tmp_path: Path) -> None:
     assert resized(imported, Edit(widths={"first": 5})) is None
 
 
+def test_a_mask_that_is_not_read_is_judged(tmp_path: Path) -> None:
+    """It was taken for one that is the same everywhere, and left out."""
+    mask = np.tril(np.ones((300, 300), np.bool_))
+    nodes = [node("Tanh", "x", "t"), node("Where", "m t low", "w"), node("Softmax", "w", "y")]
+    constants = {"m": mask, "low": np.float32(-np.inf)}
+    path = save(tmp_path, model(nodes, {"x": [1, 300, 300]}, ["y"], constants))
+    judged = network_of(import_outline(path).model, "m")
+    assert [layer.op for layer in judged.layers] == ["lookup", "where", "softmax"]
+    assert judged.layers[1].constants["mask"].size == mask.size
+
+
 def test_operands_without_axes_and_masks_go_with_a_layer(tmp_path: Path) -> None:
     """A constant of shape () ended in a traceback where advice was looked for."""
     nodes = [

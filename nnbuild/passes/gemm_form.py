@@ -55,10 +55,9 @@ def _bias_apart(graph: Graph, node: NodeProto) -> bool:
     output, bias, beta = node.output[0], node.input[2], attribute(node, "beta", 1.0)
     shape, name = graph.shape(output), node.name or output
     product = graph.unique(f"{output}_product")
-    inputs = [*node.input[:2]]
     kept = {key: attribute(node, key, None) for key in ("alpha", "transA", "transB")}
     kept = {key: value for key, value in kept.items() if value is not None}
-    graph.add_node("Gemm", inputs, product, shape, name=name, before=node, **kept)
+    graph.add_node("Gemm", node.input[:2], product, shape, name=name, before=node, **kept)
     bias = _times(graph, node, bias, beta)
     graph.add_node("Add", [product, bias], output, shape, name=f"{name}_bias", before=node)
     graph.remove(node)
@@ -69,10 +68,9 @@ def _as_matmul(graph: Graph, node: NodeProto) -> bool:
     """MatMul of the two inputs, transposed where the Gemm says so, and times alpha; it has no bias any more."""
     output, name = node.output[0], node.name or node.output[0]
     sides = [_turned(graph, node, index) for index in (0, 1)]
-    product = graph.unique(f"{output}_product")
     alpha = attribute(node, "alpha", 1.0)
-    target = output if alpha == 1.0 else product
-    graph.add_node("MatMul", sides, target, graph.shape(output), name=name, before=node)
+    product = output if alpha == 1.0 else graph.unique(f"{output}_product")
+    graph.add_node("MatMul", sides, product, graph.shape(output), name=name, before=node)
     if alpha != 1.0:
         factor = graph.add_constant(f"{output}_alpha", np.float32(alpha))
         graph.add_node("Mul", [product, factor], output, graph.shape(output), name=f"{name}_alpha", before=node)

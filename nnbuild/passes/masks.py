@@ -11,6 +11,7 @@ from onnx import NodeProto
 
 from nnbuild.network import Array
 from nnbuild.passes.graph import Graph
+from nnbuild.placeholder import is_placeholder
 from nnbuild.qdq import VIEWS
 
 INFINITE = 1e9
@@ -81,7 +82,7 @@ def _finite(graph: Graph, node: NodeProto, masked: float, indexes: tuple[int, ..
 
 def _uniform(graph: Graph, node: NodeProto) -> bool:
     condition = graph.constant(node, 0)
-    if condition is None or condition.all() != condition.any():
+    if condition is None or is_placeholder(condition) or condition.all() != condition.any():
         return False
     value = node.input[1 if condition.all() else 2]
     if graph.shape(value) != graph.shape(node.output[0]):
