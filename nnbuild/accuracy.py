@@ -26,6 +26,7 @@ from nnbuild.errors import CalibrationError, ModelError
 from nnbuild.layout import is_contiguous
 from nnbuild.lower import Activation, traced
 from nnbuild.network import Array, Layer, Network, Port, QuantParams
+from nnbuild.passes.masks import INFINITE
 from nnbuild.pipeline import input_shapes
 from nnbuild.qdq import shapes
 from nnbuild.report.accuracy import CEILING, Accuracy, Confusion, LayerAccuracy, WorstSample
@@ -57,7 +58,9 @@ class _Power:
     noise: float = 0.0
 
     def add(self, real: Array, ours: Array) -> None:
-        """Count float64 arrays of one shape."""
+        """Count float64 arrays of one shape; the fill of a mask, which may saturate, is no signal and no noise."""
+        finite = np.abs(real) < INFINITE
+        real, ours = real[finite], ours[finite]
         self.signal += float(np.sum(np.square(real)))
         self.noise += float(np.sum(np.square(real - ours)))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnx import NodeProto
 
@@ -39,22 +39,35 @@ class Fixed:
     quant: QuantParams
 
 
-OutputRule = Calibrated | SameAsInput | Fixed
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """From the ranges of what is computed and what is known among the inputs, where that is no stand-in for infinity.
+
+    A constant counts as infinite from `FAR` times the largest computed value on, since the computed values would have
+    hardly a step left beside it. In front of a Softmax a constant counts for no less than `BELOW` under the smallest
+    computed value: e^-8 is below its step of 1/256. What counts less saturates.
+    """
+
+    FAR: ClassVar[float] = 100.0
+    BELOW: ClassVar[float] = 8.0
+
+
+OutputRule = Calibrated | SameAsInput | Fixed | Masked
 
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
     """How a float node of this operator becomes QDQ.
 
-    Input `weights` is a constant quantized to int8, symmetric, per channel along `weight_axis(node, rank)`; input
-    `bias` is a constant int32 with scale input * weight. A clamp that alone reads the output of an operator with
+    Input `weights` is a constant quantized to int8, symmetric, per channel along `weight_axis(node, shape)`;
+    input `bias` is a constant int32 with scale input * weight. A clamp that alone reads the output of an operator with
     `fuses_clamp` is part of it: the Q/DQ pair goes behind the clamp. With `inputs_like_output` the operator works on
     one scale: inputs that nobody else reads are quantized with the parameters of its output.
     """
 
     output: OutputRule = Calibrated()
     weights: int | None = None
-    weight_axis: Callable[[NodeProto, int], int] = lambda node, rank: 0
+    weight_axis: Callable[[NodeProto, Sequence[int]], int] = lambda node, shape: 0
     bias: int | None = None
     fuses_clamp: bool = False
     inputs_like_output: bool = False

@@ -21,6 +21,7 @@ from nnbuild.network import Array
 from nnbuild.node_order import remove_dead_nodes, sort_nodes
 from nnbuild.node_types import output_types
 from nnbuild.onnxfile import MAX_ELEMENTS, MAX_NODES, opset, subgraphs
+from nnbuild.passes import qoperators
 from nnbuild.passes.graph import attribute, static_shape
 from nnbuild.placeholder import array_of, is_unread, tensor_of
 from nnbuild.states import RECURRENT
@@ -82,8 +83,7 @@ class _Folder:
 
     def report(self, node: NodeProto, message: str, hint: str = "") -> None:
         """Note what is wrong with `node`; what it writes stays unknown, and nobody complains about that again."""
-        name = node.name or (node.output[0] if node.output else "")
-        self.findings.append(Finding(message, f"{self.file}: node '{name}' ({node.op_type})", hint))
+        self.findings.append(_finding(node, self.file, message, hint))
         self.unknown.update(node.output)
 
     def run(self) -> None:
@@ -113,7 +113,7 @@ class _Folder:
             self.report(node, f"reads '{undefined[0]}' before any node writes it", "the file is damaged")
         elif twice:
             self.report(node, f"writes '{twice[0]}' a second time", "the file is damaged")
-        elif (reason := self._unsupported(node)) is not None:
+        elif (reason := unsupported(node, self.supported) or self._missing(node)) is not None:
             self.report(node, reason, _QOPERATOR_HINT if node.op_type in _QOPERATORS else "")
         elif any(value in self.unknown for value in node.input):
             self.unknown.update(node.output)
@@ -122,17 +122,9 @@ class _Folder:
         else:
             self._fold_or_keep(node)
 
-    def _unsupported(self, node: NodeProto) -> str | None:
-        if node.domain not in ("", "ai.onnx"):
-            return f"operator '{node.domain}.{node.op_type}' is not an ONNX operator"
-        if node.op_type in self.supported or node.op_type in FOLDABLE or node.op_type == "Constant":
-            if not defs.has(node.op_type, "") or _schema(node.op_type, self.version) is None:
-                return f"operator '{node.op_type}' does not exist in opset {self.version}"
-            return None
-        if node.op_type in _CONTROL_FLOW:
-            return f"control flow ({node.op_type}) that depends on data is not supported"
-        kind = "is not supported" if defs.has(node.op_type, "") else "is not an ONNX operator"
-        return f"operator '{node.op_type}' {kind}"
+    def _missing(self, node: NodeProto) -> str | None:
+        known = defs.has(node.op_type, "") and _schema(node.op_type, self.version) is not None
+        return None if known else f"operator '{node.op_type}' does not exist in opset {self.version}"
 
     def _malformed(self, node: NodeProto) -> str | None:
         """What onnx's own checker says against the node: number of inputs, attributes and their types."""
@@ -292,6 +284,39 @@ class _Folder:
         graph.initializer.extend(tensor_of(self.constants[name], name) for name in used)
         written = (value for node in nodes for value in node.output if value and value not in named)
         graph.value_info.extend(helper.make_value_info(name, self.types[name]) for name in written)
+
+
+def unsupported(node: NodeProto, supported: Collection[str]) -> str | None:
+    """What stands against the node wherever it is; None for an operator that is `supported` or can be folded."""
+    if node.domain not in ("", "ai.onnx"):
+        return f"operator '{node.domain}.{node.op_type}' is not an ONNX operator"
+    if node.op_type in supported or node.op_type in FOLDABLE or node.op_type == "Constant":
+        return None
+    if node.op_type in _CONTROL_FLOW:
+        return f"control flow ({node.op_type}) that depends on data is not supported"
+    kind = "is not supported" if defs.has(node.op_type, "") else "is not an ONNX operator"
+    return f"operator '{node.op_type}' {kind}"
+
+
+def check_operators(model: onnx.ModelProto, file: str, supported: Collection[str]) -> None:
+    """ModelError with each live node that no folding can help: what `fold` says, also where shapes are unknown."""
+    live = onnx.GraphProto()
+    live.CopyFrom(model.graph)
+    remove_dead_nodes(live)
+    inputs = {value.name for value in live.input}
+    findings = []
+    for node in live.node:
+        reason = None if qoperators.known(node) else unsupported(node, supported)
+        if reason is not None and (node.op_type != "If" or node.input[0] in inputs):
+            hint = _QOPERATOR_HINT if node.op_type in _QOPERATORS else ""
+            findings.append(_finding(node, file, reason, hint))
+    if findings:
+        raise ModelError.of(findings)
+
+
+def _finding(node: NodeProto, file: str, message: str, hint: str = "") -> Finding:
+    name = node.name or (node.output[0] if node.output else "")
+    return Finding(message, f"{file}: node '{name}' ({node.op_type})", hint)
 
 
 def fold(model: onnx.ModelProto, file: str, supported: Collection[str]) -> None:

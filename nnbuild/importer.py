@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +19,25 @@ import onnx
 from onnx import TensorProto, helper, inliner, shape_inference
 
 from nnbuild import explicit_states
-from nnbuild.errors import ConfigError, Finding, InternalError, ModelError, first_line
+from nnbuild.errors import ConfigError, Finding, InternalError, ModelError, NNBuildError, first_line
 from nnbuild.explicit_states import States
-from nnbuild.folding import fold
+from nnbuild.folding import check_operators, fold
 from nnbuild.moving import MOVING
 from nnbuild.node_order import positions, restore_order
-from nnbuild.onnxfile import MAX_ELEMENTS, MAX_NODES, element_type_name, is_qdq, opset, read_model
-from nnbuild.outline import Outline, read_outline
+from nnbuild.onnxfile import (
+    MAX_ELEMENTS,
+    MAX_NODES,
+    Load,
+    check_size,
+    check_tensors,
+    element_type_name,
+    is_qdq,
+    load_external,
+    opset,
+    parse,
+    read_model,
+)
+from nnbuild.outline import Outline, parse_outline, read_outline
 from nnbuild.passes import EARLY_RULES, FLOAT_RULES, QDQ_RULES, REWRITTEN, name_nodes, qoperators, simplify
 from nnbuild.passes.graph import Graph, static_shape
 from nnbuild.passes.modern_opset import declare, raise_opset
@@ -56,7 +68,10 @@ def import_model(
     """
     operators = _known_operators() if operators is None else operators
     file = str(path)
-    model, quantized = _folded(read_model(path), file, input_shapes, operators, states)
+    try:
+        model, quantized = _folded(read_model(path), file, input_shapes, operators, states)
+    except ModelError as error:
+        raise _with_all_others(error, Path(path), parse, load_external, input_shapes, operators) from None
     if not quantized:
         keep = keeps_states(model)
         model = _runtime_optimized(model, file)
@@ -76,11 +91,55 @@ def import_outline(
     `import_model` does, but for data that is missing where shapes do not need it: `Outline.missing` names the files.
     """
     operators, file = _known_operators(), str(path)
-    outline = read_outline(Path(path))
-    model, quantized = _folded(outline.model, file, input_shapes, operators, states)
+    try:
+        outline = read_outline(Path(path))
+        model, quantized = _folded(outline.model, file, input_shapes, operators, states)
+    except ModelError as error:
+        raise _with_all_others(error, Path(path), parse_outline, _unread, input_shapes, operators) from None
     model = _simplified(model, file, quantized)
     _check_operators(model, file, operators)
     return replace(outline, model=_inferred(model, file))
+
+
+def _with_all_others(
+    error: ModelError,
+    path: Path,
+    read: Callable[[Path], onnx.ModelProto],
+    load: Load,
+    input_shapes: Shapes | None,
+    operators: Collection[str],
+) -> NNBuildError:
+    """`error`, which stopped the import, with what the steps behind it would have found.
+
+    Each step lists all of its own findings; opset, data, inputs and operators can be looked at without the others.
+    """
+    file, findings = str(path), list(error.findings)
+    try:
+        model = read(path)
+    except ModelError:
+        return error
+    steps: tuple[Callable[[], None], ...] = (
+        lambda: check_size(model, file),
+        lambda: check_tensors(model, path, load),
+        lambda: _inline_functions(model, file),
+        lambda: _fix_inputs(model, file, dict(input_shapes or {})),
+        lambda: check_operators(model, file, _supported(operators)),
+    )
+    for step in steps:
+        try:
+            step()
+        except (ModelError, ConfigError) as other:
+            findings += [finding for finding in other.findings if finding not in findings]
+    return ModelError.of(findings)
+
+
+def _unread(tensor: TensorProto, size: int, file: Path) -> None:
+    """Data that no judgement by shapes needs."""
+
+
+def _supported(operators: Collection[str]) -> set[str]:
+    """The operators that may stand in a model as it is read."""
+    return set(operators) | REWRITTEN | {"QuantizeLinear", "DequantizeLinear"}
 
 
 def _known_operators() -> Collection[str]:
@@ -101,9 +160,8 @@ def _folded(
     qoperators.expand(model)
     _drop_remarks(model)
     _fix_inputs(model, file, dict(input_shapes or {}))
-    supported = set(operators) | REWRITTEN
     quantized = is_qdq(model)
-    fold(model, file, supported | {"QuantizeLinear", "DequantizeLinear"})
+    fold(model, file, _supported(operators))
     _check_types(model, file, quantized)
     graph = Graph(model)
     raise_opset(graph)
@@ -221,13 +279,15 @@ def _input_shape(
 
 
 def _check_types(model: onnx.ModelProto, file: str, quantized: bool) -> None:
-    """Activations are float32; in a QDQ model also integers."""
+    """Activations are float32; in a QDQ model also integers. What a comparison writes is for a rule to remove."""
     allowed = _QDQ_TYPES if quantized else frozenset((TensorProto.FLOAT,))
+    compared = {value for node in model.graph.node if node.op_type in _COMPARISONS for value in node.output}
     indices = _indices(model.graph)
     findings = []
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         kind = value.type.tensor_type.elem_type
-        if kind not in allowed and not (value.name in indices and kind in _INDEX_TYPES):
+        known = value.name in compared or (value.name in indices and kind in _INDEX_TYPES)
+        if kind not in allowed and not known:
             message = f"value '{value.name}' has the element type {element_type_name(kind)}"
             findings.append(Finding(message, file, "export the model in float32"))
     if findings:
@@ -321,10 +381,12 @@ def _check_operators(model: onnx.ModelProto, file: str, operators: Collection[st
         raise ModelError.of(findings)
 
 
+_COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+_COMPARED = "only where a Where behind it makes a known function of one value of it"
 _HINTS = {
+    **dict.fromkeys(_COMPARISONS, _COMPARED),
     "BatchNormalization": "its statistics must be constants; export in evaluation mode",
     "Cast": "only a cast that changes nothing is",
-    "Div": "only division by a constant, one number or one for each channel, is",
 }
 
 

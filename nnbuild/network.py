@@ -32,7 +32,8 @@ class QuantParams:
 
     def quantize(self, values: Array) -> Array:
         """float (any shape) -> int8 of that shape, round half to even as ONNX QuantizeLinear, saturated."""
-        scaled = np.rint(np.asarray(values, np.float32) / np.float32(self.scale)) + self.zero_point
+        with np.errstate(over="ignore"):
+            scaled = np.rint(np.asarray(values, np.float32) / np.float32(self.scale)) + self.zero_point
         return np.asarray(np.clip(scaled, INT8_MIN, INT8_MAX).astype(np.int8))
 
     def dequantize(self, values: Array) -> Array:

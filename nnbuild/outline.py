@@ -58,7 +58,7 @@ def read_outline(path: Path) -> Outline:
 
     Raises ModelError as `onnxfile.read_model` does, but for external data that is missing where shapes do not need it.
     """
-    model = _parse(path)
+    model = parse_outline(path)
     check_size(model, str(path))
     missing: dict[str, None] = {}
 
@@ -98,7 +98,7 @@ def _held(tensor: TensorProto, size: int) -> int:
         return 0
 
 
-def _parse(path: Path) -> onnx.ModelProto:
+def parse_outline(path: Path) -> onnx.ModelProto:
     """The file without large tensors; as a whole where it is small, and where it is damaged: that has its own words."""
     try:
         if path.stat().st_size > 8 * LARGE:

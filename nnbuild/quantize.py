@@ -16,10 +16,11 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from nnbuild.calibrate import Range, Ranges
-from nnbuild.contract import Calibrated, Fixed, Quantization, SameAsInput
+from nnbuild.contract import Calibrated, Fixed, Masked, Quantization, SameAsInput
 from nnbuild.errors import CalibrationError, Finding, ModelError
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.passes.graph import Graph
+from nnbuild.passes.masks import in_front_of_softmax
 
 Rules = Mapping[str, Callable[[NodeProto], Quantization]]
 
@@ -153,10 +154,28 @@ def _activations(graph: Graph, steps: list[_Step], ranges: Ranges) -> dict[str, 
             params[step.output] = output.quant
         elif isinstance(output, SameAsInput) and step.node.input[output.index] in params:
             params[step.output] = params[step.node.input[output.index]]
+        elif isinstance(output, Masked):
+            params[step.output] = parameters(_masked(graph, step, ranges))
         else:
             params[step.output] = parameters(ranges.tensors[step.output])
     _share_scales(graph, steps, params)
     return params
+
+
+def _masked(graph: Graph, step: _Step, ranges: Ranges) -> Range:
+    """What was seen of a choice, without constants that are as good as infinite (see `Masked`)."""
+    seen, inputs = ranges.tensors[step.output], step.node.input
+    computed = [ranges.tensors[value] for value in inputs if value in ranges.tensors]
+    low, high = min(span[0] for span in computed), max(span[1] for span in computed)
+    far = Masked.FAR * max(-low, high) or math.inf
+    floor = low - Masked.BELOW if in_front_of_softmax(graph, step.output) else -math.inf
+    for index in range(len(inputs)):
+        known = graph.constant(step.node, index)
+        if known is not None and known.dtype == np.float32:
+            counted = np.maximum(known.astype(np.float64), floor)
+            near = counted[np.abs(counted) < far]
+            low, high = min(low, near.min(initial=low)), max(high, near.max(initial=high))
+    return max(low, seen[0]), min(high, seen[1])
 
 
 def _share_scales(graph: Graph, steps: list[_Step], params: dict[str, QuantParams]) -> None:
@@ -164,7 +183,7 @@ def _share_scales(graph: Graph, steps: list[_Step], params: dict[str, QuantParam
 
     Backwards, so that a Concat of Concats has one scale. Inputs of the model keep theirs.
     """
-    calibrated = {step.output for step in steps if isinstance(step.rule.output, Calibrated)}
+    calibrated = {step.output for step in steps if isinstance(step.rule.output, Calibrated | Masked)}
     for step in reversed(steps):
         if step.rule.inputs_like_output:
             free = [value for value in step.node.input if value in calibrated and graph.sole_reader(value) is step.node]
@@ -198,25 +217,29 @@ def _quantize_constants(graph: Graph, step: _Step, params: Mapping[str, QuantPar
     for index in range(len(node.input)):
         array = graph.constant(node, index)
         if index not in done and array is not None and array.dtype == np.float32:
-            quant = parameters((float(array.min()), float(array.max())))
+            own = parameters((float(array.min()), float(array.max())))
+            quant = params[step.output] if rule.inputs_like_output else own
             value = _dequantized(graph, node, f"{node.output[0]}_input{index}", quant.quantize(array), quant)
             graph.set_input(node, index, value)
 
 
 def _quantize_weights(graph: Graph, step: _Step, weights: Array, source: QuantParams, per_tensor: bool) -> None:
     node, rule = step.node, step.rule
-    axis = rule.weight_axis(node, weights.ndim)
+    axis = rule.weight_axis(node, weights.shape)
     channels = _by_channel(weights, axis)
     bias = None if rule.bias is None else graph.constant(node, rule.bias)
-    if bias is not None and bias.shape != (len(channels),):
+    groups, largest = 1, None
+    if bias is not None:
         bias = _spread(graph, node, bias, len(channels))
-    scales = weight_scales(channels, bias, source.scale)
+        groups = len(bias) // len(channels)
+        largest = np.abs(bias).reshape(groups, -1).max(axis=0)
+    scales = weight_scales(channels, largest, source.scale)
     if per_tensor:
         scales = np.full_like(scales, scales.max())
     assert rule.weights is not None
     _store_weights(graph, node, rule.weights, "weights", weights, scales, axis)
     if bias is not None and rule.bias is not None:
-        bias_scales = np.float32(source.scale) * scales
+        bias_scales = np.tile(np.float32(source.scale) * scales, groups)
         limits = np.iinfo(np.int32)
         whole = np.rint(bias.astype(np.float64) / bias_scales.astype(np.float64))
         stored = np.clip(whole, limits.min, limits.max).astype(np.int32)
@@ -285,6 +308,9 @@ def _quantize_cell(graph: Graph, step: _Step, position: int, ranges: Ranges) -> 
 
 
 def _spread(graph: Graph, node: NodeProto, bias: Array, channels: int) -> Array:
+    """A bias for each output: as many as channels of the weights, or where groups share those a multiple of that."""
+    if bias.ndim == 1 and bias.size and bias.size % channels == 0:
+        return bias
     if bias.size not in (1, channels):
         message = f"its bias of shape {list(bias.shape)} does not fit {channels} outputs"
         raise ModelError(message, graph.where(node))

@@ -441,6 +441,37 @@ def test_what_is_normalized_is_as_wide_as_the_layer_in_front(tmp_path: Path) -> 
     assert option.figures.flash == limit
 
 
+def test_a_mask_that_is_not_read_is_judged(tmp_path: Path) -> None:
+    """It was taken for one that is the same everywhere, and left out."""
+    mask = np.tril(np.ones((300, 300), np.bool_))
+    nodes = [node("Tanh", "x", "t"), node("Where", "m t low", "w"), node("Softmax", "w", "y")]
+    constants = {"m": mask, "low": np.float32(-np.inf)}
+    path = save(tmp_path, model(nodes, {"x": [1, 300, 300]}, ["y"], constants))
+    judged = network_of(import_outline(path).model, "m")
+    assert [layer.op for layer in judged.layers] == ["lookup", "where", "softmax"]
+    assert judged.layers[1].constants["mask"].size == mask.size
+
+
+def test_operands_without_axes_and_masks_go_with_a_layer(tmp_path: Path) -> None:
+    """A constant of shape () ended in a traceback where advice was looked for."""
+    nodes = [
+        node("Conv", "x w", "c"),
+        node("Add", "c one", "a"),
+        node("Where", "m a low", "b"),
+        node("GlobalAveragePool", "b", "g"),
+        node("Flatten", "g", "f"),
+        node("Gemm", "f v", "y"),
+    ]
+    nodes[0].name = "first"
+    constants = {"w": weights(8, 3, 3, 3), "one": np.float32(1), "low": np.float32(-1e9), "v": weights(8, 2)}
+    constants["m"] = weights(1, 8, 4, 4) > 0
+    imported = import_outline(save(tmp_path, model(nodes, {"x": [1, 3, 6, 6]}, ["y"], constants))).model
+    changed = resized(imported, Edit(widths={"first": 5}))
+    assert changed is not None
+    shapes = [list(tensor.dims) for tensor in changed[0].graph.initializer if len(tensor.dims) == 4]
+    assert sorted(shapes) == [[1, 5, 4, 4], [5, 3, 3, 3]]
+
+
 def test_changes_never_touch_what_the_model_answers(tmp_path: Path) -> None:
     imported = import_outline(save(tmp_path, chain())).model
     assert resized(imported, Edit(widths={"classifier": 4})) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nnbuild.cli import main
 from nnbuild.errors import ConfigError, ModelError
-from nnbuild.importer import import_model
+from nnbuild.importer import import_model, import_outline
 from nnbuild.passes.graph import static_shape
 from nnbuild.pipeline import input_shapes, serialized
 from tests.graphs import feeds_for, imported, kinds, model, node, run, save, weights
@@ -265,6 +266,37 @@ def test_all_unknown_operators_are_listed_at_once(tmp_path: Path) -> None:
     assert "node 'first' (Magic): operator 'com.example.Magic' is not an ONNX operator" in lines[0]
     assert "node 'second' (Nonsense): operator 'Nonsense' is not an ONNX operator" in lines[1]
     assert "node 'third' (Det): operator 'Det' is not supported" in lines[2]
+
+
+@pytest.mark.parametrize("opset", [6, 17])
+@pytest.mark.parametrize("judged", [import_model, import_outline])
+def test_findings_of_all_kinds_are_listed_at_once(opset: int, judged: Callable[..., Any], tmp_path: Path) -> None:
+    """Opset, missing data, open shapes, foreign operators, control flow: each stopped the import before the next."""
+    body = helper.make_graph([], "body", [], [])
+    nodes = [
+        helper.make_node("Magic", ["x"], ["a"], name="first", domain="com.example"),
+        helper.make_node("Loop", ["", "", "x"], ["b"], name="second", body=body),
+        helper.make_node("Hardmax", ["x"], ["c"], name="third"),
+        helper.make_node("Gemm", ["x", "w"], ["d"], name="fine"),
+        helper.make_node("LRN", ["x"], ["dead"], name="dead", size=1),
+    ]
+    proto = model(nodes, {"x": ["N", "T"]}, ["a", "b", "c", "d"], {"w": weights(3, 3)}, opset)
+    proto.opset_import.append(helper.make_opsetid("com.example", 1))
+    onnx.external_data_helper.convert_model_to_external_data(proto, location="w.bin", size_threshold=0)
+    onnx.save_model(proto, tmp_path / "m.onnx")
+    (tmp_path / "w.bin").unlink()
+    with pytest.raises(ModelError) as caught:
+        judged(tmp_path / "m.onnx")
+    found = str(caught.value)
+    assert ("opset 6 is not supported" in found) == (opset == 6)
+    assert ("external data file 'w.bin' of tensor 'w' is missing" in found) == (judged is import_model)
+    assert "input 'x': has the dynamic shape N,T" in found
+    assert "operator 'com.example.Magic' is not an ONNX operator" in found
+    assert "control flow (Loop) that depends on data is not supported" in found
+    assert "operator 'Hardmax' is not supported" in found
+    assert "dead" not in found
+    assert "fine" not in found
+    assert len(set(found.splitlines())) == len(found.splitlines())
 
 
 def test_dead_nodes_are_no_trouble(tmp_path: Path) -> None:

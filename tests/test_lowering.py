@@ -121,3 +121,10 @@ def test_an_output_scale_far_too_small_saturates(kind: str, tmp_path: Path) -> N
         (output,) = interpret.run(case.network, [np.full(4, value, np.int8) for _ in case.inputs])
         assert set(output.ravel().tolist()) == {max(min(value * 999, 127), -128)}, value
     assert mismatches(case, TARGETS["generic"], tmp_path) == 0
+
+
+def test_celu_of_values_far_above_its_alpha() -> None:
+    """A step of 0.5 and an alpha of 0.01: e^(x / alpha) is no number, and not needed."""
+    case = singles.unary("t", "Celu", (1, 256), QuantParams(0.5, 0), QuantParams(0.5, 0), {"alpha": 0.01})
+    every = np.arange(-128, 128, dtype=np.int8)
+    np.testing.assert_array_equal(interpret.run(case.network, [every])[0].ravel(), np.maximum(every, 0))

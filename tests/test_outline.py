@@ -228,7 +228,7 @@ def test_random_networks_equal_those_of_a_build(drawn: RandomNetwork, seed: int,
         built = attempted(lambda: lower(import_model(path), "random"))
         read = outline._size
         patch.setattr(outline, "LARGE", 16)
-        patch.setattr(outline, "_parse", parse)
+        patch.setattr(outline, "parse_outline", parse)
         patch.setattr(outline, "_size", lambda tensor: 0 if tensor.data_type == TensorProto.INT64 else read(tensor))
         judged = attempted(lambda: network_of(import_outline(path).model, "random"))
     if built is not None:

@@ -34,7 +34,7 @@ SOFTMAX = QuantParams(1 / 256, -128)
 
 def gemm_rule(entry: NodeProto) -> Quantization:
     return Quantization(
-        weights=1, weight_axis=lambda n, rank: 0 if attribute(n, "transB", 0) else 1, bias=2, fuses_clamp=True
+        weights=1, weight_axis=lambda n, shape: 0 if attribute(n, "transB", 0) else 1, bias=2, fuses_clamp=True
     )
 
 
@@ -176,6 +176,25 @@ def test_gemm_weights_are_per_output(transposed: int, tmp_path: Path) -> None:
     np.testing.assert_allclose(stored * np.expand_dims(scales, 1 - axis), w, atol=scales.max() / 2)
 
 
+@pytest.mark.parametrize(("weights_shape", "axis", "scales"), [((4, 3, 2, 2), 1, 3), ((2, 1, 2, 2), 0, 2)])
+def test_groups_of_a_transposed_convolution_share_the_scales_of_weights(
+    weights_shape: tuple[int, ...], axis: int, scales: int, tmp_path: Path
+) -> None:
+    outputs = 2 * weights_shape[1]
+    bias = np.arange(1, outputs + 1, dtype=np.float32)
+    constants = {"w": weights(*weights_shape), "b": bias}
+    nodes = [node("ConvTranspose", "x w b", "y", strides=[2, 2], group=2)]
+    proto = import_model(save(tmp_path, model(nodes, {"x": [1, weights_shape[0], 3, 3]}, ["y"], constants)))
+    result = quantize(proto, ranges_of(proto))
+    (entry,) = (entry for entry in result.graph.node if entry.op_type == "ConvTranspose")
+    _, weight_scales, found = dequantized(result, entry.input[1])
+    stored, bias_scales, _ = dequantized(result, entry.input[2])
+    assert (found, weight_scales.size) == (axis, scales)
+    np.testing.assert_allclose(stored * bias_scales, bias, rtol=1e-3)
+    network = lower(result, "m")
+    assert [layer.params.groups for layer in network.layers if layer.op == "conv_transpose"] == [2]
+
+
 def test_same_as_input_and_fixed(tmp_path: Path) -> None:
     nodes = [
         node("MaxPool", "x", "m", kernel_shape=[2, 2]),
@@ -186,6 +205,46 @@ def test_same_as_input_and_fixed(tmp_path: Path) -> None:
     result = quantize(proto, ranges_of(proto, x=(-3.0, 1.0), m=(-1.0, 1.0)), RULES)
     assert quantization(result, "x") == quantization(result, "m") == quantization(result, "f")
     assert quantization(result, "y") == (1 / 256, -128)
+
+
+@pytest.mark.parametrize(
+    ("fill", "reader", "low"),
+    [
+        (-1e9, "Softmax", -10.0),
+        (-30.0, "Softmax", -10.0),
+        (-5.0, "Softmax", -5.0),
+        (-1e9, "Tanh", -2.0),
+        (-30.0, "Tanh", -30.0),
+    ],
+)
+def test_the_fill_of_a_mask_leaves_the_other_values_their_steps(
+    fill: float, reader: str, low: float, tmp_path: Path
+) -> None:
+    constants = {"m": np.array([True, False]), "f": np.float32(fill)}
+    nodes = [node("Relu", "x", "r"), node("Neg", "r", "n"), node("Where", "m n f", "w"), node(reader, "w", "y")]
+    proto = import_model(save(tmp_path, model(nodes, {"x": [1, 2]}, ["y"], constants)))
+    spans = {"x": (-1.0, 2.0), "r": (0.0, 2.0), "n": (-2.0, 0.0), "w": (min(fill, -2.0), 0.0), "y": (-1.0, 1.0)}
+    result = quantize(proto, ranges_of(proto, **spans))
+    scale, zero_point = quantization(result, "w")
+    assert scale == pytest.approx(-low / 255)
+    assert zero_point == 127
+    assert quantization(result, "n") == (scale, zero_point)
+    where = next(entry for entry in result.graph.node if entry.op_type == "Where")
+    assert dequantized(result, where.input[2])[0] == max(round(fill / scale) + 127, -128)
+
+
+def test_the_fill_of_a_mask_does_not_count_as_noise(tmp_path: Path) -> None:
+    constants = {"m": np.tril(np.ones((6, 6), np.bool_)), "f": np.float32(-np.inf)}
+    nodes = [node("Where", "m x f", "w"), node("Softmax", "w", "y")]
+    save(tmp_path, model(nodes, {"x": [1, 6, 6]}, ["y"], constants))
+    np.savez(tmp_path / "c.npz", x=np.random.default_rng(0).normal(0, 2, (8, 1, 6, 6)).astype(np.float32))
+    request = Request(str(tmp_path / "m.onnx"), str(tmp_path / "c.npz"))
+    int8 = onnx.load_model_from_string(quantized(request).content)
+    proto = import_model(tmp_path / "m.onnx")
+    found = measure(proto, int8, samples.load(str(tmp_path / "c.npz"), input_shapes(proto)))
+    (chosen,) = (layer for layer in found.layers if layer.op == "where")
+    assert chosen.sqnr_db is not None
+    assert chosen.sqnr_db > 25
 
 
 def test_a_constant_operand_is_int8(tmp_path: Path) -> None:

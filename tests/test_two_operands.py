@@ -96,6 +96,15 @@ def test_orders_that_no_loops_reach_are_copied_first(tmp_path: Path) -> None:
     check_c(network, tmp_path)
 
 
+@pytest.mark.parametrize("mode", ["reflect", "edge", "wrap"])
+def test_pads_of_other_modes_copy_forwards_and_backwards(mode: str, tmp_path: Path) -> None:
+    nodes = [node("Conv", "x w", "c"), node("Pad", "c p", "d", mode=mode), node("Conv", "d v", "y")]
+    constants = {"w": weights(4, 3, 1, 1), "v": weights(4, 5, 3, 3), "p": i64(0, 1, 2, 1, 0, 0, 3, 1)}
+    network = network_of(tmp_path, model(nodes, {"x": [1, 3, 5, 4]}, ["y"], constants, 19))
+    assert operators(network) == ["transpose", "conv2d", "concat", "concat", "concat", "conv2d", "transpose"]
+    check_c(network, tmp_path)
+
+
 TABLES: dict[str, tuple[list[onnx.NodeProto], Shape, list[str], int]] = {
     # What only the Concat reads has its scale at once; the model's input keeps its own.
     "inputs": ([node("Conv", "x w", "a"), node("Concat", "x a", "y", axis=1)], [1, 3, 4, 4], ["concat"], 1),
@@ -166,7 +175,33 @@ def test_mul_is_the_rounded_product() -> None:
         assert np.abs(found - np.clip(real, -128, 127)).max() < 0.5 + 2**-7 + 1e-6
 
 
-@pytest.mark.parametrize("kind", ["Mul", "Min", "Max", "Add"])
+@pytest.mark.parametrize("out", [QuantParams(0.09, 3), QuantParams(0.7, -20), QuantParams(0.004, 0)])
+@pytest.mark.parametrize("zero_point", [-128, -7, 127])
+def test_div_is_the_rounded_quotient(zero_point: int, out: QuantParams) -> None:
+    """For all pairs of values within half a step and 2^-10, or at the end of the range; 0 / 0 is 0."""
+    a, b = QuantParams(0.05, 19), QuantParams(0.021, zero_point)
+    case = singles.several("t", "Div", [(256, 1), (1, 256)], [a, b], out)
+    every = np.arange(-128, 128, dtype=np.int8)
+    found = interpret.run(case.network, [every, every])[0].ravel()
+    first, second = every[:, None].astype(float) - 19, every[None, :].astype(float) - zero_point
+    with np.errstate(all="ignore"):
+        real = np.nan_to_num(first * 0.05 / (second * 0.021) / out.scale, nan=0.0, posinf=1e6, neginf=-1e6)
+    wrong = np.abs(found - np.clip(real + out.zero_point, -128, 127).ravel())
+    assert wrong.max() < 0.5 + 2**-10
+
+
+def test_a_number_divided_by_a_value_is_a_table() -> None:
+    a, out = QuantParams(0.05, -100), QuantParams(0.1, 0)
+    case = singles.several("t", "Div", [np.array(40, np.int8), (1, 256)], [QuantParams(0.1, 0), a], out)
+    assert operators(case.network) == ["lookup"]
+    every = np.arange(-128, 128, dtype=np.int8)
+    with np.errstate(all="ignore"):
+        real = 4 / (a.dequantize(every).astype(float)) / 0.1
+    found = interpret.run(case.network, [every])[0].ravel()
+    assert np.abs(found - np.clip(real, -128, 127)).max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("kind", ["Mul", "Min", "Max", "Add", "Div"])
 def test_what_is_not_quantized_is_refused(kind: str) -> None:
     constant = np.arange(4, dtype=np.int16).reshape(1, 4) + 127
     with pytest.raises(ModelError, match="wider than 8 bits"):

@@ -25,7 +25,7 @@ from nnbuild.placeholder import placeholder, tensor_of
 Shape = tuple[int, ...]
 
 _LINEAR = ("Conv", "Gemm", "MatMul")
-_ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Min", "Max")
+_ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Min", "Max", "Where")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,8 @@ class _Walk:
             known = self._known(node, index)
             rank = len(known.shape if known is not None else self._shape(name)) if name else 0
             old = self.graph.shape(name) if name else ()
-            new = tuple(t if s == o else s for s, o, t in zip(old, output[-rank:], target[-rank:], strict=True))
+            ahead = len(output) - rank
+            new = tuple(t if s == o else s for s, o, t in zip(old, output[ahead:], target[ahead:], strict=True))
             if known is not None:
                 self._reshape_constant(node, index, new)
             elif name and self._shape(name) != new:

@@ -1,4 +1,4 @@
-"""Two operands that are walked together, element by element, with numpy's broadcasting: for Add, Mul, Min, Max."""
+"""Operands that are walked together, element by element, with numpy's broadcasting: for Add, Mul, Min, Max, Where."""
 
 from __future__ import annotations
 
@@ -15,8 +15,21 @@ from nnbuild.lower import Activation, Constant, Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.target import Target
 
-Loops = tuple[tuple[int, int, int], ...]
-"""(count, stride of input 1, stride of input 2), outermost first; the output is written in order."""
+Loops = tuple[tuple[int, ...], ...]
+"""(count, stride of operand 1, stride of operand 2, ...), outermost first; the output is written in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """The loops over `operands`, the first of which leads, and what the output looks like.
+
+    The output is a tensor of `shape` in whose memory the elements of the ONNX value lie at `index`.
+    """
+
+    loops: Loops
+    operands: tuple[Activation | Constant, ...]
+    shape: tuple[int, ...]
+    index: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,32 +79,48 @@ def pair(ctx: Lowering, node: onnx.NodeProto, first: Activation | Constant, seco
         first, second = second, first
     if not isinstance(first, Activation):
         raise ctx.refuse(node, "both inputs are constants", "fold them when exporting")
-    shape = np.broadcast_shapes(first.shape, _shape(second))
+    shape = np.broadcast_shapes(first.shape, shape_of(second))
     if first.shape != shape and isinstance(second, Activation) and second.shape == shape:
         first, second, swapped = second, first, not swapped
-    found = _loops(first, second, shape)
-    if found is None:
-        first = _in_order(ctx, node, first)
-        second = _in_order(ctx, node, second) if isinstance(second, Activation) else second
-        found = _loops(first, second, shape)
-    if found is None:
-        raise ctx.refuse(node, "this mixture of memory orders is not supported", "add a Transpose")
-    order = _order(first, shape)
-    index = np.empty(order.size, np.int64)
-    index[order] = np.arange(order.size)
-    memory = ctx.tensors[first.tensor]
+    found = walk(ctx, node, (first, second))
+    tensors = tuple(value.tensor for value in found.operands if isinstance(value, Activation))
     return Pair(
-        loops=found,
+        loops=found.loops,
         quants=(quant(ctx, first), quant(ctx, second)),
-        inputs=(first.tensor,) if isinstance(second, Constant) else (first.tensor, second.tensor),
+        inputs=tensors,
         constants={"operand": second.values.astype(np.int8).ravel()} if isinstance(second, Constant) else {},
-        shape=memory.shape if first.shape == shape and memory.size == order.size else layout.memory_shape(shape),
-        index=index.reshape(shape),
+        shape=found.shape,
+        index=found.index,
         swapped=swapped,
     )
 
 
-def _shape(value: Activation | Constant) -> tuple[int, ...]:
+def walk(ctx: Lowering, node: onnx.NodeProto, operands: Sequence[Activation | Constant]) -> Walk:
+    """The walk over any number of operands, the first of which is computed; copies go in front where no loops serve."""
+    shape = np.broadcast_shapes(*map(shape_of, operands))
+    found = _loops(operands, shape)
+    if found is None:
+        operands = [_in_order(ctx, node, value) if isinstance(value, Activation) else value for value in operands]
+        found = _loops(operands, shape)
+    if found is None:
+        raise ctx.refuse(node, "this mixture of memory orders is not supported", "add a Transpose")
+    first = operands[0]
+    assert isinstance(first, Activation)
+    order = _order(first, shape)
+    index = np.empty(order.size, np.int64)
+    index[order] = np.arange(order.size)
+    memory = ctx.tensors[first.tensor]
+    same = first.shape == shape and memory.size == order.size
+    return Walk(
+        loops=found,
+        operands=tuple(operands),
+        shape=memory.shape if same else layout.memory_shape(shape),
+        index=index.reshape(shape),
+    )
+
+
+def shape_of(value: Activation | Constant) -> tuple[int, ...]:
+    """The ONNX shape of an operand."""
     return value.shape if isinstance(value, Activation) else tuple(value.values.shape)
 
 
@@ -100,15 +129,17 @@ def _order(first: Activation, shape: tuple[int, ...]) -> Array:
     return np.argsort(first.index.ravel()) if first.shape == shape else np.arange(math.prod(shape))
 
 
-def _loops(first: Activation, second: Activation | Constant, shape: tuple[int, ...]) -> Loops | None:
-    """The loops over both from their first elements on; None where there are none."""
+def _loops(operands: Sequence[Activation | Constant], shape: tuple[int, ...]) -> Loops | None:
+    """The loops over all operands from their first elements on; None where there are none."""
+    first = operands[0]
+    assert isinstance(first, Activation)
     order = _order(first, shape)
-    other = second.index if isinstance(second, Activation) else layout.contiguous(second.values.shape)
-    offsets = [np.broadcast_to(index, shape).ravel()[order] for index in (first.index, other)]
+    indexes = [
+        value.index if isinstance(value, Activation) else layout.contiguous(value.values.shape) for value in operands
+    ]
+    offsets = [np.broadcast_to(index, shape).ravel()[order] for index in indexes]
     found = layout.loops(*offsets)
-    if found is None or offsets[0][0] or offsets[1][0]:
-        return None
-    return tuple((dim[0], dim[1], dim[2]) for dim in found)
+    return None if any(offset[0] for offset in offsets) else found
 
 
 def _in_order(ctx: Lowering, node: onnx.NodeProto, value: Activation) -> Activation:
@@ -144,7 +175,7 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
 
 
 def source(view: LayerView, template: str, **values: object) -> Source:
-    """`template` inside the loops of `broadcast.c.j2`; it finds the operands in `a_at` and `b_at`."""
+    """`template` inside the loops of `broadcast.c.j2`; it finds the first two operands in `a_at` and `b_at`."""
     loops = view.params.loops
     second = "operand" if "operand" in view.constants else "input2"
     places = {"a_at": f"input[{layout.expression(loops, 0)}]", "b_at": f"{second}[{layout.expression(loops, 1)}]"}

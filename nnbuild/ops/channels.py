@@ -42,8 +42,9 @@ def bias(ctx: Lowering, node: onnx.NodeProto, position: int, scales: Array, fact
         if position < len(node.input) and node.input[position]:
             raise ctx.refuse(node, f"its bias (input {position}) is not constant")
         return np.zeros(scales.size, np.int32)
-    if constant.values.size not in (1, scales.size):
-        raise ctx.refuse(node, f"its bias has {constant.values.size} elements for {scales.size} channels")
+    shape = constant.values.shape
+    if constant.values.size not in (1, scales.size) or constant.values.size != (shape[-1] if shape else 1):
+        raise ctx.refuse(node, f"its bias of shape {list(shape)} does not fit {scales.size} channels")
     if factor == 1.0 and _stored(constant, scales):
         raw = constant.values.astype(np.int64)
     else:

@@ -1,7 +1,8 @@
 """ConvTranspose with one or two spatial axes, any stride and padding: every output gathers the inputs that reach it.
 
 ONNX ConvTranspose; TensorFlow Lite TRANSPOSE_CONV. An output at o reads tap k of input i where
-o + pad = i * stride + k, so nothing is multiplied by the zeros that a stride puts between inputs.
+o + pad = i * stride + k, so nothing is multiplied by the zeros that a stride puts between inputs. Dilation puts zeros
+between the weights; with a stride of 1 there are none, since that is a Conv (see `nnbuild.passes.conv_form`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from nnbuild.target import Target
 class ConvTransposeParams:
     """Integers of one layer. Constants: weights OHWI int8, bias, multiplier int32 and shift int8 by channel.
 
-    All pairs are (vertical, horizontal); `pad` is what is cut off in front of the full output.
+    All pairs are (vertical, horizontal); `pad` is what is cut off in front of the full output. Each of `groups` reads
+    an equal share of the input's channels, I of the weights, and writes one of the output's.
     """
 
     input: tuple[int, int, int]
@@ -36,10 +38,16 @@ class ConvTransposeParams:
     stride: Pair
     pad: Pair
     channels: int
+    groups: int
     input_zero_point: int
     output_zero_point: int
     activation_min: int
     activation_max: int
+
+    @property
+    def depth(self) -> int:
+        """Input channels that an output reads."""
+        return self.input[2] // self.groups
 
     @property
     def starts(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -55,29 +63,52 @@ class ConvTransposeParams:
 
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     """ConvTranspose(x, W, b) with W known."""
-    if qdq.attribute(node, "group", 1) != 1:
-        raise ctx.refuse(node, "groups are not supported", "use one group, or Resize and a depthwise Conv")
-    if any(dilation != 1 for dilation in qdq.attribute(node, "dilations", [])):
-        raise ctx.refuse(node, "dilation is not supported")
-    activation = ctx.activation(node)
-    weights, weight_scales = channels.weights(ctx, node, 1, 1)
+    activation, known = ctx.activation(node), ctx.constant(node, 1)
+    axis = 1 if known is None else weight_axis(node, known.values.shape)
+    weights, weight_scales = channels.weights(ctx, node, 1, axis)
     if weights.ndim not in (3, 4):
         raise ctx.refuse(node, f"{weights.ndim - 2} spatial axes are not supported", "one or two")
     tensor, shape = ctx.channels_last(activation, node)
     if shape[2] != weights.shape[0]:
         raise ctx.refuse(node, f"{shape[2]} input channels do not fit weights for {weights.shape[0]}")
-    output, kernel, stride, pad = _geometry(ctx, node, shape, weights.shape[2:])
+    groups = int(qdq.attribute(node, "group", 1))
+    if shape[2] % groups:
+        raise ctx.refuse(node, f"{shape[2]} input channels do not fit {groups} groups")
+    ohwi = _ohwi(weights, groups, qdq.attribute(node, "dilations", [1] * (weights.ndim - 2)))
+    output, kernel, stride, pad = _geometry(ctx, node, shape, ohwi.shape[1 if weights.ndim == 4 else 2 : 3])
     quant = ctx.quant(activation)
-    ohwi = np.moveaxis(weights.reshape(*weights.shape[:2], *kernel), 0, -1)
-    scales = np.float64(quant.scale) * weight_scales
+    scales = np.float64(quant.scale) * (weight_scales if axis == 0 else np.tile(weight_scales, groups))
     bias = channels.bias(ctx, node, 2, scales)
     reach = channels.accumulators(ctx, node, ohwi.reshape(len(ohwi), -1), bias, quant.zero_point)
     out = ctx.output(node)
     rest = (quant.zero_point, out.quant.zero_point, out.activation_min, out.activation_max)
-    params = ConvTransposeParams(shape, output, kernel, stride, pad, len(ohwi), *rest)
+    params = ConvTransposeParams(shape, output, kernel, stride, pad, len(ohwi), groups, *rest)
     constants = {"weights": packed(ohwi), "bias": bias, **channels.multipliers(scales, out.quant, reach)}
     name = ctx.layer("conv_transpose", (tensor,), (*output, len(ohwi)), out.quant, params, constants, node)
     ctx.define_spatial(out.value, name, weights.ndim)
+
+
+def weight_axis(node: onnx.NodeProto, shape: Sequence[int]) -> int:
+    """The axis of weights (inputs, outputs of a group, ...) along which scales may differ.
+
+    That is 1, and the groups share them; but where each channel is a group of its own, channels count along axis 0.
+    """
+    return 0 if shape[1] == 1 and shape[0] == qdq.attribute(node, "group", 1) else 1
+
+
+def _ohwi(weights: Array, groups: int, dilations: Sequence[int]) -> Array:
+    """ONNX weights (inputs, outputs of a group, [height,] width) as OHWI, with zeros for dilation."""
+    inputs, outputs, *space = weights.shape
+    kernel = space if len(space) == 2 else [1, *space]
+    grouped = weights.reshape(groups, inputs // groups, outputs, *kernel)
+    ohwi = np.moveaxis(grouped, 1, -1).reshape(groups * outputs, *kernel, inputs // groups)
+    steps = [1] * (2 - len(dilations)) + [int(step) for step in dilations]
+    if steps == [1, 1]:
+        return ohwi
+    extent = [step * (size - 1) + 1 for size, step in zip(kernel, steps, strict=True)]
+    spread = np.zeros((len(ohwi), *extent, ohwi.shape[3]), ohwi.dtype)
+    spread[:, :: steps[0], :: steps[1]] = ohwi
+    return spread
 
 
 def _geometry(
@@ -111,7 +142,8 @@ def _geometry(
 def reference(params: ConvTransposeParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
     """(height, width, channels) int8 -> (out height, out width, out channels) int8: scatters, where C gathers."""
     values = inputs[0].reshape(params.input).astype(np.int64) - params.input_zero_point
-    weights = constants["weights"].astype(np.int64)
+    grouped = values.reshape(*params.input[:2], params.groups, params.depth)
+    weights = constants["weights"].astype(np.int64).reshape(params.groups, -1, *params.kernel, params.depth)
     full = [
         max((size - 1) * stride + kernel, pad + out)
         for size, stride, kernel, pad, out in zip(
@@ -123,7 +155,8 @@ def reference(params: ConvTransposeParams, constants: Mapping[str, Array], input
     for v in range(params.kernel[0]):
         for u in range(params.kernel[1]):
             reached = sums[v : v + height : params.stride[0], u : u + width : params.stride[1]]
-            reached[: params.input[0], : params.input[1]] += values @ weights[:, v, u, :].T
+            products = np.einsum("yxgi,goi->yxgo", grouped, weights[:, :, v, u])
+            reached[: params.input[0], : params.input[1]] += products.reshape(*params.input[:2], params.channels)
     top, left = params.pad
     sums = sums[top : top + params.output[0], left : left + params.output[1]] + constants["bias"]
     scaled = fixedpoint.requantize(sums, constants["multiplier"], constants["shift"]) + params.output_zero_point
@@ -133,7 +166,7 @@ def reference(params: ConvTransposeParams, constants: Mapping[str, Array], input
 def macs(view: LayerView) -> int:
     """Multiplications: those of inputs that are there."""
     params = view.params
-    return int(params.reached(0) * params.reached(1) * params.input[2] * params.channels)
+    return int(params.reached(0) * params.reached(1) * params.depth * params.channels)
 
 
 def render(view: LayerView, target: Target) -> Source:
@@ -164,9 +197,16 @@ def cases() -> Iterable[Case]:
         ("uneven", (1, 2, 5, 4), (2, 3, 3, 5), {"strides": [1, 2], "pads": [2, 1, 0, 3]}),
         ("same", (1, 2, 4, 5), (2, 3, 3, 3), {"strides": [2, 2], "auto_pad": "SAME_LOWER"}),
         ("1d", (1, 3, 7), (3, 4, 4), {"strides": [2], "pads": [1, 1]}),
+        ("groups", (1, 6, 3, 4), (6, 2, 3, 2), {"strides": [2, 1], "group": 3}),
+        ("groups_1d", (1, 4, 5), (4, 3, 3), {"strides": [2], "group": 2, "output_padding": [1]}),
+        ("dilated", (1, 3, 4, 5), (3, 2, 2, 3), {"strides": [2, 3], "dilations": [3, 2], "pads": [1, 2, 0, 1]}),
+        ("dilated_1d", (1, 2, 6), (2, 3, 3), {"dilations": [2]}),
+        ("same_dilated", (1, 2, 4, 5), (2, 3, 2, 2), {"dilations": [2, 2], "auto_pad": "SAME_UPPER"}),
     ]
     for name, shape, weights, attributes in table:
         yield singles.weighted(f"conv_transpose_{name}", "ConvTranspose", shape, weights, 1, quant, out, attributes)
+    each = {"strides": [2, 2], "group": 5}
+    yield singles.weighted("conv_transpose_each", "ConvTranspose", (1, 5, 3, 3), (5, 1, 3, 3), 0, quant, out, each)
     sharp, twice, relu = QuantParams(0.02, -128), {"strides": [2, 2]}, ("Relu",)
     yield singles.weighted(
         "conv_transpose_relu", "ConvTranspose", (1, 3, 2, 2), (3, 4, 3, 3), 1, quant, sharp, twice, relu
@@ -178,7 +218,7 @@ OPERATOR = Operator(
     summary="transposed convolution, 1D and 2D",
     onnx=("ConvTranspose",),
     lower=lower,
-    quantization=lambda node: Quantization(weights=1, weight_axis=lambda _, rank: 1, bias=2, fuses_clamp=True),
+    quantization=lambda node: Quantization(weights=1, weight_axis=weight_axis, bias=2, fuses_clamp=True),
     params=ConvTransposeParams,
     reference=reference,
     macs=macs,

@@ -42,7 +42,7 @@ def lower(ctx: Lowering, node: onnx.NodeProto, op: str) -> None:
     quants = {broadcast.quant(ctx, value) for value in operands}
     common = next(iter(quants)) if len(quants) == 1 else output.quant
     inside = output if common == output.quant else replace(output, activation_min=INT8_MIN, activation_max=INT8_MAX)
-    values = [_rescaled(ctx, node, value, common) for value in operands]
+    values = [rescaled(ctx, node, value, common) for value in operands]
     result = values[0]
     for position, value in enumerate(values[1:], 2):
         clamp = inside if position == len(values) else replace(inside, activation_min=INT8_MIN, activation_max=INT8_MAX)
@@ -54,7 +54,7 @@ def lower(ctx: Lowering, node: onnx.NodeProto, op: str) -> None:
     ctx.define(output.value, result.tensor, result.index)
 
 
-def _rescaled(
+def rescaled(
     ctx: Lowering, node: onnx.NodeProto, value: Activation | Constant, quant: QuantParams
 ) -> Activation | Constant:
     """`value` with the parameters `quant`: a constant at once, a computed value by a table."""

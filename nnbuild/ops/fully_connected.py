@@ -40,13 +40,14 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     if node.op_type == "MatMul" and ctx.constant(node, 0) is None and ctx.constant(node, 1) is None:
         matmul.lower(ctx, node)
         return
-    if qdq.attribute(node, "transA", 0):
-        raise ctx.refuse(node, "transA is not supported", "transpose the input instead")
     activation = ctx.activation(node)
+    if qdq.attribute(node, "transA", 0):
+        activation = Activation(activation.tensor, activation.index.T)
     by_row = node.op_type == "Gemm" and bool(qdq.attribute(node, "transB", 0))
+    known = ctx.constant(node, 1)
+    if known is not None and known.values.ndim != 2:
+        raise ctx.refuse(node, f"weights of {known.values.ndim} dimensions are not supported", "two")
     weights, weight_scales = channels.weights(ctx, node, 1, 0 if by_row else 1)
-    if weights.ndim != 2:
-        raise ctx.refuse(node, f"weights of {weights.ndim} dimensions are not supported", "two")
     weights = weights if by_row else weights.T
     outputs, count = weights.shape
     if activation.shape[-1] != count:
@@ -131,13 +132,20 @@ def cases() -> Iterable[Case]:
     yield singles.weighted("fully_connected_hardtanh", "Gemm", (1, 64), (16, 64), 0, quant, sharp, by_row, hard_tanh)
     halves, halved = QuantParams(2.0**-4, 3), QuantParams(2.0**-6, -1)
     yield singles.weighted("fully_connected_halves", "Gemm", (1, 3), (250, 3), 0, halves, halved, by_row, exact=True)
+    turned = {"transA": 1}
+    yield singles.weighted("fully_connected_turned", "Gemm", (6, 4), (6, 5), 1, quant, out, turned)
+    yield singles.weighted("fully_connected_turned_one", "Gemm", (7, 1), (5, 7), 0, quant, out, {**turned, **by_row})
     yield singles.weighted("fully_connected_relu", "Gemm", (1, 9), (4, 9), 0, quant, out, by_row, ("Relu",))
 
 
 def _quantization(node: onnx.NodeProto) -> Quantization:
     by_row = node.op_type == "Gemm" and bool(qdq.attribute(node, "transB", 0))
     bias = 2 if node.op_type == "Gemm" else None
-    return Quantization(weights=1, weight_axis=lambda _, rank: 0 if by_row else rank - 1, bias=bias, fuses_clamp=True)
+
+    def axis(_: onnx.NodeProto, shape: Sequence[int]) -> int:
+        return 0 if by_row else len(shape) - 1
+
+    return Quantization(weights=1, weight_axis=axis, bias=bias, fuses_clamp=True)
 
 
 OPERATOR = Operator(

@@ -119,7 +119,7 @@ OPERATOR = Operator(
     summary="gated recurrent unit",
     onnx=("GRU",),
     lower=lower,
-    quantization=lambda node: Quantization(weights=1, weight_axis=lambda _, rank: 1, recurrent=2),
+    quantization=lambda node: Quantization(weights=1, weight_axis=lambda *_: 1, recurrent=2),
     params=GruParams,
     reference=reference,
     advance=advance,

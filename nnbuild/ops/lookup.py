@@ -74,7 +74,7 @@ FUNCTIONS: dict[str, Function] = {
     "Atan": lambda x, node: math.atan(x),
     "Atanh": lambda x, node: math.atanh(min(max(x, -1 + 1e-15), 1 - 1e-15)),
     "Ceil": lambda x, node: math.ceil(x),
-    "Celu": lambda x, node: max(x, 0.0) + min(0.0, _alpha(node, 1.0) * math.expm1(x / _alpha(node, 1.0))),
+    "Celu": lambda x, node: max(x, 0.0) + _alpha(node, 1.0) * math.expm1(min(x, 0.0) / _alpha(node, 1.0)),
     "Cos": lambda x, node: math.cos(x),
     "Cosh": lambda x, node: math.cosh(min(max(x, -700.0), 700.0)),
     "Elu": lambda x, node: _elu(x, _alpha(node, 1.0)),

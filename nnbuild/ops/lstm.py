@@ -161,7 +161,7 @@ OPERATOR = Operator(
     summary="long short-term memory",
     onnx=("LSTM",),
     lower=lower,
-    quantization=lambda node: Quantization(weights=1, weight_axis=lambda _, rank: 1, recurrent=2, cell=6),
+    quantization=lambda node: Quantization(weights=1, weight_axis=lambda *_: 1, recurrent=2, cell=6),
     params=LstmParams,
     reference=reference,
     advance=advance,

@@ -110,7 +110,7 @@ OPERATOR = Operator(
     summary="recurrent network without gates",
     onnx=("RNN",),
     lower=lower,
-    quantization=lambda node: Quantization(weights=1, weight_axis=lambda _, rank: 1, recurrent=2),
+    quantization=lambda node: Quantization(weights=1, weight_axis=lambda *_: 1, recurrent=2),
     params=RnnParams,
     reference=reference,
     advance=advance,

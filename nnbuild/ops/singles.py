@@ -65,6 +65,21 @@ class _Model:
         inputs = [self.constant(array), self.constant(scale), self.constant(zero)]
         return self.node("DequantizeLinear", inputs, axis=axis)
 
+    def operands(
+        self, operands: Sequence[Sequence[int] | Array], quants: Sequence[QuantParams], orders: Sequence[Sequence[int]]
+    ) -> list[str]:
+        """Inputs by shape and constants by value, some of them behind a Transpose (see `several`)."""
+        values = [
+            self.quantized(operand, np.array(quant.scale), zero_point=quant.zero_point)
+            if isinstance(operand, np.ndarray)
+            else self.input(operand, quant)
+            for operand, quant in zip(operands, quants, strict=True)
+        ]
+        for position, order in enumerate(orders):
+            if order:
+                values[position] = self.node("Transpose", [values[position]], perm=list(order))
+        return values
+
     def clamp(self, value: str, clamp: Clamp) -> str:
         if not clamp:
             return value
@@ -128,16 +143,23 @@ def several(
     Operand k goes through a Transpose with `orders[k]` first, where that is there and not empty.
     """
     model = _Model(name)
-    values = [
-        model.quantized(operand, np.array(quant.scale), zero_point=quant.zero_point)
-        if isinstance(operand, np.ndarray)
-        else model.input(operand, quant)
-        for operand, quant in zip(operands, quants, strict=True)
-    ]
-    for position, order in enumerate(orders):
-        if order:
-            values[position] = model.node("Transpose", [values[position]], perm=list(order))
-    result = model.node(kind, values, **(attributes or {}))
+    result = model.node(kind, model.operands(operands, quants, orders), **(attributes or {}))
+    return model.case(model.pair(model.clamp(result, clamp), output))
+
+
+def chosen(
+    name: str,
+    condition: Array,
+    operands: Sequence[Sequence[int] | Array],
+    quants: Sequence[QuantParams],
+    output: QuantParams,
+    clamp: Clamp = (),
+    orders: Sequence[Sequence[int]] = (),
+) -> Case:
+    """One Where with a constant condition (bool); the rest as in `several`."""
+    model = _Model(name)
+    mask = model.constant(condition)
+    result = model.node("Where", [mask, *model.operands(operands, quants, orders)])
     return model.case(model.pair(model.clamp(result, clamp), output))
 
 
@@ -289,10 +311,13 @@ def weighted(
         model.input(shape, quant),
         model.quantized(np.ascontiguousarray(np.moveaxis(weights, 0, channels_axis)), scales, channels_axis),
     ]
+    attributes = attributes or {}
     if bias:
-        reach = rng.integers(-20000, 20000, count).astype(np.int32)
-        inputs.append(model.quantized(reach, np.float32(quant.scale) * scales))
-    result = model.node(kind, inputs, **(attributes or {}))
+        # The groups of a ConvTranspose share the scales of their weights; each output has a bias of its own.
+        groups = int(attributes.get("group", 1)) if kind == "ConvTranspose" and channels_axis else 1
+        reach = rng.integers(-20000, 20000, count * groups).astype(np.int32)
+        inputs.append(model.quantized(reach, np.tile(np.float32(quant.scale) * scales, groups)))
+    result = model.node(kind, inputs, **attributes)
     return model.case(model.pair(model.clamp(result, clamp), output))
 
 

@@ -10,7 +10,7 @@ from onnx import NodeProto
 from nnbuild.network import Array
 from nnbuild.passes.graph import Graph, attribute
 
-LINEAR = ("Conv", "Gemm", "MatMul")
+LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ def output_axis(graph: Graph, node: NodeProto) -> int | None:
         return None
     if len(node.input) > 2 and node.input[2] and graph.constant(node, 2) is None:
         return None
-    if node.op_type == "Conv":
-        return 0
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return 0 if node.op_type == "Conv" else 1
     if node.op_type == "Gemm":
         plain = attribute(node, "alpha", 1.0) == 1.0 and attribute(node, "beta", 1.0) == 1.0
         return (0 if attribute(node, "transB", 0) else 1) if plain else None
@@ -67,9 +67,12 @@ def scale_outputs(graph: Graph, node: NodeProto, scale: Array, shift: Array) -> 
     if axis is None or (node.op_type == "MatMul" and np.any(shift)):
         return False
     weights = graph.constants[node.input[1]].astype(np.float64)
+    groups = attribute(node, "group", 1) if node.op_type == "ConvTranspose" else 1
     shape = [1] * weights.ndim
     shape[axis] = -1
-    scaled = (weights * scale.reshape(shape)).astype(np.float32)
+    # The groups of a ConvTranspose are along its inputs, and its outputs are counted anew in each.
+    grouped = weights.reshape(groups, -1, *weights.shape[1:])
+    scaled = (grouped * scale.reshape(groups, *shape)).astype(np.float32).reshape(weights.shape)
     bias = graph.constant(node, 2)
     old = np.zeros(1) if bias is None else bias.astype(np.float64).reshape(-1)
     moved = (old * scale + shift).astype(np.float32)
@@ -82,9 +85,9 @@ def scale_outputs(graph: Graph, node: NodeProto, scale: Array, shift: Array) -> 
 
 
 def channels_of(graph: Graph, value: str, node: NodeProto) -> tuple[int, int]:
-    """(axis, size) of the channels in `value`, which `node` (Conv, Gemm or MatMul) writes."""
+    """(axis, size) of the channels in `value`, which `node` (one of LINEAR) writes."""
     shape = graph.shape(value)
-    axis = 1 if node.op_type == "Conv" else len(shape) - 1
+    axis = 1 if node.op_type in ("Conv", "ConvTranspose") else len(shape) - 1
     return axis, shape[axis]
 
 

@@ -26,7 +26,11 @@ def rewrite(graph: Graph, node: NodeProto) -> bool:
     before = graph.feeding(node, 0, *affine.LINEAR)
     if before is not None and _channels_last(graph, before, node) and _into(graph, before, node, scale, shift):
         return True
-    return _into_next(graph, node, scale, shift) or to_depthwise(graph, node, node.input[0], scale, shift)
+    if _into_next(graph, node, scale, shift):
+        return True
+    if graph.shape(node.input[0])[0] == 1 and to_depthwise(graph, node, node.input[0], scale, shift):
+        return True
+    return _apart(graph, node, scale, shift)
 
 
 def _channels_last(graph: Graph, before: NodeProto, node: NodeProto) -> bool:
@@ -49,6 +53,20 @@ def _into(graph: Graph, before: NodeProto, node: NodeProto, scale: Array, shift:
     if not affine.scale_outputs(graph, before, scale, shift):
         return False
     graph.absorb(before, node)
+    return True
+
+
+def _apart(graph: Graph, node: NodeProto, scale: Array, shift: Array) -> bool:
+    """A Mul and an Add, where no depthwise Conv serves."""
+    value, output, name = node.input[0], node.output[0], node.name or node.output[0]
+    shape = graph.shape(value)
+    along = (-1, *([1] * (len(shape) - 2)))
+    scaled = graph.unique(f"{output}_scaled")
+    factor = graph.add_constant(f"{output}_scale", scale.astype(np.float32).reshape(along))
+    operand = graph.add_constant(f"{output}_shift", shift.astype(np.float32).reshape(along))
+    graph.add_node("Mul", [value, factor], scaled, shape, name=f"{name}_scale", before=node)
+    graph.add_node("Add", [scaled, operand], output, shape, name=name, before=node)
+    graph.remove(node)
     return True
 
 

@@ -74,6 +74,10 @@ class Graph:
             raise InternalError(f"no shape is known for value '{value}'")
         return self.shapes[value]
 
+    def position(self, node: NodeProto) -> int:
+        """Where `node` stands in the order of execution."""
+        return next(index for index, other in enumerate(self.nodes) if other is node)
+
     def alive(self, node: NodeProto) -> bool:
         """Whether `node` is still in the graph."""
         return id(node) in self._live
@@ -121,9 +125,9 @@ class Graph:
             unique = f"{name}_{count}"
         node = helper.make_node(op_type, list(inputs), [output], name=unique, **attributes)
         if before is not None:
-            self.nodes.insert(self._position(before), node)
+            self.nodes.insert(self.position(before), node)
         elif after is not None:
-            self.nodes.insert(self._position(after) + 1, node)
+            self.nodes.insert(self.position(after) + 1, node)
         else:
             self.nodes.append(node)
         self.shapes[output] = tuple(shape)
@@ -176,7 +180,7 @@ class Graph:
 
     def remove(self, node: NodeProto) -> None:
         """Take `node` out; its output must have no readers left."""
-        del self.nodes[self._position(node)]
+        del self.nodes[self.position(node)]
         self._live.discard(id(node))
         for value in set(node.input):
             self._drop_reader(value, node)
@@ -245,9 +249,6 @@ class Graph:
 
     def _drop_reader(self, value: str, node: NodeProto) -> None:
         self._readers[value] = [reader for reader in self._readers.get(value, ()) if reader is not node]
-
-    def _position(self, node: NodeProto) -> int:
-        return next(index for index, other in enumerate(self.nodes) if other is node)
 
 
 def static_shape(kind: onnx.TypeProto) -> tuple[int, ...] | None:

@@ -52,6 +52,12 @@ _FORMS: Mapping[str, _Form] = {
     "QLinearSoftmax": _Form("Softmax", (0,), 3),
 }
 
+
+def known(node: NodeProto) -> bool:
+    """Whether `expand` knows the operator of `node`."""
+    return node.domain in DOMAINS and node.op_type in _FORMS
+
+
 # Attributes of the domain com.microsoft that the ONNX operator does not have, where they say nothing.
 _SILENT = {"channels_last": 0}
 

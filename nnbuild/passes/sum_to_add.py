@@ -1,7 +1,8 @@
-"""Sum of several values becomes a chain of Add."""
+"""Sum of several values becomes a chain of Add; Mean is that, divided by their number."""
 
 from __future__ import annotations
 
+import numpy as np
 from onnx import NodeProto
 
 from nnbuild.passes.graph import Graph
@@ -9,6 +10,8 @@ from nnbuild.passes.graph import Graph
 
 def rewrite(graph: Graph, node: NodeProto) -> bool:
     """Split the first two inputs of a Sum off; the last step turns it into Add."""
+    if node.op_type == "Mean" and len(node.input) > 1:
+        return _mean(graph, node)
     if node.op_type != "Sum" or len(node.input) < 2:
         return False
     if len(node.input) == 2:
@@ -21,6 +24,16 @@ def rewrite(graph: Graph, node: NodeProto) -> bool:
     graph.drop_inputs(node, 0)
     for index, value in enumerate(rest):
         graph.set_input(node, index, value)
+    return True
+
+
+def _mean(graph: Graph, node: NodeProto) -> bool:
+    total, output = graph.unique(f"{node.output[0]}_sum"), node.output[0]
+    shape, name = graph.shape(output), node.name or output
+    factor = graph.add_constant(f"{output}_factor", np.float32(1 / len(node.input)))
+    graph.add_node("Sum", node.input, total, shape, name=f"{name}_sum", before=node)
+    graph.add_node("Mul", [total, factor], output, shape, name=name, before=node)
+    graph.remove(node)
     return True
 
 
