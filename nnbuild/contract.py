@@ -62,7 +62,12 @@ class Quantization:
     Input `weights` is a constant quantized to int8, symmetric, per channel along `weight_axis(node, shape)`;
     input `bias` is a constant int32 with scale input * weight. A clamp that alone reads the output of an operator with
     `fuses_clamp` is part of it: the Q/DQ pair goes behind the clamp. With `inputs_like_output` the operator works on
-    one scale: inputs that nobody else reads are quantized with the parameters of its output.
+    one scale: inputs that nobody else reads are quantized with the parameters of its output. `parameters` are inputs
+    that stay as they are, whatever their type: bounds, amounts, a fill value, what lowering turns into wider integers.
+
+    Input `recurrent` is a constant that the operator multiplies with its own output, quantized as `weights` are. Input
+    `cell` is the start of a value that it carries in 16 bits, with a scale that is a power of two: the range of that
+    value is `<output>_cell` of `Operator.internals`.
     """
 
     output: OutputRule = Calibrated()
@@ -71,6 +76,7 @@ class Quantization:
     bias: int | None = None
     fuses_clamp: bool = False
     inputs_like_output: bool = False
+    parameters: frozenset[int] = frozenset()
     recurrent: int | None = None
     cell: int | None = None
 

@@ -29,18 +29,6 @@ _MAX_BIAS = 2.0**30  # leaves as much of an int32 for the sum of products
 _FINE_BIAS = 2.0**20  # where all weights of a channel are 0, its bias is stored in so many steps
 _MIN_SCALE = 1e-10  # of an activation: products of scales stay normal float32 numbers
 
-# Inputs that are parameters and no data, whatever their type: bounds, amounts, a fill value, what lowering
-# turns into wider integers. They stay as they are.
-_PARAMETERS: Mapping[str, frozenset[int]] = {
-    "Clip": frozenset((1, 2)),
-    "GRU": frozenset((3, 4, 5)),
-    "LSTM": frozenset((3, 4, 5, 6, 7)),
-    "LayerNormalization": frozenset((1, 2)),
-    "Pad": frozenset((1, 2, 3)),
-    "Pow": frozenset((1,)),
-    "RNN": frozenset((3, 4, 5)),
-    "Resize": frozenset((1, 2, 3)),
-}
 _CLAMPS = frozenset(("Relu", "Clip"))
 
 
@@ -193,8 +181,8 @@ def _share_scales(graph: Graph, steps: list[_Step], params: dict[str, QuantParam
 def _refuse_infinite(graph: Graph, steps: Sequence[_Step]) -> None:
     """ModelError for each node with weights, a bias or operands that no scale can serve."""
     findings = []
-    for node in (step.node for step in steps):
-        for index in sorted(set(range(len(node.input))) - _PARAMETERS.get(node.op_type, frozenset())):
+    for node, rule in ((step.node, step.rule) for step in steps):
+        for index in sorted(set(range(len(node.input))) - rule.parameters):
             array = graph.constant(node, index)
             if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
                 findings.append(Finding(f"its constant '{node.input[index]}' is not finite", graph.where(node)))
@@ -205,7 +193,7 @@ def _refuse_infinite(graph: Graph, steps: Sequence[_Step]) -> None:
 def _quantize_constants(graph: Graph, step: _Step, params: Mapping[str, QuantParams], per_tensor: bool) -> None:
     """Weights, bias, and constants where data could be (such as an operand of Add)."""
     node, rule = step.node, step.rule
-    done = _PARAMETERS.get(node.op_type, frozenset())
+    done = rule.parameters
     weights = None if rule.weights is None else graph.constant(node, rule.weights)
     source = params.get(node.input[0])
     if rule.recurrent is not None and weights is not None and source is not None:

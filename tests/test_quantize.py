@@ -43,12 +43,12 @@ RULES: dict[str, Callable[[NodeProto], Quantization]] = {
     "Gemm": gemm_rule,
     "Add": lambda entry: Quantization(fuses_clamp=True),
     "Relu": lambda entry: Quantization(output=SameAsInput()),
-    "Clip": lambda entry: Quantization(output=SameAsInput()),
+    "Clip": lambda entry: Quantization(output=SameAsInput(), parameters=frozenset((1, 2))),
     "MaxPool": lambda entry: Quantization(output=SameAsInput()),
     "Reshape": lambda entry: Quantization(output=SameAsInput()),
     "Sigmoid": lambda entry: Quantization(output=Calibrated()),
     "Softmax": lambda entry: Quantization(output=Fixed(SOFTMAX)),
-    "Pad": lambda entry: Quantization(output=SameAsInput()),
+    "Pad": lambda entry: Quantization(output=SameAsInput(), parameters=frozenset((1, 2, 3))),
     "Identity": lambda entry: Quantization(output=SameAsInput()),
 }
 

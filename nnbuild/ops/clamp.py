@@ -75,7 +75,8 @@ def render(view: LayerView, target: Target) -> Source:
 
 def quantization(node: onnx.NodeProto) -> Quantization:
     """A clamp keeps its input's scale. Clamps by Min and Max became Clip on import, so those left choose."""
-    return extremum.QUANTIZATION if node.op_type in _CHOICES else Quantization(output=SameAsInput())
+    own = Quantization(SameAsInput(), parameters=frozenset((1, 2)))
+    return extremum.QUANTIZATION if node.op_type in _CHOICES else own
 
 
 def cases() -> Iterable[Case]:

@@ -252,7 +252,7 @@ OPERATOR = Operator(
     summary="rows less their mean, by their deviation, scaled and shifted",
     onnx=("LayerNormalization",),
     lower=lower,
-    quantization=lambda node: Quantization(fuses_clamp=True),
+    quantization=lambda node: Quantization(fuses_clamp=True, parameters=frozenset((1, 2))),
     params=LayerNormalizationParams,
     reference=reference,
     inplace=lambda view: (0,),

@@ -214,7 +214,7 @@ OPERATOR = Operator(
     summary="elementwise function of one value, as a table",
     onnx=tuple(sorted((*FUNCTIONS, "Pow"))),
     lower=lower,
-    quantization=lambda node: Quantization(fuses_clamp=True),
+    quantization=lambda node: Quantization(fuses_clamp=True, parameters=frozenset((1,))),
     params=LookupParams,
     reference=reference,
     inplace=lambda view: (0,),

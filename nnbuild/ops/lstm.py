@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from nnbuild import fixedpoint, qdq
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Source
 from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
@@ -161,7 +161,7 @@ OPERATOR = Operator(
     summary="long short-term memory",
     onnx=("LSTM",),
     lower=lower,
-    quantization=lambda node: Quantization(weights=1, weight_axis=lambda *_: 1, recurrent=2, cell=6),
+    quantization=lambda node: recurrent.quantization((3, 4, 5, 6, 7), cell=6),
     params=LstmParams,
     reference=reference,
     advance=advance,

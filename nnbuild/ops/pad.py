@@ -120,7 +120,7 @@ OPERATOR = Operator(
     summary="a border of one value, where no convolution takes it",
     onnx=("Pad",),
     lower=lower,
-    quantization=lambda node: Quantization(output=SameAsInput()),
+    quantization=lambda node: Quantization(output=SameAsInput(), parameters=frozenset((1, 2, 3))),
     params=PadParams,
     reference=reference,
     kernels=(Kernel("direct", render, trips=trips), cmsis_nn.PAD),

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from nnbuild import fixedpoint, layout, qdq
-from nnbuild.contract import LayerView
+from nnbuild.contract import LayerView, Quantization
 from nnbuild.lower import Lowering
 from nnbuild.moving import MOVING, moved, numbered
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
@@ -378,6 +378,11 @@ def macs(view: LayerView) -> int:
     """Multiplications of both products."""
     params, gates = view.params.loops, view.constants["bias"].shape[1]
     return int(params.rows * gates * params.hidden * (params.inputs + params.hidden))
+
+
+def quantization(parameters: Sequence[int], cell: int | None = None) -> Quantization:
+    """W and R by rows; the bias stays real."""
+    return Quantization(weights=1, weight_axis=lambda *_: 1, recurrent=2, cell=cell, parameters=frozenset(parameters))
 
 
 def error(params: Any) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from nnbuild import fixedpoint, qdq
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Source
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array
 from nnbuild.ops import lookup, views
@@ -209,7 +209,7 @@ OPERATOR = Operator(
     summary="another size, nearest or linear",
     onnx=("Resize",),
     lower=lower,
-    quantization=lambda node: views.QUANTIZATION,
+    quantization=lambda node: Quantization(SameAsInput(), parameters=frozenset((1, 2, 3))),
     params=ResizeParams,
     reference=reference,
     macs=macs,

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from nnbuild import fixedpoint
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Source
 from nnbuild.lower import Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import recurrent
@@ -110,7 +110,7 @@ OPERATOR = Operator(
     summary="recurrent network without gates",
     onnx=("RNN",),
     lower=lower,
-    quantization=lambda node: Quantization(weights=1, weight_axis=lambda *_: 1, recurrent=2),
+    quantization=lambda node: recurrent.quantization((3, 4, 5)),
     params=RnnParams,
     reference=reference,
     advance=advance,
