@@ -23,7 +23,17 @@ from nnbuild.folding import fold
 from nnbuild.node_order import positions, restore_order
 from nnbuild.onnxfile import MAX_ELEMENTS, MAX_NODES, element_type_name, is_qdq, opset, read_model
 from nnbuild.outline import Outline, read_outline
-from nnbuild.passes import EARLY_RULES, FLOAT_RULES, QDQ_RULES, REWRITTEN, name_nodes, qoperators, simplify
+from nnbuild.passes import (
+    EARLY_RULES,
+    FLOAT_RULES,
+    QDQ_RULES,
+    REWRITTEN,
+    element_types,
+    microsoft_quantizers,
+    name_nodes,
+    qoperators,
+    simplify,
+)
 from nnbuild.passes.graph import Graph, static_shape
 from nnbuild.passes.modern_opset import declare, raise_opset
 from nnbuild.passes.unary_forms import SWISH_OPSET
@@ -80,6 +90,8 @@ def _folded(
 ) -> tuple[onnx.ModelProto, bool]:
     """The model before any runtime sees it: one graph of known operators with static shapes; and whether it is QDQ."""
     _inline_functions(model, file)
+    element_types.convert(model, file)
+    microsoft_quantizers.rename(model)
     qoperators.expand(model)
     _drop_remarks(model)
     _fix_inputs(model, file, dict(input_shapes or {}))
