@@ -42,9 +42,6 @@ _CONTROL_FLOW = frozenset(("If", "Loop", "Scan"))
 _SEVERAL_OUTPUTS = frozenset(("Split",))
 _QOPERATORS = frozenset(
     (
-        "ConvInteger",
-        "DynamicQuantizeLinear",
-        "MatMulInteger",
         "QGemm",
         "QLinearAdd",
         "QLinearAveragePool",
@@ -54,6 +51,8 @@ _QOPERATORS = frozenset(
         "QLinearSoftmax",
     )
 )
+_DYNAMIC = frozenset(("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger"))
+_DYNAMIC_HINT = "scales must be constants: quantize statically, or give the float model"
 _QOPERATOR_HINT = "quantize in the QDQ format (QuantFormat.QDQ), or give the float model"
 
 # Attributes that shape inference and runtimes divide by, or that have one meaning only within bounds.
@@ -113,7 +112,7 @@ class _Folder:
         elif twice:
             self.report(node, f"writes '{twice[0]}' a second time", "the file is damaged")
         elif (reason := self._unsupported(node)) is not None:
-            self.report(node, reason, _QOPERATOR_HINT if node.op_type in _QOPERATORS else "")
+            self.report(node, reason, _hint(node))
         elif any(value in self.unknown for value in node.input):
             self.unknown.update(node.output)
         elif (reason := self._malformed(node) or _bad_attribute(node)) is not None:
@@ -322,6 +321,13 @@ def _rename(node: NodeProto, renamed: dict[str, str]) -> None:
             value.name = renamed.get(value.name, value.name)
         for inner in graph.node:
             _rename(inner, renamed)
+
+
+def _hint(node: NodeProto) -> str:
+    """What to do about a quantized operator that is not supported."""
+    if node.op_type in _DYNAMIC:
+        return _DYNAMIC_HINT
+    return _QOPERATOR_HINT if node.op_type in _QOPERATORS else ""
 
 
 def _schema(op_type: str, version: int) -> Any:

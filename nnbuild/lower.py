@@ -20,6 +20,12 @@ from nnbuild.errors import Finding, ModelError
 from nnbuild.network import Array, Layer, Network, Port, QuantParams, Tensor
 from nnbuild.placeholder import array_of
 
+_STORED = frozenset((onnx.TensorProto.INT8, onnx.TensorProto.UINT8))
+"""Element types of quantized values."""
+
+_ORDERS = frozenset(("MaxPool", "ReduceMax", "ReduceMin"))
+"""Operators that pick one of their values: the same of integers as of the real values that they stand for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Activation:
@@ -77,6 +83,7 @@ class Lowering:
         self.outputs: list[Port] = []
         self.input_layout = input_layout
         self.shapes = qdq.shapes(self.graph)
+        self.types = qdq.types(self.graph)
         self.readers = qdq.readers(self.graph)
         self.graph_outputs = {output.name for output in self.graph.output}
         self.absorbed: set[str] = set()
@@ -127,9 +134,22 @@ class Lowering:
         elif default is not None:
             quant = default
         else:
-            hint = "every layer needs a QuantizeLinear behind it; quantize the whole model"
-            raise self.refuse(node, "its output is not quantized", hint)
+            raise self._unquantized(node, value)
         return Output(value, quant, qdq.quantized_bound(low, quant), qdq.quantized_bound(high, quant))
+
+    def _unquantized(self, node: onnx.NodeProto, value: str) -> ModelError:
+        """The refusal of `node`, whose result is `value` behind its clamps and has no scale."""
+        found = self.readers.get(value, ())
+        if value in self.graph_outputs and not found:
+            hint = "let the tool that quantized the model quantize its output too"
+            return self.refuse(node, f"the model's output '{value}' is left in float", hint)
+        others = [reader for reader in found if reader.op_type != "QuantizeLinear"]
+        if others:
+            spot = f"'{qdq.name(others[0])}' ({others[0].op_type})"
+            hint = "quantize the whole model, or give the float model and calibration samples"
+            return self.refuse(node, f"its output is not quantized: node {spot} reads it in float", hint)
+        message = "its output is quantized in several ways" if found else "its output is not quantized"
+        return self.refuse(node, message, "every layer needs one QuantizeLinear behind it; quantize the whole model")
 
     def _quantizer_ahead(self, value: str) -> onnx.NodeProto | None:
         """The QuantizeLinear that alone reads `value` behind views: those move values and leave the scale to it."""
@@ -248,9 +268,19 @@ class Lowering:
         elif node.op_type == "DequantizeLinear":
             self._dequantize(node)
         elif node.op_type in operators:
+            self._check_integers(node)
             operators[node.op_type].lower(self, node)
         else:
             raise self.refuse(node, "this operator is not supported", "`python -m nnbuild ops` lists what is")
+
+    def _check_integers(self, node: onnx.NodeProto) -> None:
+        """Refuse arithmetic on integers as they are stored: its meaning is not that of the real values."""
+        if node.op_type in qdq.VIEWS or node.op_type in _ORDERS:
+            return
+        for name in node.input:
+            if self.types.get(name) in _STORED and isinstance(self.values.get(name), Activation):
+                hint = "put a DequantizeLinear in front of it and a QuantizeLinear behind it"
+                raise self.refuse(node, f"it computes with the integers of '{name}' as they are stored", hint)
 
     def _input(self, value: onnx.ValueInfoProto) -> None:
         """An int8 or uint8 input is an activation at once; a float one at its QuantizeLinear."""

@@ -107,6 +107,13 @@ FUNCTIONS: dict[str, Function] = {
     "ThresholdedRelu": lambda x, node: x if x > _alpha(node, 1.0) else 0.0,
 }
 
+_BOUNDED = {
+    "HardSigmoid": QuantParams(1 / 256, -128),
+    "Sigmoid": QuantParams(1 / 256, -128),
+    "Tanh": QuantParams(1 / 128, 0),
+}
+"""Parameters that hold every value of a function; those of LOGISTIC and TANH in TensorFlow Lite's specification."""
+
 
 @dataclass(frozen=True, slots=True)
 class LookupParams:
@@ -126,9 +133,13 @@ def table(function: Callable[[float], float], source: QuantParams, output: Quant
 
 
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
-    """Any node of FUNCTIONS, and Pow with a constant exponent."""
+    """Any node of FUNCTIONS, and Pow with a constant exponent.
+
+    An output of the model that was left in float gets a scale where the function has a bounded range.
+    """
     activation = ctx.activation(node)
-    output = ctx.output(node)
+    last = node.output[0] in ctx.graph_outputs
+    output = ctx.output(node, default=_BOUNDED.get(node.op_type) if last else None)
     function = _power(ctx, node) if node.op_type == "Pow" else FUNCTIONS[node.op_type]
     values = table(
         lambda x: function(x, node), ctx.quant(activation), output.quant, output.activation_min, output.activation_max

@@ -21,11 +21,14 @@ from nnbuild.passes import (
     fold_affine,
     gemm_form,
     global_max_pool,
+    integer_clip,
     matmul_to_gemm,
     merge_clamps,
+    merge_quantizers,
     merge_views,
     pad_into_window,
     remove_noops,
+    scale_into_quantized,
     scale_into_weights,
     scale_to_conv,
     softmax_forms,
@@ -68,7 +71,10 @@ QDQ_RULES: tuple[Rule, ...] = (
     split_to_slices.rewrite,
     explicit_pads.rewrite,
     clamp_form.rewrite,
+    integer_clip.rewrite,
+    merge_quantizers.rewrite,
     matmul_to_gemm.rewrite,
+    scale_into_quantized.rewrite,
 )
 
 # Operators that no stage after import knows, because a rule turns them into others or removes them.

@@ -13,20 +13,29 @@ from nnbuild.passes.scale_to_conv import to_depthwise
 
 def rewrite(graph: Graph, node: NodeProto) -> bool:
     """Replace one BatchNormalization with constant statistics."""
-    if node.op_type != "BatchNormalization" or attribute(node, "training_mode", 0):
+    found = of_node(graph, node)
+    if found is None:
         return False
-    statistics = [graph.constant(node, index) for index in range(1, 5)]
-    if any(array is None for array in statistics):
-        return False
-    gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in statistics)
-    scale = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
-    shift = beta - mean * scale
-    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
-        return False
+    scale, shift = found.scale, found.shift
     before = graph.feeding(node, 0, *affine.LINEAR)
     if before is not None and _channels_last(graph, before, node) and _into(graph, before, node, scale, shift):
         return True
     return _into_next(graph, node, scale, shift) or to_depthwise(graph, node, node.input[0], scale, shift)
+
+
+def of_node(graph: Graph, node: NodeProto) -> affine.Affine | None:
+    """What a BatchNormalization with constant statistics does to each channel; None for any other node."""
+    if node.op_type != "BatchNormalization" or attribute(node, "training_mode", 0):
+        return None
+    statistics = [graph.constant(node, index) for index in range(1, 5)]
+    if any(array is None for array in statistics):
+        return None
+    gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in statistics)
+    scale = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+    shift = beta - mean * scale
+    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+        return None
+    return affine.Affine(node.input[0], scale, shift)
 
 
 def _channels_last(graph: Graph, before: NodeProto, node: NodeProto) -> bool:
