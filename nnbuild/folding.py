@@ -53,6 +53,7 @@ _QOPERATORS = frozenset(
 )
 _DYNAMIC = frozenset(("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger"))
 _DYNAMIC_HINT = "scales must be constants: quantize statically, or give the float model"
+_OPTIMIZED_HINT = "onnxruntime's optimizations write it: give the model as it was exported"
 _QOPERATOR_HINT = "quantize in the QDQ format (QuantFormat.QDQ), or give the float model"
 
 # Attributes that shape inference and runtimes divide by, or that have one meaning only within bounds.
@@ -149,6 +150,8 @@ class _Folder:
         if node.op_type == "Constant":
             self._constant(node)
             return
+        if node.op_type == "CastLike":
+            node = self._cast(node)
         if node.op_type in ("Shape", "Size") and self._fold_shape(node):
             return
         outputs = self._infer(node)
@@ -171,6 +174,13 @@ class _Folder:
         else:
             kind = np.float32 if "float" in found.name else np.int64
             self.constants[node.output[0]] = np.asarray(helper.get_attribute_value(found), kind)
+
+    def _cast(self, node: NodeProto) -> NodeProto:
+        """CastLike as the Cast to the type of its second input, of which nothing else is asked."""
+        like = node.input[1]
+        array = self.constants.get(like)
+        kind = self.types[like].tensor_type.elem_type if array is None else helper.np_dtype_to_tensor_dtype(array.dtype)
+        return helper.make_node("Cast", node.input[:1], node.output, name=node.name, to=kind)
 
     def _fold_shape(self, node: NodeProto) -> bool:
         value = node.input[0]
@@ -324,10 +334,12 @@ def _rename(node: NodeProto, renamed: dict[str, str]) -> None:
 
 
 def _hint(node: NodeProto) -> str:
-    """What to do about a quantized operator that is not supported."""
+    """What to do about an operator that a tool has written in place of the exporter's."""
     if node.op_type in _DYNAMIC:
         return _DYNAMIC_HINT
-    return _QOPERATOR_HINT if node.op_type in _QOPERATORS else ""
+    if node.op_type in _QOPERATORS:
+        return _QOPERATOR_HINT
+    return _OPTIMIZED_HINT if node.domain == "com.microsoft" else ""
 
 
 def _schema(op_type: str, version: int) -> Any:

@@ -28,8 +28,8 @@ from nnbuild.passes import (
     FLOAT_RULES,
     QDQ_RULES,
     REWRITTEN,
+    default_domain,
     element_types,
-    microsoft_quantizers,
     name_nodes,
     qoperators,
     simplify,
@@ -90,8 +90,9 @@ def _folded(
 ) -> tuple[onnx.ModelProto, bool]:
     """The model before any runtime sees it: one graph of known operators with static shapes; and whether it is QDQ."""
     _inline_functions(model, file)
+    _check_ports(model, file)
     element_types.convert(model, file)
-    microsoft_quantizers.rename(model)
+    default_domain.rename(model)
     qoperators.expand(model)
     _drop_remarks(model)
     _fix_inputs(model, file, dict(input_shapes or {}))
@@ -152,6 +153,22 @@ def _drop_remarks(model: onnx.ModelProto) -> None:
         part.ClearField("doc_string")
         if "metadata_props" in part.DESCRIPTOR.fields_by_name:
             del part.metadata_props[:]
+
+
+def _check_ports(model: onnx.ModelProto, file: str) -> None:
+    """Every input and output has a name of its own."""
+    findings = []
+    for kind, values in (("input", model.graph.input), ("output", model.graph.output)):
+        names = [value.name for value in values]
+        if "" in names:
+            findings.append(Finding(f"an {kind} has no name", file))
+        twice = [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
+        findings += [Finding(f"{kind} '{name}' is listed twice", file) for name in twice]
+    inputs = {value.name for value in model.graph.input}
+    direct = [value.name for value in model.graph.output if value.name and value.name in inputs]
+    findings += [Finding(f"output '{name}' is an input: nothing computes it", file) for name in direct]
+    if findings:
+        raise ModelError.of(findings)
 
 
 def _fix_inputs(model: onnx.ModelProto, file: str, given: dict[str, tuple[int, ...]]) -> None:

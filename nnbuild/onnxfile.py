@@ -90,12 +90,28 @@ def parse_bytes(content: bytes, file: Path) -> onnx.ModelProto:
     try:
         model.ParseFromString(content)
     except (DecodeError, EncodeError, RuntimeError, UnicodeDecodeError):
-        raise ModelError("not an ONNX file, or truncated", str(file), "export or copy it again") from None
+        raise ModelError("not an ONNX file, or truncated", str(file), _remedy(content)) from None
     if not _is_text(model):
         raise ModelError("holds a name that is not text", str(file), "the file is damaged; export it again")
     if not model.ir_version or not model.opset_import or not model.graph.output:
-        raise ModelError("not an ONNX model: it has no version, opset or output", str(file))
+        raise ModelError("not an ONNX model: it has no version, opset or output", str(file), _remedy(content))
     return model
+
+
+# What other files of networks begin with: position, bytes, and how to come to ONNX from there.
+_OTHER_FILES = (
+    (4, b"TFL3", "a TensorFlow Lite file: python -m tf2onnx.convert --tflite FILE --output m.onnx"),
+    (4, b"ORTM", "a file of onnxruntime's own format: give the .onnx that it was made of"),
+    (0, b"\x89HDF", "an HDF5 file of Keras: export the model and convert it with tf2onnx"),
+    (0, b"PK\x03\x04", "a PyTorch or Keras file: export with torch.onnx.export, or convert with tf2onnx"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS: git lfs pull brings the file"),
+)
+
+
+def _remedy(content: bytes) -> str:
+    """What to do about a file that is no model."""
+    kinds = (hint for start, magic, hint in _OTHER_FILES if content[start : start + len(magic)] == magic)
+    return next(kinds, "export or copy it again")
 
 
 def opset(model: onnx.ModelProto) -> int:

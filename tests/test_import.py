@@ -313,7 +313,29 @@ def test_functions_are_inlined(tmp_path: Path) -> None:
     assert kinds(imported(tmp_path, proto)) == ["Add", "Relu"]
 
 
+def test_the_default_domain_has_a_long_name(tmp_path: Path) -> None:
+    proto = model([node("Relu", "x", "y", domain="ai.onnx")], {"x": ["N", 3]}, ["y"])
+    assert kinds(import_model(save(tmp_path, proto))) == ["Relu"]
+
+
+def test_cast_like_is_a_cast(tmp_path: Path) -> None:
+    """What PyTorch's exporter leaves where it does not optimize: bounds in the type of the value that they limit."""
+    nodes = [node("CastLike", "low x", "l"), node("CastLike", "x low_f", "v"), node("Clip", "v l", "y")]
+    proto = model(nodes, {"x": ["N", 3]}, ["y"], {"low": np.int64(-1), "low_f": np.float32(0)})
+    assert kinds(imported(tmp_path, proto)) == ["Clip"]
+
+
 # What is refused.
+
+
+def test_nodes_of_onnxruntimes_optimizer_say_where_they_come_from(tmp_path: Path) -> None:
+    proto = model(
+        [node("FusedMatMul", "x w", "y", domain="com.microsoft")], {"x": ["N", 3]}, ["y"], {"w": weights(3, 2)}
+    )
+    with pytest.raises(
+        ModelError, match=r"'com.microsoft.FusedMatMul' is .*hint: .* give the model as it was exported"
+    ):
+        import_model(save(tmp_path, proto))
 
 
 def test_all_unknown_operators_are_listed_at_once(tmp_path: Path) -> None:
