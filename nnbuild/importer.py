@@ -315,7 +315,7 @@ def _check_operators(model: onnx.ModelProto, file: str, operators: Collection[st
 
 
 _HINTS = {
-    "BatchNormalization": "its statistics must be constants; export in evaluation mode",
+    "BatchNormalization": "its statistics must be constants, its input quantized if the model is",
     "Cast": "only a cast that changes nothing is",
     "Div": "only division by a constant, one number or one for each channel, is",
 }

@@ -26,6 +26,9 @@ _STORED = frozenset((onnx.TensorProto.INT8, onnx.TensorProto.UINT8))
 _ORDERS = frozenset(("MaxPool", "ReduceMax", "ReduceMin"))
 """Operators that pick one of their values: the same of integers as of the real values that they stand for."""
 
+_PASSING = frozenset(("Clip", "Concat", "MaxPool", "Pad", "Relu"))
+"""Operators in front of an input's first QuantizeLinear: quantized before or behind them, values are the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class Activation:
@@ -309,14 +312,19 @@ class Lowering:
         self.values[name] = Activation(tensor, index)
 
     def _first_quantization(self, value: str) -> onnx.NodeProto | None:
-        """The node that gives the input its scale: its first Q or DQ, through views."""
-        for reader in self.readers.get(value, ()):
-            if reader.op_type in ("QuantizeLinear", "DequantizeLinear"):
-                return reader
-            if reader.op_type in qdq.VIEWS:
-                found = self._first_quantization(reader.output[0])
-                if found is not None:
-                    return found
+        """The node that gives the input its scale: its first Q or DQ, through views.
+
+        Also through one reader that lets values be or limits them, so that quantizing first gives the same.
+        """
+        found = self.readers.get(value, ())
+        direct = [reader for reader in found if reader.op_type in ("QuantizeLinear", "DequantizeLinear")]
+        if direct:
+            return direct[0]
+        for reader in found:
+            if reader.op_type in qdq.VIEWS or (len(found) == 1 and reader.op_type in _PASSING):
+                first = self._first_quantization(reader.output[0])
+                if first is not None:
+                    return first
         return None
 
     def _only_reader(self, value: str) -> onnx.NodeProto | None:

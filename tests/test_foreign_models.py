@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from nnbuild.errors import ModelError
+from nnbuild.network import QuantParams
 from tests.graphs import f32, i64, imported, kinds, node, weights
 from tests.quantized_patterns import Pattern, build, compare, integers
 
@@ -145,6 +146,77 @@ def test_pytorch_pt2e(tmp_path: Path) -> None:
     pattern.add("Gemm", f"{real} {linear} {pattern.constant('lb', weights(5, seed=4))}", "g", transB=1, beta=1.0)
     proto = pattern.model([1, 3, 8], [pattern.quantize("g", 0.02, I8(4), axis=1)], opset=20)
     compare(tmp_path, proto, ["conv2d", "clamp", "average_pool", "fully_connected"], equal=0.8)
+
+
+@pytest.mark.parametrize("bias", ["float", "int32"])
+def test_pytorch_linear_layer_over_rows(bias: str, tmp_path: Path) -> None:
+    """Weights (out, in) behind a Transpose, MatMul of three axes, Add, Relu: one layer."""
+    pattern = Pattern()
+    value = pattern.quantize("x", 0.025, I8(-10), axis=1)
+    pattern.add(
+        "Transpose", pattern.weights("w", integers(5, 6), [0.01, 0.02, 0.005, 0.015, 0.01], 0), "t", perm=[1, 0]
+    )
+    pattern.add("MatMul", f"{value} t", "m")
+    if bias == "float":
+        pattern.constant("b", weights(5))
+    else:
+        pattern.constant("stored", np.array([900, -400, 77, 0, 5], np.int32))
+        parameters = pattern.parameters(
+            "stored", f32(0.01, 0.02, 0.005, 0.015, 0.01) * f32(0.025), np.zeros(5, np.int32)
+        )
+        pattern.add("DequantizeLinear", f"stored {parameters}", "b", axis=0)
+    pattern.add("Add", "m b", "a")
+    pattern.add("Relu", "a", "r")
+    proto = pattern.model([1, 4, 6], [pattern.quantize("r", 0.02, U8(0))])
+    assert "Transpose" not in kinds(imported(tmp_path, proto))
+    compare(tmp_path, proto, ["fully_connected"], equal=0.98)
+
+
+@pytest.mark.parametrize("kind", ["Pad", "Relu", "MaxPool"])
+def test_pytorch_input_is_quantized_behind_its_first_operator(kind: str, tmp_path: Path) -> None:
+    """F.pad of a causal convolution stands in front of the first QuantizeLinear."""
+    pattern = Pattern()
+    inputs = f"x {pattern.constant('pads', i64(0, 0, 2, 0, 0, 0))}" if kind == "Pad" else "x"
+    pattern.add(kind, inputs, "p", **({"kernel_shape": [2]} if kind == "MaxPool" else {}))
+    value = pattern.quantize("p", 0.025, I8(-10))
+    pattern.add("Conv", f"{value} {pattern.weights('w', integers(4, 3, 3), 0.01)}", "c")
+    layers = [{"Pad": "pad", "Relu": "clamp", "MaxPool": "max_pool"}[kind], "conv2d"]
+    compare(tmp_path, pattern.model([1, 3, 8], [pattern.quantize("c", 0.05, I8(0))]), layers)
+
+
+def test_an_input_that_others_read_too_does_not_take_a_clamped_scale(tmp_path: Path) -> None:
+    """The scale behind Relu has no negative values: the other reader would lose them."""
+    pattern = Pattern()
+    pattern.add("Relu", "x", "r")
+    pattern.add("Reshape", f"x {pattern.constant('shape', i64(1, 6))}", "v")
+    both = f"{pattern.quantize('r', 0.02, U8(0))} {pattern.quantize('v', 0.04, U8(128))}"
+    pattern.add("Concat", both, "c", axis=1)
+    network = build(tmp_path, pattern.model([1, 6], [pattern.quantize("c", 0.04, U8(128))]))
+    assert network.tensors[network.inputs[0].tensor].quant == QuantParams(float(np.float32(0.04)), 0)
+
+
+@pytest.mark.parametrize("shape", [[1, 3, 5], [1, 3, 4, 5]], ids=["one_axis", "two_axes"])
+def test_batch_normalization_of_quantized_values(shape: list[int], tmp_path: Path) -> None:
+    pattern = Pattern()
+    value = pattern.quantize("x", 0.025, I8(-10))
+    for name, values in {
+        "g": (1.0, -0.5, 0.0),
+        "be": (0.1, 0.5, 0.3),
+        "m": (0.0, 1.0, -1.0),
+        "v": (1.0, 2.0, 3.0),
+    }.items():
+        pattern.constant(name, f32(*values))
+    pattern.add("BatchNormalization", f"{value} g be m v", "n")
+    pattern.add("Relu", "n", "r")
+    proto = pattern.model(shape, [pattern.quantize("r", 0.0203, U8(0))])
+    compare(tmp_path, proto, ["depthwise_conv2d"], equal=0.98)
+
+
+def test_pytorch_log_softmax_in_float_at_the_end(tmp_path: Path) -> None:
+    pattern = Pattern()
+    pattern.add("LogSoftmax", pattern.quantize("x", 0.025, I8(-10)), "y", axis=-1)
+    network = compare(tmp_path, pattern.model([1, 9], ["y"]), ["log_softmax"])
+    assert network.tensors[network.outputs[0].tensor].quant.zero_point == 127
 
 
 @pytest.mark.parametrize(("kind", "scale"), [("Sigmoid", 1 / 256), ("HardSigmoid", 1 / 256), ("Tanh", 1 / 128)])

@@ -15,6 +15,7 @@ from onnx import NodeProto
 from nnbuild.errors import InternalError
 from nnbuild.passes import (
     batchnorm,
+    batchnorm_to_quantized,
     clamp_form,
     clamps_early,
     explicit_pads,
@@ -35,6 +36,7 @@ from nnbuild.passes import (
     split_to_slices,
     sum_to_add,
     transpose_first,
+    transposed_weights,
     unary_forms,
 )
 from nnbuild.passes.graph import Graph
@@ -73,8 +75,11 @@ QDQ_RULES: tuple[Rule, ...] = (
     clamp_form.rewrite,
     integer_clip.rewrite,
     merge_quantizers.rewrite,
+    transposed_weights.rewrite,
     matmul_to_gemm.rewrite,
+    clamps_early.rewrite,
     scale_into_quantized.rewrite,
+    batchnorm_to_quantized.rewrite,
 )
 
 # Operators that no stage after import knows, because a rule turns them into others or removes them.

@@ -6,7 +6,7 @@ import numpy as np
 from onnx import NodeProto
 
 from nnbuild.network import Array
-from nnbuild.passes import affine
+from nnbuild.passes import affine, dequantized
 from nnbuild.passes.graph import Graph, attribute
 from nnbuild.passes.scale_to_conv import to_depthwise
 
@@ -27,10 +27,10 @@ def of_node(graph: Graph, node: NodeProto) -> affine.Affine | None:
     """What a BatchNormalization with constant statistics does to each channel; None for any other node."""
     if node.op_type != "BatchNormalization" or attribute(node, "training_mode", 0):
         return None
-    statistics = [graph.constant(node, index) for index in range(1, 5)]
+    statistics = [dequantized.real(graph, node, index) for index in range(1, 5)]
     if any(array is None for array in statistics):
         return None
-    gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in statistics)
+    gamma, beta, mean, variance = (array for array in statistics if array is not None)
     scale = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
     shift = beta - mean * scale
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):

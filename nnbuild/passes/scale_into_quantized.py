@@ -12,7 +12,7 @@ import numpy as np
 from onnx import NodeProto
 
 from nnbuild.network import Array
-from nnbuild.passes import affine, batchnorm
+from nnbuild.passes import affine, batchnorm, dequantized
 from nnbuild.passes.graph import Graph, attribute
 
 _LINEAR = ("Conv", "ConvTranspose", "Gemm")
@@ -51,10 +51,9 @@ def _by_channel(graph: Graph, node: NodeProto, size: int) -> affine.Affine | Non
 
 def _scale_outputs(graph: Graph, node: NodeProto, scale: Array, shift: Array) -> bool:
     """Let `node` compute y * scale + shift, each (channels,); False where its weights cannot take that."""
-    source = graph.producer(node.input[1])
-    weights = graph.constant(source, 0) if source is not None and source.op_type == "DequantizeLinear" else None
-    bias = _real_bias(graph, node)
-    axis = _channels_axis(node)
+    source, axis = dequantized.quantized(graph, node, 1), _channels_axis(node)
+    bias = dequantized.real(graph, node, 2) if len(node.input) > 2 and node.input[2] else np.zeros(1)
+    weights = graph.constant(source, 0) if source is not None else None
     if source is None or weights is None or bias is None or axis is None or weights.shape[axis] != scale.size:
         return False
     factors, zero_point = graph.constant(source, 1), graph.constant(source, 2) if len(source.input) > 2 else None
@@ -69,7 +68,7 @@ def _scale_outputs(graph: Graph, node: NodeProto, scale: Array, shift: Array) ->
         return False
     turned = np.where(negative, -1, np.sign(scale)).reshape(shape) * weights.astype(np.int64)
     scaled = (factors.astype(np.float64).reshape(-1) * np.where(scale == 0, 1.0, np.abs(scale))).astype(np.float32)
-    moved = (bias * scale + shift).astype(np.float32)
+    moved = (bias.reshape(-1) * scale + shift).astype(np.float32)
     if turned.max(initial=0) > np.iinfo(weights.dtype).max or not (scaled > 0).all():
         return False
     if not (np.isfinite(scaled).all() and np.isfinite(moved).all()):
@@ -95,20 +94,3 @@ def _channels_axis(node: NodeProto) -> int | None:
     if node.op_type == "ConvTranspose":
         return 1 if attribute(node, "group", 1) == 1 else None
     return 0
-
-
-def _real_bias(graph: Graph, node: NodeProto) -> Array | None:
-    """The bias as float64; zero where there is none, None where it is not constant."""
-    if len(node.input) < 3 or not node.input[2]:
-        return np.zeros(1)
-    plain = graph.constant(node, 2)
-    if plain is not None:
-        return plain.astype(np.float64).reshape(-1)
-    source = graph.producer(node.input[2])
-    if source is None or source.op_type != "DequantizeLinear":
-        return None
-    parts = [graph.constant(source, index) for index in range(len(source.input))]
-    if any(part is None for part in parts):
-        return None
-    values, scale, *rest = (part.astype(np.float64).reshape(-1) for part in parts if part is not None)
-    return (values - rest[0] if rest else values) * scale
