@@ -334,6 +334,33 @@ def test_one_value_read_by_several_and_a_view_on_the_way(tmp_path: Path) -> None
     compare(tmp_path, pattern.model([1, 2, 2], [pattern.quantize("s", 0.0503, I8(-9))]), ["lookup", "lookup", "add"])
 
 
+@pytest.mark.parametrize(
+    ("kind", "inputs"), [("Add", "x_dq c"), ("Sub", "c x_dq"), ("Mul", "x_dq c"), ("Sub", "x_dq c")]
+)
+def test_one_real_number_is_a_table(kind: str, inputs: str, tmp_path: Path) -> None:
+    pattern = Pattern()
+    pattern.quantize("x", 0.03, I8(5))
+    pattern.constant("c", f32(0.7))
+    pattern.add(kind, inputs, "y")
+    pattern.add("Relu", "y", "r")
+    compare(tmp_path, pattern.model([1, 6], [pattern.quantize("r", 0.0271, I8(-90))]), ["lookup"])
+
+
+@pytest.mark.parametrize("kind", [I8, U8])
+def test_zero_points_that_are_left_out_are_those_of_the_stored_type(kind: Any, tmp_path: Path) -> None:
+    """`output_dtype` of opset 21 makes QuantizeLinear write int8, with 0 as zero point."""
+    pattern = Pattern()
+    element = TensorProto.INT8 if kind == I8 else TensorProto.UINT8
+    for value in ("x", "y"):
+        pattern.constant(f"{value}_scale", np.float32(0.03))
+    pattern.add("QuantizeLinear", "x x_scale", "x_q", output_dtype=element)
+    pattern.add("DequantizeLinear", "x_q x_scale", "x_dq")
+    pattern.add("Gemm", f"x_dq {pattern.weights('w', integers(6, 5), 0.01)}", "y")
+    pattern.add("QuantizeLinear", "y y_scale", "y_q", output_dtype=element)
+    pattern.add("DequantizeLinear", "y_q y_scale", "z")
+    compare(tmp_path, pattern.model([1, 6], ["z"], opset=21), ["fully_connected"])
+
+
 # Refused, in one line that names the node.
 
 
@@ -385,6 +412,18 @@ def test_weights_in_float_are_refused(tmp_path: Path) -> None:
     proto = pattern.model([1, 6], [pattern.quantize("g", 0.1, I8(0))])
     refuses(
         tmp_path, proto, r"node 'dense' \(Gemm\): its weights \(input 1\) are not quantized constants; hint: quantize"
+    )
+
+
+@pytest.mark.parametrize("kind", ["Gemm", "Mul"])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_constant_that_is_no_number_is_refused(kind: str, number: float, tmp_path: Path) -> None:
+    pattern = Pattern()
+    value = pattern.quantize("x", 0.03, I8(0))
+    weight = f"{pattern.weights('w', integers(6, 5), 0.01)} " if kind == "Gemm" else ""
+    pattern.add(kind, f"{value} {weight}{pattern.constant('c', f32(number))}", "y")
+    refuses(
+        tmp_path, pattern.model([1, 6], [pattern.quantize("y", 0.1, I8(0))]), "its (bias is not finite|constant is)"
     )
 
 

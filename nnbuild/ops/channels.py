@@ -47,7 +47,10 @@ def bias(ctx: Lowering, node: onnx.NodeProto, position: int, scales: Array, fact
     if factor == 1.0 and _stored(constant, scales):
         raw = constant.values.astype(np.int64)
     else:
-        raw = np.rint(constant.real() * factor / scales).astype(np.int64)
+        real = constant.real() * factor / scales
+        if not np.isfinite(real).all():
+            raise ctx.refuse(node, "its bias is not finite")
+        raw = np.rint(np.clip(real, -(2.0**40), 2.0**40)).astype(np.int64)
     raw = np.broadcast_to(raw.ravel(), (scales.size,))
     if np.abs(raw).max(initial=0) > INT32_MAX:
         raise ctx.refuse(node, "its bias does not fit int32", "the weight scale of a channel is too small")

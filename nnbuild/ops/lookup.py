@@ -147,6 +147,37 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     add(ctx, node, activation, output.quant, values, output.value)
 
 
+_ARITHMETIC: dict[str, Callable[[float, float], float]] = {
+    "Add": lambda a, b: a + b,
+    "Mul": lambda a, b: a * b,
+    "Sub": lambda a, b: a - b,
+}
+
+
+def arithmetic(ctx: Lowering, node: onnx.NodeProto) -> bool:
+    """Lower Add, Sub or Mul of a value and one real number that is not quantized; False, and nothing, for others."""
+    numbers = [ctx.constant(node, position) for position in (0, 1)]
+    position = 0 if numbers[0] is not None else 1
+    number = numbers[position]
+    if number is None or number.scale is not None or number.values.size != 1 or numbers[1 - position] is not None:
+        return False
+    activation, real = ctx.activation(node, 1 - position), float(number.values.ravel()[0])
+    if number.values.ndim > len(activation.shape):
+        return False
+    if not math.isfinite(real):
+        raise ctx.refuse(node, f"its constant is {real}")
+    function, output = _ARITHMETIC[node.op_type], ctx.output(node)
+    values = table(
+        lambda x: function(x, real) if position else function(real, x),
+        ctx.quant(activation),
+        output.quant,
+        output.activation_min,
+        output.activation_max,
+    )
+    add(ctx, node, activation, output.quant, values, output.value)
+    return True
+
+
 def _power(ctx: Lowering, node: onnx.NodeProto) -> Function:
     """x to a constant exponent; what is no real number becomes 0."""
     constant = ctx.constant(node, 1)

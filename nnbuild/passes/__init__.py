@@ -19,6 +19,7 @@ from nnbuild.passes import (
     clamp_form,
     clamps_early,
     explicit_pads,
+    explicit_zero_points,
     fold_affine,
     gemm_form,
     global_max_pool,
@@ -70,6 +71,7 @@ EARLY_RULES: tuple[Rule, ...] = (explicit_pads.rewrite,)
 
 QDQ_RULES: tuple[Rule, ...] = (
     remove_noops.rewrite,
+    explicit_zero_points.rewrite,
     split_to_slices.rewrite,
     explicit_pads.rewrite,
     clamp_form.rewrite,
