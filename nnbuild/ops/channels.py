@@ -28,7 +28,8 @@ def weights(ctx: Lowering, node: onnx.NodeProto, position: int, channels_axis: i
     count = values.shape[channels_axis]
     scale = constant.scale.astype(np.float64)
     if scale.size != 1 and scale.shape[channels_axis] != count:
-        raise ctx.refuse(node, "its weights are quantized along another axis than its output channels")
+        hint = "quantize them along their output channels, or per tensor"
+        raise ctx.refuse(node, "its weights are quantized along another axis than its output channels", hint)
     return values.astype(np.int8), np.broadcast_to(scale.ravel(), (count,)).astype(np.float64)
 
 
