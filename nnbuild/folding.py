@@ -59,6 +59,7 @@ _QOPERATOR_HINT = "quantize in the QDQ format (QuantFormat.QDQ), or give the flo
 # Attributes that shape inference and runtimes divide by, or that have one meaning only within bounds.
 _POSITIVE = frozenset(("strides", "dilations", "kernel_shape", "group"))
 _MAX_ATTRIBUTE = 2**20
+_MAY_BE_INFINITE = frozenset(("min", "max", "value", "value_float"))
 
 
 @dataclass(slots=True)
@@ -359,6 +360,8 @@ def _bad_attribute(node: NodeProto) -> str | None:
             return f"its attribute '{entry.name}' must be positive"
         if entry.name in _POSITIVE | {"pads"} and any(abs(value) > _MAX_ATTRIBUTE for value in values):
             return f"its attribute '{entry.name}' is too large"
+        if math.isnan(entry.f) or (math.isinf(entry.f) and entry.name not in _MAY_BE_INFINITE):
+            return f"its attribute '{entry.name}' is {entry.f}"
     return None
 
 

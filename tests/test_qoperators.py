@@ -108,3 +108,13 @@ def test_a_bias_without_constant_scales_is_refused(tmp_path: Path) -> None:
     ]
     with pytest.raises(ModelError):
         import_model(save(tmp_path, model(nodes, {"x": [1, 2, 3, 4], "s": [1]}, ["y"], constants)))
+
+
+def test_a_scale_for_each_of_something_else_is_refused(tmp_path: Path) -> None:
+    """The bias has the scale input * weights, and an input has one."""
+    scales = {"s": np.full(2, 0.1, np.float32), "ws": np.full(4, 0.1, np.float32)}
+    zeros = {"z": np.zeros(2, np.uint8), "zw": np.zeros(4, np.int8)}
+    constants = {**scales, **zeros, "w": np.ones((4, 2, 1, 1), np.int8), "b": np.zeros(4, np.int32)}
+    nodes = [node("QuantizeLinear", "x s z", "q", axis=1), node("QLinearConv", "q s z w ws zw s z b", "y")]
+    with pytest.raises(ModelError, match=r"\(QLinearConv\): "):
+        import_model(save(tmp_path, model(nodes, {"x": [1, 2, 3, 4]}, ["y"], constants)))

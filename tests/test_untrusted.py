@@ -286,6 +286,12 @@ def test_strings_are_refused(tmp_path: Path) -> None:
     refuses(save(tmp_path, proto), "tensor 't' has the unsupported element type STRING")
 
 
+@pytest.mark.parametrize(("kind", "alpha"), [("LeakyRelu", float("nan")), ("Elu", float("inf"))])
+def test_an_attribute_that_is_no_number(kind: str, alpha: float, tmp_path: Path) -> None:
+    proto = model([node(kind, "x", "y", alpha=alpha)], {"x": ["N", 3]}, ["y"])
+    refuses(save(tmp_path, proto), f"its attribute 'alpha' is {alpha}")
+
+
 @pytest.mark.parametrize(
     ("start", "hint"),
     [
