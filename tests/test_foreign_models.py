@@ -346,6 +346,46 @@ def test_one_real_number_is_a_table(kind: str, inputs: str, tmp_path: Path) -> N
     compare(tmp_path, pattern.model([1, 6], [pattern.quantize("r", 0.0271, I8(-90))]), ["lookup"])
 
 
+def test_silu_between_two_quantizers_is_a_table(tmp_path: Path) -> None:
+    pattern = Pattern()
+    value = pattern.quantize("x", 0.03, I8(5))
+    pattern.add("Sigmoid", value, "s")
+    pattern.add("Mul", f"{value} s", "y")
+    compare(tmp_path, pattern.model([1, 6], [pattern.quantize("y", 0.0271, I8(-90))]), ["lookup"])
+
+
+def test_division_by_a_number_is_a_table(tmp_path: Path) -> None:
+    pattern = Pattern()
+    pattern.add("Div", f"{pattern.quantize('x', 0.03, I8(5))} {pattern.constant('six', np.float32(6))}", "y")
+    compare(tmp_path, pattern.model([1, 6], [pattern.quantize("y", 0.00471, I8(-9))]), ["lookup"])
+
+
+def test_a_convolution_takes_the_pad_in_front_of_it(tmp_path: Path) -> None:
+    pattern = Pattern()
+    value = pattern.quantize("x", 0.03, I8(5))
+    pattern.add("Pad", f"{value} {pattern.constant('pads', i64(0, 0, 1, 0, 0, 2))}", "p")
+    pattern.add("Conv", f"p {pattern.weights('w', integers(4, 3, 3), 0.01)}", "y")
+    compare(tmp_path, pattern.model([1, 3, 8], [pattern.quantize("y", 0.0471, I8(-9))]), ["conv2d"])
+
+
+@pytest.mark.parametrize("scale", [0.03, 0.0471], ids=["same_scale", "another_scale"])
+def test_a_clamp_behind_pad_is_not_lost(scale: float, tmp_path: Path) -> None:
+    """Pad absorbed the Relu between it and its QuantizeLinear, and let negative values through."""
+    pattern = Pattern()
+    value = pattern.quantize("x", 0.03, I8(5))
+    pattern.add("Pad", f"{value} {pattern.constant('pads', i64(0, 0, 1, 0, 0, 2))}", "p")
+    pattern.add("Relu", "p", "y")
+    compare(tmp_path, pattern.model([1, 3, 8], [pattern.quantize("y", scale, I8(5))]), ["pad", "lookup"])
+
+
+def test_global_max_pool_and_sum(tmp_path: Path) -> None:
+    pattern = Pattern()
+    value = pattern.quantize("x", 0.03, I8(5))
+    pattern.add("GlobalMaxPool", value, "m")
+    pattern.add("Sum", f"{value} {pattern.quantize('m', 0.03, I8(5))}", "y")
+    compare(tmp_path, pattern.model([1, 3, 8], [pattern.quantize("y", 0.0571, I8(-9))]), ["max_pool", "add"])
+
+
 @pytest.mark.parametrize("kind", [I8, U8])
 def test_zero_points_that_are_left_out_are_those_of_the_stored_type(kind: Any, tmp_path: Path) -> None:
     """`output_dtype` of opset 21 makes QuantizeLinear write int8, with 0 as zero point."""

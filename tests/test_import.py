@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from nnbuild.cli import main
 from nnbuild.errors import ConfigError, ModelError
 from nnbuild.importer import import_model, import_outline
+from nnbuild.onnxfile import OPSETS
 from nnbuild.passes.graph import static_shape
 from nnbuild.pipeline import input_shapes, serialized
 from tests.graphs import feeds_for, imported, kinds, model, node, run, save, weights
@@ -227,6 +228,34 @@ def test_one_dimensional_convolution(tmp_path: Path) -> None:
     nodes = [node("Conv", "x w b", "c", pads=[1, 1], strides=[2]), node("Relu", "c", "y")]
     proto = model(nodes, {"x": ["N", 3, 20]}, ["y"], {"w": weights(4, 3, 3), "b": weights(4)})
     assert kinds(imported(tmp_path, proto)) == ["Conv", "Relu"]
+
+
+# Versions of the operators.
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_one_network_in_every_opset(opset: int, tmp_path: Path) -> None:
+    """Clip's bounds, Squeeze's axes and Softmax's meaning moved; the imported network is the same."""
+
+    def network(version: int) -> onnx.ModelProto:
+        nodes = [
+            node("Conv", "x w", "c", pads=[1] * 4),
+            node("BatchNormalization", "c one zero zero one", "n"),
+            node("Clip", "n", "k", min=-1.0, max=1.0) if version < 11 else node("Clip", "n low high", "k"),
+            node("GlobalAveragePool", "k", "g"),
+            node("Squeeze", "g", "s", axes=[2, 3]) if version < 13 else node("Squeeze", "g axes", "s"),
+            node("Softmax", "s", "y", axis=1),
+        ]
+        one, zero = np.ones(4, np.float32), np.zeros(4, np.float32)
+        constants: dict[str, Any] = {"w": weights(4, 3, 3, 3), "one": one, "zero": zero}
+        constants |= {"low": np.float32(-1), "high": np.float32(1)} if version >= 11 else {}
+        constants |= {"axes": np.array([2, 3])} if version >= 13 else {}
+        return model(nodes, {"x": ["N", 3, 6, 6]}, ["y"], constants, opset=version)
+
+    results = [import_model(save(tmp_path, network(version))) for version in (opset, 13)]
+    assert kinds(results[0]) == kinds(results[1]) == ["Conv", "Clip", "GlobalAveragePool", "Squeeze", "Softmax"]
+    feeds = feeds_for(results[0])
+    np.testing.assert_array_equal(run(results[0], feeds)[0], run(results[1], feeds)[0])
 
 
 # What folds.

@@ -18,6 +18,7 @@ from nnbuild.passes import (
     batchnorm_to_quantized,
     clamp_form,
     clamps_early,
+    divide_by_number,
     explicit_pads,
     explicit_zero_points,
     fold_affine,
@@ -74,14 +75,20 @@ QDQ_RULES: tuple[Rule, ...] = (
     explicit_zero_points.rewrite,
     split_to_slices.rewrite,
     explicit_pads.rewrite,
+    sum_to_add.rewrite,
     clamp_form.rewrite,
     integer_clip.rewrite,
     merge_quantizers.rewrite,
+    unary_forms.rewrite,
+    softmax_forms.rewrite,
+    global_max_pool.rewrite,
+    pad_into_window.rewrite,
     transposed_weights.rewrite,
     matmul_to_gemm.rewrite,
     clamps_early.rewrite,
     scale_into_quantized.rewrite,
     batchnorm_to_quantized.rewrite,
+    divide_by_number.rewrite,
 )
 
 # Operators that no stage after import knows, because a rule turns them into others or removes them.
