@@ -100,6 +100,16 @@ def test_a_negative_scale_does_not_fit_a_weight_of_minus_128(tmp_path: Path) -> 
         build(tmp_path, pattern.model([1, 3], [pattern.quantize("m", 0.02, I8(0))]))
 
 
+def test_a_bias_without_elements_behind_which_something_scales_is_refused(tmp_path: Path) -> None:
+    pattern = Pattern()
+    value = pattern.quantize("x", 0.03, I8(0))
+    bias = pattern.constant("b", np.zeros(0, np.float32))
+    pattern.add("Conv", f"{value} {pattern.weights('w', integers(4, 3, 1), 0.01)} {bias}", "c")
+    pattern.add("Mul", f"c {pattern.constant('s', f32(2))}", "m")
+    with pytest.raises(ModelError):
+        build(tmp_path, pattern.model([1, 3, 5], [pattern.quantize("m", 0.02, I8(0))]))
+
+
 @pytest.mark.parametrize("kind", ["Conv", "ConvTranspose", "Gemm"])
 def test_scales_and_shifts_go_into_every_linear_operator(kind: str, tmp_path: Path) -> None:
     pattern = Pattern()

@@ -31,6 +31,8 @@ def of_node(graph: Graph, node: NodeProto) -> affine.Affine | None:
     if any(array is None for array in statistics):
         return None
     gamma, beta, mean, variance = (array for array in statistics if array is not None)
+    if not gamma.shape == beta.shape == mean.shape == variance.shape:
+        return None
     scale = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
     shift = beta - mean * scale
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):

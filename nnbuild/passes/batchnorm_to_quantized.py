@@ -21,7 +21,7 @@ def rewrite(graph: Graph, node: NodeProto) -> bool:
     if found is None or before is None or before.op_type != "DequantizeLinear":
         return False
     shape, output = graph.shape(found.value), node.output[0]
-    if len(shape) not in (3, 4):
+    if len(shape) not in (3, 4) or found.scale.shape != (shape[1],):
         return False
     factors = np.abs(found.scale)
     scale = (np.where(factors == 0, factors.max() or 1.0, factors) / _MOST).astype(np.float32)

@@ -18,14 +18,17 @@ def real(graph: Graph, node: NodeProto, index: int) -> Array | None:
     if source is None:
         return None
     values, *parameters = (graph.constant(source, position) for position in range(len(source.input)))
-    shape = [1] * values.ndim if values is not None else []
-    if values is None or any(
-        each is None or each.size not in (1, values.shape[_axis(source, values)]) for each in parameters
-    ):
+    if values is None or any(each is None for each in parameters):
         return None
-    if any(each is not None and each.size > 1 for each in parameters):
-        shape[_axis(source, values)] = -1
-    scale, *zero_point = (each.astype(np.float64).reshape(shape) for each in parameters if each is not None)
+    axis = int(attribute(source, "axis", 1))
+    channels = values.shape[axis] if -values.ndim <= axis < values.ndim else 1
+    found = [each.astype(np.float64) for each in parameters if each is not None]
+    if any(each.size not in (1, channels) for each in found):
+        return None
+    shape = [1] * values.ndim
+    if any(each.size > 1 for each in found):
+        shape[axis] = -1
+    scale, *zero_point = (each.reshape(shape) for each in found)
     return (values - zero_point[0] if zero_point else values.astype(np.float64)) * scale
 
 
@@ -34,8 +37,3 @@ def quantized(graph: Graph, node: NodeProto, index: int) -> NodeProto | None:
     source = graph.producer(node.input[index]) if index < len(node.input) else None
     is_constant = source is not None and source.op_type == "DequantizeLinear" and source.input[0] in graph.constants
     return source if is_constant else None
-
-
-def _axis(source: NodeProto, values: Array) -> int:
-    axis = int(attribute(source, "axis", 1))
-    return axis % values.ndim if -values.ndim <= axis < values.ndim else 0

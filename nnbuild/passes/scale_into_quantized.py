@@ -40,7 +40,8 @@ def rewrite(graph: Graph, node: NodeProto) -> bool:
 def _by_channel(graph: Graph, node: NodeProto, size: int) -> affine.Affine | None:
     """What `node` does to each of `size` channels along axis 1; None where it is not of this kind."""
     if node.op_type == "BatchNormalization":
-        return batchnorm.of_node(graph, node)
+        by_channel = batchnorm.of_node(graph, node)
+        return by_channel if by_channel is not None and by_channel.scale.shape == (size,) else None
     found = affine.of_node(graph, node)
     if found is None:
         return None
@@ -55,6 +56,8 @@ def _scale_outputs(graph: Graph, node: NodeProto, scale: Array, shift: Array) ->
     bias = dequantized.real(graph, node, 2) if len(node.input) > 2 and node.input[2] else np.zeros(1)
     weights = graph.constant(source, 0) if source is not None else None
     if source is None or weights is None or bias is None or axis is None or weights.shape[axis] != scale.size:
+        return False
+    if bias.size not in (1, scale.size):
         return False
     factors, zero_point = graph.constant(source, 1), graph.constant(source, 2) if len(source.input) > 2 else None
     if factors is None or factors.size not in (1, scale.size) or (zero_point is not None and zero_point.any()):
