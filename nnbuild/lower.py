@@ -23,8 +23,8 @@ from nnbuild.placeholder import array_of
 _STORED = frozenset((onnx.TensorProto.INT8, onnx.TensorProto.UINT8))
 """Element types of quantized values."""
 
-_ORDERS = frozenset(("MaxPool", "ReduceMax", "ReduceMin"))
-"""Operators that pick one of their values: the same of integers as of the real values that they stand for."""
+_STORED_TAKEN = frozenset(("MaxPool", "Pad", "ReduceMax", "ReduceMin"))
+"""Operators that pick one of their values, or put a stored one around them: they may take integers as they are."""
 
 _PASSING = frozenset(("Clip", "Concat", "MaxPool", "Pad", "Relu"))
 """Operators in front of an input's first QuantizeLinear: quantized before or behind them, values are the same."""
@@ -278,7 +278,7 @@ class Lowering:
 
     def _check_integers(self, node: onnx.NodeProto) -> None:
         """Refuse arithmetic on integers as they are stored: its meaning is not that of the real values."""
-        if node.op_type in qdq.VIEWS or node.op_type in _ORDERS:
+        if node.op_type in qdq.VIEWS or node.op_type in _STORED_TAKEN:
             return
         for name in node.input:
             if self.types.get(name) in _STORED and isinstance(self.values.get(name), Activation):

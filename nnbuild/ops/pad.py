@@ -34,10 +34,9 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
         raise ctx.refuse(node, "only constant padding is supported", "pad with zeros")
     activation = ctx.activation(node)
     quant = ctx.quant(activation)
-    value = ctx.constant(node, 2)
-    real = float(value.real().ravel()[0]) if value is not None else float(qdq.attribute(node, "value", 0.0))
-    output = ctx.output(node, default=quant if real == 0.0 else None)
-    if output.quant != quant and real != 0.0:
+    real, kept = _fill(ctx, node, quant)
+    output = ctx.output(node, default=quant if kept else None)
+    if output.quant != quant and not kept:
         raise ctx.refuse(node, "its output has another scale than its input", "give both the same")
     pads = _pads(ctx, node, activation.index.ndim)
     rank = activation.index.ndim
@@ -66,6 +65,20 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
         return
     values = lookup.rescaling(quant, output.quant, output.activation_min, output.activation_max)
     lookup.add(ctx, node, padding, output.quant, values, output.value)
+
+
+def _fill(ctx: Lowering, node: onnx.NodeProto, quant: QuantParams) -> tuple[float, bool]:
+    """The real value around the input, and whether the input's scale holds it exactly.
+
+    Around integers as they are stored, which onnxruntime's QOperator format pads, stands such an integer.
+    """
+    value = ctx.constant(node, 2)
+    fill = float(value.real().ravel()[0]) if value is not None else float(qdq.attribute(node, "value", 0.0))
+    kind = ctx.types.get(node.input[0])
+    if kind in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8):
+        offset = 128 if kind == onnx.TensorProto.UINT8 else 0
+        return quant.scale * (fill - offset - quant.zero_point), True
+    return fill, fill == 0.0
 
 
 def _triple(values: Sequence[int]) -> tuple[int, int, int]:
