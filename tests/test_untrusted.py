@@ -286,6 +286,12 @@ def test_strings_are_refused(tmp_path: Path) -> None:
     refuses(save(tmp_path, proto), "tensor 't' has the unsupported element type STRING")
 
 
+def test_a_shape_of_two_dimensions(tmp_path: Path) -> None:
+    proto = model([node("Reshape", "x s", "y")], {"x": ["N", 4]}, ["y"], {"s": np.array([[1, 2], [2, 1]], np.int64)})
+    with contextlib.suppress(ModelError):
+        import_model(save(tmp_path, proto))
+
+
 @pytest.mark.parametrize(("kind", "alpha"), [("LeakyRelu", float("nan")), ("Elu", float("inf"))])
 def test_an_attribute_that_is_no_number(kind: str, alpha: float, tmp_path: Path) -> None:
     proto = model([node(kind, "x", "y", alpha=alpha)], {"x": ["N", 3]}, ["y"])
