@@ -44,9 +44,6 @@ _CONTROL_FLOW = frozenset(("If", "Loop", "Scan"))
 _SEVERAL_OUTPUTS = frozenset(("Split", *RECURRENT))
 _QOPERATORS = frozenset(
     (
-        "ConvInteger",
-        "DynamicQuantizeLinear",
-        "MatMulInteger",
         "QGemm",
         "QLinearAdd",
         "QLinearAveragePool",
@@ -56,11 +53,15 @@ _QOPERATORS = frozenset(
         "QLinearSoftmax",
     )
 )
+_DYNAMIC = frozenset(("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger"))
+_DYNAMIC_HINT = "scales must be constants: quantize statically, or give the float model"
+_OPTIMIZED_HINT = "onnxruntime's optimizations write it: give the model as it was exported"
 _QOPERATOR_HINT = "quantize in the QDQ format (QuantFormat.QDQ), or give the float model"
 
 # Attributes that shape inference and runtimes divide by, or that have one meaning only within bounds.
 _POSITIVE = frozenset(("strides", "dilations", "kernel_shape", "group"))
 _MAX_ATTRIBUTE = 2**20
+_MAY_BE_INFINITE = frozenset(("min", "max", "value", "value_float"))
 
 
 @dataclass(slots=True)
@@ -114,7 +115,7 @@ class _Folder:
         elif twice:
             self.report(node, f"writes '{twice[0]}' a second time", "the file is damaged")
         elif (reason := unsupported(node, self.supported) or self._missing(node)) is not None:
-            self.report(node, reason, _QOPERATOR_HINT if node.op_type in _QOPERATORS else "")
+            self.report(node, reason, _hint(node))
         elif any(value in self.unknown for value in node.input):
             self.unknown.update(node.output)
         elif (reason := self._malformed(node) or _bad_attribute(node)) is not None:
@@ -143,6 +144,8 @@ class _Folder:
         if node.op_type == "Constant":
             self._constant(node)
             return
+        if node.op_type == "CastLike":
+            node = self._cast(node)
         if node.op_type in ("Shape", "Size") and self._fold_shape(node):
             return
         outputs = self._infer(node)
@@ -165,6 +168,13 @@ class _Folder:
         else:
             kind = np.float32 if "float" in found.name else np.int64
             self.constants[node.output[0]] = np.asarray(helper.get_attribute_value(found), kind)
+
+    def _cast(self, node: NodeProto) -> NodeProto:
+        """CastLike as the Cast to the type of its second input, of which nothing else is asked."""
+        like = node.input[1]
+        array = self.constants.get(like)
+        kind = self.types[like].tensor_type.elem_type if array is None else helper.np_dtype_to_tensor_dtype(array.dtype)
+        return helper.make_node("Cast", node.input[:1], node.output, name=node.name, to=kind)
 
     def _fold_shape(self, node: NodeProto) -> bool:
         value = node.input[0]
@@ -308,8 +318,7 @@ def check_operators(model: onnx.ModelProto, file: str, supported: Collection[str
     for node in live.node:
         reason = None if qoperators.known(node) else unsupported(node, supported)
         if reason is not None and (node.op_type != "If" or node.input[0] in inputs):
-            hint = _QOPERATOR_HINT if node.op_type in _QOPERATORS else ""
-            findings.append(_finding(node, file, reason, hint))
+            findings.append(_finding(node, file, reason, _hint(node)))
     if findings:
         raise ModelError.of(findings)
 
@@ -350,6 +359,15 @@ def _rename(node: NodeProto, renamed: dict[str, str]) -> None:
             _rename(inner, renamed)
 
 
+def _hint(node: NodeProto) -> str:
+    """What to do about an operator that a tool has written in place of the exporter's."""
+    if node.op_type in _DYNAMIC:
+        return _DYNAMIC_HINT
+    if node.op_type in _QOPERATORS:
+        return _QOPERATOR_HINT
+    return _OPTIMIZED_HINT if node.domain == "com.microsoft" else ""
+
+
 def _schema(op_type: str, version: int) -> Any:
     """The operator's schema in this opset; None where it does not exist there or is deprecated."""
     try:
@@ -367,6 +385,8 @@ def _bad_attribute(node: NodeProto) -> str | None:
             return f"its attribute '{entry.name}' must be positive"
         if entry.name in _POSITIVE | {"pads"} and any(abs(value) > _MAX_ATTRIBUTE for value in values):
             return f"its attribute '{entry.name}' is too large"
+        if math.isnan(entry.f) or (math.isinf(entry.f) and entry.name not in _MAY_BE_INFINITE):
+            return f"its attribute '{entry.name}' is {entry.f}"
     return None
 
 

@@ -38,7 +38,17 @@ from nnbuild.onnxfile import (
     read_model,
 )
 from nnbuild.outline import Outline, parse_outline, read_outline
-from nnbuild.passes import EARLY_RULES, FLOAT_RULES, QDQ_RULES, REWRITTEN, name_nodes, qoperators, simplify
+from nnbuild.passes import (
+    EARLY_RULES,
+    FLOAT_RULES,
+    QDQ_RULES,
+    REWRITTEN,
+    default_domain,
+    element_types,
+    name_nodes,
+    qoperators,
+    simplify,
+)
 from nnbuild.passes.graph import Graph, static_shape
 from nnbuild.passes.modern_opset import declare, raise_opset
 from nnbuild.passes.unary_forms import SWISH_OPSET
@@ -122,6 +132,7 @@ def _with_all_others(
         lambda: check_size(model, file),
         lambda: check_tensors(model, path, load),
         lambda: _inline_functions(model, file),
+        lambda: default_domain.rename(model),
         lambda: _fix_inputs(model, file, dict(input_shapes or {})),
         lambda: check_operators(model, file, _supported(operators)),
     )
@@ -157,6 +168,9 @@ def _folded(
 ) -> tuple[onnx.ModelProto, bool]:
     """The model before any runtime sees it: one graph of known operators with static shapes; and whether it is QDQ."""
     _inline_functions(model, file)
+    _check_ports(model, file)
+    element_types.convert(model, file)
+    default_domain.rename(model)
     qoperators.expand(model)
     _drop_remarks(model)
     _fix_inputs(model, file, dict(input_shapes or {}))
@@ -220,6 +234,22 @@ def _drop_remarks(model: onnx.ModelProto) -> None:
         part.ClearField("doc_string")
         if "metadata_props" in part.DESCRIPTOR.fields_by_name:
             del part.metadata_props[:]
+
+
+def _check_ports(model: onnx.ModelProto, file: str) -> None:
+    """Every input and output has a name of its own."""
+    findings = []
+    for kind, values in (("input", model.graph.input), ("output", model.graph.output)):
+        names = [value.name for value in values]
+        if "" in names:
+            findings.append(Finding(f"an {kind} has no name", file))
+        twice = [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
+        findings += [Finding(f"{kind} '{name}' is listed twice", file) for name in twice]
+    inputs = {value.name for value in model.graph.input}
+    direct = [value.name for value in model.graph.output if value.name and value.name in inputs]
+    findings += [Finding(f"output '{name}' is an input: nothing computes it", file) for name in direct]
+    if findings:
+        raise ModelError.of(findings)
 
 
 def _fix_inputs(model: onnx.ModelProto, file: str, given: dict[str, tuple[int, ...]]) -> None:
@@ -385,7 +415,7 @@ _COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 _COMPARED = "only where a Where behind it makes a known function of one value of it"
 _HINTS = {
     **dict.fromkeys(_COMPARISONS, _COMPARED),
-    "BatchNormalization": "its statistics must be constants; export in evaluation mode",
+    "BatchNormalization": "its statistics must be constants, its input quantized if the model is",
     "Cast": "only a cast that changes nothing is",
 }
 

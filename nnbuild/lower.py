@@ -21,6 +21,15 @@ from nnbuild.network import Array, Layer, Network, Port, QuantParams, Tensor
 from nnbuild.placeholder import array_of
 from nnbuild.states import keeps_states
 
+_STORED = frozenset((onnx.TensorProto.INT8, onnx.TensorProto.UINT8))
+"""Element types of quantized values."""
+
+_STORED_TAKEN = frozenset(("MaxPool", "Pad", "ReduceMax", "ReduceMin"))
+"""Operators that pick one of their values, or put a stored one around them: they may take integers as they are."""
+
+_PASSING = frozenset(("Clip", "Concat", "MaxPool", "Pad", "Relu"))
+"""Operators in front of an input's first QuantizeLinear: quantized before or behind them, values are the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class Activation:
@@ -79,6 +88,7 @@ class Lowering:
         self.input_layout = input_layout
         self.keeps_states = keeps_states(model)
         self.shapes = qdq.shapes(self.graph)
+        self.types = qdq.types(self.graph)
         self.readers = qdq.readers(self.graph)
         self.graph_outputs = {output.name for output in self.graph.output}
         self.absorbed: set[str] = set()
@@ -131,9 +141,22 @@ class Lowering:
         elif default is not None:
             quant = default
         else:
-            hint = "every layer needs a QuantizeLinear behind it; quantize the whole model"
-            raise self.refuse(node, "its output is not quantized", hint)
+            raise self._unquantized(node, value)
         return Output(value, quant, qdq.quantized_bound(low, quant), qdq.quantized_bound(high, quant))
+
+    def _unquantized(self, node: onnx.NodeProto, value: str) -> ModelError:
+        """The refusal of `node`, whose result is `value` behind its clamps and has no scale."""
+        found = self.readers.get(value, ())
+        if value in self.graph_outputs and not found:
+            hint = "let the tool that quantized the model quantize its output too"
+            return self.refuse(node, f"the model's output '{value}' is left in float", hint)
+        others = [reader for reader in found if reader.op_type != "QuantizeLinear"]
+        if others:
+            spot = f"'{qdq.name(others[0])}' ({others[0].op_type})"
+            hint = "quantize the whole model, or give the float model and calibration samples"
+            return self.refuse(node, f"its output is not quantized: node {spot} reads it in float", hint)
+        message = "its output is quantized in several ways" if found else "its output is not quantized"
+        return self.refuse(node, message, "every layer needs one QuantizeLinear behind it; quantize the whole model")
 
     def _quantizer_ahead(self, value: str) -> onnx.NodeProto | None:
         """The QuantizeLinear that alone reads `value` behind views: those move values and leave the scale to it."""
@@ -255,9 +278,19 @@ class Lowering:
         elif node.op_type == "DequantizeLinear":
             self._dequantize(node)
         elif node.op_type in operators:
+            self._check_integers(node)
             operators[node.op_type].lower(self, node)
         else:
             raise self.refuse(node, "this operator is not supported", "`python -m nnbuild ops` lists what is")
+
+    def _check_integers(self, node: onnx.NodeProto) -> None:
+        """Refuse arithmetic on integers as they are stored: its meaning is not that of the real values."""
+        if node.op_type in qdq.VIEWS or node.op_type in _STORED_TAKEN:
+            return
+        for name in node.input:
+            if self.types.get(name) in _STORED and isinstance(self.values.get(name), Activation):
+                hint = "put a DequantizeLinear in front of it and a QuantizeLinear behind it"
+                raise self.refuse(node, f"it computes with the integers of '{name}' as they are stored", hint)
 
     def _input(self, value: onnx.ValueInfoProto) -> None:
         """An int8 or uint8 input is an activation at once; a float one at its QuantizeLinear."""
@@ -286,14 +319,19 @@ class Lowering:
         self.values[name] = Activation(tensor, index)
 
     def _first_quantization(self, value: str) -> onnx.NodeProto | None:
-        """The node that gives the input its scale: its first Q or DQ, through views."""
-        for reader in self.readers.get(value, ()):
-            if reader.op_type in ("QuantizeLinear", "DequantizeLinear"):
-                return reader
-            if reader.op_type in qdq.VIEWS:
-                found = self._first_quantization(reader.output[0])
-                if found is not None:
-                    return found
+        """The node that gives the input its scale: its first Q or DQ, through views.
+
+        Also through one reader that lets values be or limits them, so that quantizing first gives the same.
+        """
+        found = self.readers.get(value, ())
+        direct = [reader for reader in found if reader.op_type in ("QuantizeLinear", "DequantizeLinear")]
+        if direct:
+            return direct[0]
+        for reader in found:
+            if reader.op_type in qdq.VIEWS or (len(found) == 1 and reader.op_type in _PASSING):
+                first = self._first_quantization(reader.output[0])
+                if first is not None:
+                    return first
         return None
 
     def _only_reader(self, value: str) -> onnx.NodeProto | None:

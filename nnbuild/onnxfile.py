@@ -26,7 +26,7 @@ MAX_ELEMENTS = 2**26  # of one tensor, and of all constants together: far beyond
 MAX_NODES = 50_000
 OPSETS = range(7, 29)
 
-# Bytes of one element, for the element types that can mean something here.
+# Bytes of one element, or of two of 4 bits, for the element types that can mean something here.
 ELEMENT_BYTES: dict[int, int] = {
     TensorProto.FLOAT: 4,
     TensorProto.DOUBLE: 8,
@@ -41,7 +41,12 @@ ELEMENT_BYTES: dict[int, int] = {
     TensorProto.INT64: 8,
     TensorProto.UINT64: 8,
     TensorProto.BOOL: 1,
+    TensorProto.INT4: 1,
+    TensorProto.UINT4: 1,
 }
+
+# Types of which a byte holds two elements.
+_HALF_BYTES = frozenset((TensorProto.INT4, TensorProto.UINT4))
 
 # The field that holds the elements where raw_data does not.
 _TYPED_FIELD: dict[int, str] = {
@@ -85,12 +90,28 @@ def parse_bytes(content: bytes, file: Path) -> onnx.ModelProto:
     try:
         model.ParseFromString(content)
     except (DecodeError, EncodeError, RuntimeError, UnicodeDecodeError):
-        raise ModelError("not an ONNX file, or truncated", str(file), "export or copy it again") from None
+        raise ModelError("not an ONNX file, or truncated", str(file), _remedy(content)) from None
     if not _is_text(model):
         raise ModelError("holds a name that is not text", str(file), "the file is damaged; export it again")
     if not model.ir_version or not model.opset_import or not model.graph.output:
-        raise ModelError("not an ONNX model: it has no version, opset or output", str(file))
+        raise ModelError("not an ONNX model: it has no version, opset or output", str(file), _remedy(content))
     return model
+
+
+# What other files of networks begin with: position, bytes, and how to come to ONNX from there.
+_OTHER_FILES = (
+    (4, b"TFL3", "a TensorFlow Lite file: python -m tf2onnx.convert --tflite FILE --output m.onnx"),
+    (4, b"ORTM", "a file of onnxruntime's own format: give the .onnx that it was made of"),
+    (0, b"\x89HDF", "an HDF5 file of Keras: export the model and convert it with tf2onnx"),
+    (0, b"PK\x03\x04", "a PyTorch or Keras file: export with torch.onnx.export, or convert with tf2onnx"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS: git lfs pull brings the file"),
+)
+
+
+def _remedy(content: bytes) -> str:
+    """What to do about a file that is no model."""
+    kinds = (hint for start, magic, hint in _OTHER_FILES if content[start : start + len(magic)] == magic)
+    return next(kinds, "export or copy it again")
 
 
 def opset(model: onnx.ModelProto) -> int:
@@ -101,6 +122,11 @@ def opset(model: onnx.ModelProto) -> int:
 def is_qdq(model: onnx.ModelProto) -> bool:
     """Whether the model already holds QuantizeLinear or DequantizeLinear nodes."""
     return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node)
+
+
+def data_bytes(kind: int, count: int) -> int:
+    """Bytes of `count` elements of a type in ELEMENT_BYTES."""
+    return (count + 1) // 2 if kind in _HALF_BYTES else count * ELEMENT_BYTES[kind]
 
 
 def element_type_name(kind: int) -> str:
@@ -199,6 +225,7 @@ def _checked(model: onnx.ModelProto, file: Path, load: Load) -> Iterator[Finding
     if any(isinstance(graph, GraphProto) and graph.sparse_initializer for graph in graphs(model)):
         yield Finding("sparse initializers are not supported", where, "export with dense weights")
     total = 0
+    unknown: dict[int, list[str]] = {}
     for tensor in tensors(model):
         count = _elements(tensor)
         total += max(count, 0)
@@ -206,12 +233,15 @@ def _checked(model: onnx.ModelProto, file: Path, load: Load) -> Iterator[Finding
             yield Finding(f"tensor '{tensor.name}' declares shape {list(tensor.dims)}, which is too large", where)
             return
         if tensor.data_type not in ELEMENT_BYTES:
-            kind = TensorProto.DataType.Name(tensor.data_type) if tensor.data_type in _KINDS else tensor.data_type
-            yield Finding(f"tensor '{tensor.name}' has the unsupported element type {kind}", where)
+            unknown.setdefault(tensor.data_type, []).append(tensor.name)
         elif tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-            yield load(tensor, count * ELEMENT_BYTES[tensor.data_type], file)
+            yield load(tensor, data_bytes(tensor.data_type, count), file)
         else:
             yield _check_data(tensor, count, where)
+    for kind, names in unknown.items():
+        name = TensorProto.DataType.Name(kind) if kind in _KINDS else kind
+        others = f" and {len(names) - 1} more have" if len(names) > 1 else " has"
+        yield Finding(f"tensor '{names[0]}'{others} the unsupported element type {name}", where)
 
 
 _KINDS = frozenset(TensorProto.DataType.values())
@@ -226,7 +256,7 @@ def _check_data(tensor: TensorProto, count: int, where: str) -> Finding | None:
     size = ELEMENT_BYTES[tensor.data_type]
     field = _TYPED_FIELD.get(tensor.data_type, "int32_data")
     held = len(tensor.raw_data) if tensor.HasField("raw_data") else len(getattr(tensor, field)) * size
-    return check_length(tensor, held, count * size, where)
+    return check_length(tensor, held, data_bytes(tensor.data_type, count), where)
 
 
 def check_length(tensor: TensorProto, held: int, size: int, where: str) -> Finding | None:

@@ -16,10 +16,10 @@ from onnx import TensorProto
 
 from nnbuild.errors import Finding, ModelError
 from nnbuild.onnxfile import (
-    ELEMENT_BYTES,
     check_length,
     check_size,
     check_tensors,
+    data_bytes,
     external,
     load_external,
     parse,
@@ -87,7 +87,7 @@ def read_outline(path: Path) -> Outline:
 
 
 def _size(tensor: TensorProto) -> int:
-    return int(math.prod(tensor.dims)) * ELEMENT_BYTES[tensor.data_type]
+    return data_bytes(tensor.data_type, math.prod(tensor.dims))
 
 
 def _held(tensor: TensorProto, size: int) -> int:

@@ -51,6 +51,12 @@ def shapes(graph: onnx.GraphProto) -> Mapping[str, tuple[int, ...]]:
     return found
 
 
+def types(graph: onnx.GraphProto) -> Mapping[str, int]:
+    """Element type of every value that has one."""
+    values = (*graph.input, *graph.value_info, *graph.output)
+    return {value.name: value.type.tensor_type.elem_type for value in values}
+
+
 def readers(graph: onnx.GraphProto) -> Mapping[str, list[onnx.NodeProto]]:
     """The nodes that read each value, in order; a node that reads it twice is there twice."""
     found: dict[str, list[onnx.NodeProto]] = {}

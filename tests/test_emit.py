@@ -22,6 +22,7 @@ from nnbuild.commands import ops as ops_command
 from nnbuild.contract import Case
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import ConfigError, KernelError
+from nnbuild.importer import import_model
 from nnbuild.lower import lower
 from nnbuild.network import Network, QuantParams
 from nnbuild.ops import ALL, singles
@@ -259,3 +260,44 @@ def test_model_id_follows_the_numbers() -> None:
     changed = replace(layer, constants={**layer.constants, "weights": weights})
     assert network.model_id() == case("fully_connected_16x10").network.model_id()
     assert network.model_id() != replace(network, layers=(changed,)).model_id()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a/b", "a:b", "a.b", "a;b"),
+        ("int", "for", "double", "static"),
+        ("input", "output", "memcpy", "NULL"),
+        ("size", "shape", "scale", "zero_point"),
+        ("A", "a", "a_2", "a/2"),
+        ("0", "1", "-1", " "),
+        ("\u00e5", "\u00e4", "\u5165\u529b", "\U0001f600"),
+        ("x*/ int y; /*", "\\", "??/", '"%s\n#error'),
+    ],
+)
+def test_inputs_and_outputs_of_any_name_compile(names: tuple[str, str, str, str], tmp_path: Path) -> None:
+    first, second, total, positive = names
+    scale = ["s", "z"]
+    nodes = [helper.make_node("QuantizeLinear", [name, *scale], [f"q{name}"], name=name) for name in (first, second)]
+    nodes += [helper.make_node("DequantizeLinear", [f"q{name}", *scale], [f"d{name}"]) for name in (first, second)]
+    nodes += [
+        helper.make_node("Add", [f"d{first}", f"d{second}"], ["sum"], name=total),
+        helper.make_node("QuantizeLinear", ["sum", *scale], ["qsum"]),
+        helper.make_node("DequantizeLinear", ["qsum", *scale], [total]),
+        helper.make_node("Relu", [total], ["r"], name=positive),
+        helper.make_node("QuantizeLinear", ["r", *scale], ["qr"]),
+        helper.make_node("DequantizeLinear", ["qr", *scale], [positive]),
+    ]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 5]) for name in names]
+    constants = [
+        numpy_helper.from_array(np.asarray(value), name) for name, value in (("s", np.float32(0.1)), ("z", np.int8(3)))
+    ]
+    graph = helper.make_graph(nodes, "g", ports[:2], ports[2:], constants)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
+    network = lower(import_model(path))
+    library = host.shared_library(tmp_path, emit(network, EmitOptions("m", selftest=1)))
+    inputs = [np.arange(5, dtype=np.int8), np.full(5, 7, np.int8)]
+    expected = interpret.run(network, inputs)
+    for got, wanted in zip(host.call(library, "m_run", inputs, [5, 5]), expected, strict=True):
+        np.testing.assert_array_equal(got, wanted.ravel())

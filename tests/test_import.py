@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from nnbuild.cli import main
 from nnbuild.errors import ConfigError, ModelError
 from nnbuild.importer import import_model, import_outline
+from nnbuild.onnxfile import OPSETS
 from nnbuild.passes.graph import static_shape
 from nnbuild.pipeline import input_shapes, serialized
 from tests.graphs import feeds_for, imported, kinds, model, node, run, save, weights
@@ -151,16 +152,111 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     assert [value.name for value in result.graph.output] == ["y", "z"]
 
 
-def test_double_is_refused(tmp_path: Path) -> None:
-    proto = model([node("Relu", "x", "y")], {"x": ["N", 3]}, ["y"], element=TensorProto.DOUBLE)
-    with pytest.raises(ModelError, match="element type double; hint: export the model in float32"):
+def test_integers_are_refused(tmp_path: Path) -> None:
+    proto = model([node("Relu", "x", "y")], {"x": ["N", 3]}, ["y"], element=TensorProto.INT32)
+    with pytest.raises(ModelError, match="element type int32; hint: export the model in float32"):
         import_model(save(tmp_path, proto))
+
+
+# Other floats.
+
+OTHER_FLOATS = [TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE]
+NAMES = ["float16", "bfloat16", "double"]
+
+
+def as_type(array: Any, element: int, name: str) -> TensorProto:
+    return numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(element)), name)
+
+
+@pytest.mark.parametrize("element", OTHER_FLOATS, ids=NAMES)
+def test_weights_of_another_float_type_with_casts(element: int, tmp_path: Path) -> None:
+    """What tools write that only store weights in half the bytes."""
+    nodes = [node("Cast", "half", "w", to=TensorProto.FLOAT), node("Gemm", "x w", "y")]
+    proto = model(nodes, {"x": ["N", 3]}, ["y"])
+    proto.graph.initializer.append(as_type(weights(3, 2), element, "half"))
+    result = import_model(save(tmp_path, proto))
+    assert kinds(result) == ["Gemm"]
+    expected = numpy_helper.to_array(proto.graph.initializer[0]).astype(np.float32)
+    np.testing.assert_array_equal(numpy_helper.to_array(result.graph.initializer[0]), expected)
+    assert run(result, {"x": weights(1, 3)})[0].dtype == np.float32
+
+
+@pytest.mark.parametrize("element", OTHER_FLOATS, ids=NAMES)
+def test_a_model_wholly_of_another_float_type(element: int, tmp_path: Path) -> None:
+    """`model.half()` of PyTorch, convert_float_to_float16 with and without float32 inputs."""
+    nodes = [
+        node("Cast", "x", "a", to=element),
+        node("Gemm", "a w", "g"),
+        node("Constant", "", "low", value=as_type(np.float32(-1), element, "low")),
+        node("Clip", "g low", "c"),
+        node("Cast", "c", "f", to=TensorProto.FLOAT),
+        node("Relu", "f", "r"),
+        node("Cast", "r", "y", to=element),
+    ]
+    proto = model(nodes, {"x": ["N", 3]}, ["y"], element=element)
+    proto.graph.initializer.append(as_type(weights(3, 2), element, "w"))
+    result = import_model(save(tmp_path, proto))
+    assert set(kinds(result)) <= {"Gemm", "Clip", "Relu"}
+    for value in (*result.graph.input, *result.graph.output):
+        assert value.type.tensor_type.elem_type == TensorProto.FLOAT
+    sample, stored = weights(1, 3), numpy_helper.to_array(proto.graph.initializer[0]).astype(np.float32)
+    np.testing.assert_allclose(run(result, {"x": sample})[0], np.maximum(sample @ stored, 0), rtol=1e-5)
+
+
+def test_a_double_beyond_float32_is_refused(tmp_path: Path) -> None:
+    proto = model(
+        [node("Mul", "x s", "y")], {"x": ["N", 3]}, ["y"], {"s": np.float64(-1e300)}, element=TensorProto.DOUBLE
+    )
+    with pytest.raises(ModelError, match=r"tensor 's' of double holds 1e\+300, beyond float32; hint: scale the model"):
+        import_model(save(tmp_path, proto))
+
+
+def test_infinity_in_half_precision_is_a_bound(tmp_path: Path) -> None:
+    proto = model([node("Clip", "x low high", "y")], {"x": ["N", 3]}, ["y"], element=TensorProto.FLOAT16)
+    for name, bound in (("low", -1.0), ("high", np.inf)):
+        proto.graph.initializer.append(as_type(np.float32(bound), TensorProto.FLOAT16, name))
+    assert kinds(import_model(save(tmp_path, proto))) == ["Clip"]
+
+
+def test_half_precision_is_judged_by_its_shapes_too(tmp_path: Path) -> None:
+    proto = model([node("Gemm", "x w", "y")], {"x": ["N", 300]}, ["y"], element=TensorProto.FLOAT16)
+    proto.graph.initializer.append(as_type(weights(300, 200), TensorProto.FLOAT16, "w"))
+    outline = import_outline(save(tmp_path, proto)).model
+    assert (kinds(outline), outline.graph.initializer[0].data_type) == (["Gemm"], TensorProto.FLOAT)
 
 
 def test_one_dimensional_convolution(tmp_path: Path) -> None:
     nodes = [node("Conv", "x w b", "c", pads=[1, 1], strides=[2]), node("Relu", "c", "y")]
     proto = model(nodes, {"x": ["N", 3, 20]}, ["y"], {"w": weights(4, 3, 3), "b": weights(4)})
     assert kinds(imported(tmp_path, proto)) == ["Conv", "Relu"]
+
+
+# Versions of the operators.
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_one_network_in_every_opset(opset: int, tmp_path: Path) -> None:
+    """Clip's bounds, Squeeze's axes and Softmax's meaning moved; the imported network is the same."""
+
+    def network(version: int) -> onnx.ModelProto:
+        nodes = [
+            node("Conv", "x w", "c", pads=[1] * 4),
+            node("BatchNormalization", "c one zero zero one", "n"),
+            node("Clip", "n", "k", min=-1.0, max=1.0) if version < 11 else node("Clip", "n low high", "k"),
+            node("GlobalAveragePool", "k", "g"),
+            node("Squeeze", "g", "s", axes=[2, 3]) if version < 13 else node("Squeeze", "g axes", "s"),
+            node("Softmax", "s", "y", axis=1),
+        ]
+        one, zero = np.ones(4, np.float32), np.zeros(4, np.float32)
+        constants: dict[str, Any] = {"w": weights(4, 3, 3, 3), "one": one, "zero": zero}
+        constants |= {"low": np.float32(-1), "high": np.float32(1)} if version >= 11 else {}
+        constants |= {"axes": np.array([2, 3])} if version >= 13 else {}
+        return model(nodes, {"x": ["N", 3, 6, 6]}, ["y"], constants, opset=version)
+
+    results = [import_model(save(tmp_path, network(version))) for version in (opset, 13)]
+    assert kinds(results[0]) == kinds(results[1]) == ["Conv", "Clip", "GlobalAveragePool", "Squeeze", "Softmax"]
+    feeds = feeds_for(results[0])
+    np.testing.assert_array_equal(run(results[0], feeds)[0], run(results[1], feeds)[0])
 
 
 # What folds.
@@ -247,7 +343,29 @@ def test_functions_are_inlined(tmp_path: Path) -> None:
     assert kinds(imported(tmp_path, proto)) == ["Add", "Relu"]
 
 
+def test_the_default_domain_has_a_long_name(tmp_path: Path) -> None:
+    proto = model([node("Relu", "x", "y", domain="ai.onnx")], {"x": ["N", 3]}, ["y"])
+    assert kinds(import_model(save(tmp_path, proto))) == ["Relu"]
+
+
+def test_cast_like_is_a_cast(tmp_path: Path) -> None:
+    """What PyTorch's exporter leaves where it does not optimize: bounds in the type of the value that they limit."""
+    nodes = [node("CastLike", "low x", "l"), node("CastLike", "x low_f", "v"), node("Clip", "v l", "y")]
+    proto = model(nodes, {"x": ["N", 3]}, ["y"], {"low": np.int64(-1), "low_f": np.float32(0)})
+    assert kinds(imported(tmp_path, proto)) == ["Clip"]
+
+
 # What is refused.
+
+
+def test_nodes_of_onnxruntimes_optimizer_say_where_they_come_from(tmp_path: Path) -> None:
+    proto = model(
+        [node("FusedMatMul", "x w", "y", domain="com.microsoft")], {"x": ["N", 3]}, ["y"], {"w": weights(3, 2)}
+    )
+    with pytest.raises(
+        ModelError, match=r"'com.microsoft.FusedMatMul' is .*hint: .* give the model as it was exported"
+    ):
+        import_model(save(tmp_path, proto))
 
 
 def test_all_unknown_operators_are_listed_at_once(tmp_path: Path) -> None:

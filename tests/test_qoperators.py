@@ -17,7 +17,7 @@ from nnbuild.errors import ModelError
 from nnbuild.importer import import_model
 from nnbuild.lower import lower
 from nnbuild.network import Array
-from tests.graphs import kinds, model, node, save, weights
+from tests.graphs import kinds, model, node, run, save, weights
 
 SHAPE = (1, 3, 8, 8)
 
@@ -108,3 +108,30 @@ def test_a_bias_without_constant_scales_is_refused(tmp_path: Path) -> None:
     ]
     with pytest.raises(ModelError):
         import_model(save(tmp_path, model(nodes, {"x": [1, 2, 3, 4], "s": [1]}, ["y"], constants)))
+
+
+def test_a_scale_for_each_of_something_else_is_refused(tmp_path: Path) -> None:
+    """The bias has the scale input * weights, and an input has one."""
+    scales = {"s": np.full(2, 0.1, np.float32), "ws": np.full(4, 0.1, np.float32)}
+    zeros = {"z": np.zeros(2, np.uint8), "zw": np.zeros(4, np.int8)}
+    constants = {**scales, **zeros, "w": np.ones((4, 2, 1, 1), np.int8), "b": np.zeros(4, np.int32)}
+    nodes = [node("QuantizeLinear", "x s z", "q", axis=1), node("QLinearConv", "q s z w ws zw s z b", "y")]
+    with pytest.raises(ModelError, match=r"\(QLinearConv\): "):
+        import_model(save(tmp_path, model(nodes, {"x": [1, 2, 3, 4]}, ["y"], constants)))
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+def test_pad_of_stored_integers(kind: Any, tmp_path: Path) -> None:
+    """Its fill is an integer: the zero point, or what stands for another value."""
+    constants = {"s": np.float32(0.1), "z": kind(3), "fill": kind(17), "pads": np.array([0, 0, 1, 0, 0, 2], np.int64)}
+    nodes = [
+        node("QuantizeLinear", "x s z", "q"),
+        node("Pad", "q pads fill", "p"),
+        node("DequantizeLinear", "p s z", "y"),
+    ]
+    proto = model(nodes, {"x": [1, 2, 4]}, ["y"], constants)
+    lowered = lower(import_model(save(tmp_path, proto)))
+    sample = next(inputs())[0, :2, 0, :4][None]
+    quant = lowered.tensors[lowered.outputs[0].tensor].quant
+    ours = quant.dequantize(interpret.run(lowered, [quant.quantize(sample)])[0])
+    np.testing.assert_allclose(ours.reshape(1, 2, 7), run(proto, {"x": sample})[0], rtol=1e-6)

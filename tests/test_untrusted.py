@@ -286,6 +286,55 @@ def test_strings_are_refused(tmp_path: Path) -> None:
     refuses(save(tmp_path, proto), "tensor 't' has the unsupported element type STRING")
 
 
+def test_a_shape_of_two_dimensions(tmp_path: Path) -> None:
+    proto = model([node("Reshape", "x s", "y")], {"x": ["N", 4]}, ["y"], {"s": np.array([[1, 2], [2, 1]], np.int64)})
+    with contextlib.suppress(ModelError):
+        import_model(save(tmp_path, proto))
+
+
+@pytest.mark.parametrize(("kind", "alpha"), [("LeakyRelu", float("nan")), ("Elu", float("inf"))])
+def test_an_attribute_that_is_no_number(kind: str, alpha: float, tmp_path: Path) -> None:
+    proto = model([node(kind, "x", "y", alpha=alpha)], {"x": ["N", 3]}, ["y"])
+    refuses(save(tmp_path, proto), f"its attribute 'alpha' is {alpha}")
+
+
+@pytest.mark.parametrize(
+    ("start", "hint"),
+    [
+        (b"\x1c\0\0\0TFL3", "a TensorFlow Lite file: python -m tf2onnx.convert --tflite"),
+        (b"\x1c\0\0\0ORTM", "a file of onnxruntime's own format"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file of Keras"),
+        (b"PK\x03\x04", "a PyTorch or Keras file: export with torch.onnx.export"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        (b"hello", "export or copy it again"),
+    ],
+)
+def test_another_kind_of_file_says_how_to_come_to_onnx(start: bytes, hint: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(start + b"\xff" * 40)
+    refuses(path, f"not an ONNX.*; hint: {hint}")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "message"),
+    [
+        (["x", "x"], ["y"], "input 'x' is listed twice"),
+        (["x"], ["y", "y"], "output 'y' is listed twice"),
+        (["x", ""], ["y"], "an input has no name"),
+        (["x"], ["y", ""], "an output has no name"),
+        (["x"], ["y", "x"], "output 'x' is an input: nothing computes it"),
+    ],
+)
+def test_inputs_and_outputs_without_a_name_of_their_own(
+    inputs: list[str], outputs: list[str], message: str, tmp_path: Path
+) -> None:
+    proto = model([node("Relu", "x", "y")], {"x": ["N", 3]}, ["y"])
+    for values, names in ((proto.graph.input, inputs), (proto.graph.output, outputs)):
+        del values[:]
+        values.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]) for name in names)
+    refuses(save(tmp_path, proto), message)
+
+
 # External data.
 
 

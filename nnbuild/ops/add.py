@@ -16,7 +16,7 @@ from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, So
 from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
-from nnbuild.ops import broadcast
+from nnbuild.ops import broadcast, lookup
 from nnbuild.target import Target
 
 LEFT_SHIFT = 20
@@ -45,6 +45,8 @@ class AddParams:
 
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     """Add(a, b) or Sub(a, b); at least one of them is computed."""
+    if lookup.arithmetic(ctx, node):
+        return
     walk = broadcast.pair(ctx, node, broadcast.operand(ctx, node, 0), broadcast.operand(ctx, node, 1))
     output = ctx.output(node)
     second = -1 if node.op_type == "Sub" else 1

@@ -28,7 +28,8 @@ def weights(ctx: Lowering, node: onnx.NodeProto, position: int, channels_axis: i
     count = values.shape[channels_axis]
     scale = constant.scale.astype(np.float64)
     if scale.size != 1 and scale.shape[channels_axis] != count:
-        raise ctx.refuse(node, "its weights are quantized along another axis than its output channels")
+        hint = "quantize them along their output channels, or per tensor"
+        raise ctx.refuse(node, "its weights are quantized along another axis than its output channels", hint)
     return values.astype(np.int8), np.broadcast_to(scale.ravel(), (count,)).astype(np.float64)
 
 
@@ -48,7 +49,10 @@ def bias(ctx: Lowering, node: onnx.NodeProto, position: int, scales: Array, fact
     if factor == 1.0 and _stored(constant, scales):
         raw = constant.values.astype(np.int64)
     else:
-        raw = np.rint(constant.real() * factor / scales).astype(np.int64)
+        real = constant.real() * factor / scales
+        if not np.isfinite(real).all():
+            raise ctx.refuse(node, "its bias is not finite")
+        raw = np.rint(np.clip(real, -(2.0**40), 2.0**40)).astype(np.int64)
     raw = np.broadcast_to(raw.ravel(), (scales.size,))
     if np.abs(raw).max(initial=0) > INT32_MAX:
         raise ctx.refuse(node, "its bias does not fit int32", "the weight scale of a channel is too small")

@@ -48,7 +48,7 @@ class ConcatParams:
 
 
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
-    """Concat(a, b, ...) along any axis; at least one value is computed."""
+    """Concat(a, b, ...) along any axis; at least one value is computed. Inputs of one scale give it to the output."""
     values = [broadcast.operand(ctx, node, position) for position in range(len(node.input))]
     computed = [value for value in values if isinstance(value, Activation)]
     if not computed:
@@ -57,7 +57,8 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     axis = int(qdq.attribute(node, "axis", 1)) % len(shapes[0])
     ends = [int(end) for end in np.cumsum([shape[axis] for shape in shapes])]
     shape = (*shapes[0][:axis], ends[-1], *shapes[0][axis + 1 :])
-    output = ctx.output(node)
+    scales = {broadcast.quant(ctx, value) if isinstance(value, Constant) else ctx.quant(value) for value in values}
+    output = ctx.output(node, default=scales.pop() if len(scales) == 1 else None)
     memory, index = _memory(computed, shape)
     constants: dict[str, Array] = {}
     inputs: list[str] = []

@@ -24,6 +24,9 @@ from nnbuild.target import Target
 MAX_DEPTH = 4096
 """Q12.19 holds the sum of so many exponentials."""
 
+OUTPUT = QuantParams(16 / 256, 127)
+"""Parameters of an output of the model that was left in float: LOG_SOFTMAX in TensorFlow Lite's specification."""
+
 _UNIT = 19  # bits behind the point of exponentials
 _LOG_BITS = 15  # bits behind the point of a binary logarithm
 _SEGMENTS = 6  # bits of a mantissa that choose the entry of the table
@@ -57,7 +60,7 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     depth = int(last.shape[-1])
     if depth > MAX_DEPTH:
         raise ctx.refuse(node, f"a sum over {depth} values is not supported", f"at most {MAX_DEPTH}")
-    output = ctx.output(node)
+    output = ctx.output(node, default=OUTPUT if node.output[0] in ctx.graph_outputs else None)
     shape = layout.memory_shape(last.shape)
     tensor = ctx.arrange(activation, last, node, shape)
     scale = ctx.quant(activation).scale

@@ -107,6 +107,13 @@ FUNCTIONS: dict[str, Function] = {
     "ThresholdedRelu": lambda x, node: x if x > _alpha(node, 1.0) else 0.0,
 }
 
+_BOUNDED = {
+    "HardSigmoid": QuantParams(1 / 256, -128),
+    "Sigmoid": QuantParams(1 / 256, -128),
+    "Tanh": QuantParams(1 / 128, 0),
+}
+"""Parameters that hold every value of a function; those of LOGISTIC and TANH in TensorFlow Lite's specification."""
+
 
 @dataclass(frozen=True, slots=True)
 class LookupParams:
@@ -126,14 +133,49 @@ def table(function: Callable[[float], float], source: QuantParams, output: Quant
 
 
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
-    """Any node of FUNCTIONS, and Pow with a constant exponent."""
+    """Any node of FUNCTIONS, and Pow with a constant exponent.
+
+    An output of the model that was left in float gets a scale where the function has a bounded range.
+    """
     activation = ctx.activation(node)
-    output = ctx.output(node)
+    last = node.output[0] in ctx.graph_outputs
+    output = ctx.output(node, default=_BOUNDED.get(node.op_type) if last else None)
     function = _power(ctx, node) if node.op_type == "Pow" else FUNCTIONS[node.op_type]
     values = table(
         lambda x: function(x, node), ctx.quant(activation), output.quant, output.activation_min, output.activation_max
     )
     add(ctx, node, activation, output.quant, values, output.value)
+
+
+_ARITHMETIC: dict[str, Callable[[float, float], float]] = {
+    "Add": lambda a, b: a + b,
+    "Mul": lambda a, b: a * b,
+    "Sub": lambda a, b: a - b,
+}
+
+
+def arithmetic(ctx: Lowering, node: onnx.NodeProto) -> bool:
+    """Lower Add, Sub or Mul of a value and one real number that is not quantized; False, and nothing, for others."""
+    numbers = [ctx.constant(node, position) for position in (0, 1)]
+    position = 0 if numbers[0] is not None else 1
+    number = numbers[position]
+    if number is None or number.scale is not None or number.values.size != 1 or numbers[1 - position] is not None:
+        return False
+    activation, real = ctx.activation(node, 1 - position), float(number.values.ravel()[0])
+    if number.values.ndim > len(activation.shape):
+        return False
+    if not math.isfinite(real):
+        raise ctx.refuse(node, f"its constant is {real}")
+    function, output = _ARITHMETIC[node.op_type], ctx.output(node)
+    values = table(
+        lambda x: function(x, real) if position else function(real, x),
+        ctx.quant(activation),
+        output.quant,
+        output.activation_min,
+        output.activation_max,
+    )
+    add(ctx, node, activation, output.quant, values, output.value)
+    return True
 
 
 def _power(ctx: Lowering, node: onnx.NodeProto) -> Function:

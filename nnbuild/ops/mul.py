@@ -17,7 +17,7 @@ from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, So
 from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
-from nnbuild.ops import broadcast
+from nnbuild.ops import broadcast, lookup
 from nnbuild.target import Target
 
 MAX_MULTIPLIER = 2.0**13
@@ -45,6 +45,8 @@ class MulParams:
 
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     """Mul(a, b); at least one of them is computed. The multiplier is computed in double, as TFLite Micro does."""
+    if lookup.arithmetic(ctx, node):
+        return
     walk = broadcast.pair(ctx, node, broadcast.operand(ctx, node, 0), broadcast.operand(ctx, node, 1))
     output = ctx.output(node)
     a, b, out = (float(np.float32(quant.scale)) for quant in (*walk.quants, output.quant))

@@ -12,8 +12,9 @@ import onnx
 from nnbuild import layout, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source
 from nnbuild.kernels import cmsis_nn
-from nnbuild.lower import Lowering
-from nnbuild.network import Array, QuantParams
+from nnbuild.lower import Activation, Lowering, Output
+from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
+from nnbuild.ops import lookup
 from nnbuild.target import Target
 
 
@@ -28,19 +29,19 @@ class PadParams:
 
 
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
-    """Pad; a fill that the input's scale holds exactly keeps the scale, which it must."""
+    """Pad; a fill other than zero must keep the scale. Where the output has another, or a clamp, a table follows."""
     if qdq.attribute(node, "mode", "constant") != "constant":
         raise ctx.refuse(node, "only constant padding is supported", "pad with zeros")
-    activation, output = ctx.activation(node), ctx.output(node)
+    activation = ctx.activation(node)
     quant = ctx.quant(activation)
-    if output.quant != quant:
+    real, kept = _fill(ctx, node, quant)
+    output = ctx.output(node, default=quant if kept else None)
+    if output.quant != quant and not kept:
         raise ctx.refuse(node, "its output has another scale than its input", "give both the same")
     pads = _pads(ctx, node, activation.index.ndim)
     rank = activation.index.ndim
     if any(pad < 0 for pad in pads) or pads[0] or pads[rank]:
         raise ctx.refuse(node, "negative pads and pads of the batch are not supported", "slice instead")
-    value = ctx.constant(node, 2)
-    real = float(value.real().ravel()[0]) if value is not None else float(qdq.attribute(node, "value", 0.0))
     fill = qdq.quantized_bound(real, quant)
     before, after = list(pads[1:rank]), list(pads[rank + 1 :])
     index = activation.index[0]
@@ -58,7 +59,26 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     result_shape = tuple(padded[len(missing) :])
     name = ctx.layer("pad", (tensor,), result_shape, quant, params, {}, node)
     result = layout.contiguous((1, *result_shape))
-    ctx.define(output.value, name, np.moveaxis(result, -1, 1) if rank in (3, 4) else result)
+    padding = Activation(name, np.moveaxis(result, -1, 1) if rank in (3, 4) else result)
+    if output == Output(output.value, quant, INT8_MIN, INT8_MAX):
+        ctx.define(output.value, padding.tensor, padding.index)
+        return
+    values = lookup.rescaling(quant, output.quant, output.activation_min, output.activation_max)
+    lookup.add(ctx, node, padding, output.quant, values, output.value)
+
+
+def _fill(ctx: Lowering, node: onnx.NodeProto, quant: QuantParams) -> tuple[float, bool]:
+    """The real value around the input, and whether the input's scale holds it exactly.
+
+    Around integers as they are stored, which onnxruntime's QOperator format pads, stands such an integer.
+    """
+    value = ctx.constant(node, 2)
+    fill = float(value.real().ravel()[0]) if value is not None else float(qdq.attribute(node, "value", 0.0))
+    kind = ctx.types.get(node.input[0])
+    if kind in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8):
+        offset = 128 if kind == onnx.TensorProto.UINT8 else 0
+        return quant.scale * (fill - offset - quant.zero_point), True
+    return fill, fill == 0.0
 
 
 def _triple(values: Sequence[int]) -> tuple[int, int, int]:

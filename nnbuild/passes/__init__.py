@@ -15,24 +15,29 @@ from onnx import NodeProto
 from nnbuild.errors import InternalError
 from nnbuild.passes import (
     batchnorm,
+    batchnorm_to_quantized,
     clamp_form,
     clamps_early,
     conv_form,
     div_form,
     explicit_pads,
+    explicit_zero_points,
     fold_affine,
     gemm_form,
     global_max_pool,
+    integer_clip,
     last_state,
     layer_norm_forms,
     masks,
     matmul_form,
     matmul_to_gemm,
     merge_clamps,
+    merge_quantizers,
     merge_views,
     pad_form,
     pad_into_window,
     remove_noops,
+    scale_into_quantized,
     scale_into_weights,
     scale_to_conv,
     softmax_forms,
@@ -41,6 +46,7 @@ from nnbuild.passes import (
     sum_to_add,
     time_first,
     transpose_first,
+    transposed_weights,
     unary_forms,
 )
 from nnbuild.passes.graph import Graph
@@ -83,12 +89,25 @@ EARLY_RULES: tuple[Rule, ...] = (explicit_pads.rewrite, time_first.rewrite)
 
 QDQ_RULES: tuple[Rule, ...] = (
     remove_noops.rewrite,
+    explicit_zero_points.rewrite,
     split_to_slices.rewrite,
     time_first.rewrite,
     last_state.rewrite,
     explicit_pads.rewrite,
+    sum_to_add.rewrite,
     clamp_form.rewrite,
+    integer_clip.rewrite,
+    merge_quantizers.rewrite,
+    unary_forms.rewrite,
+    softmax_forms.rewrite,
+    global_max_pool.rewrite,
+    pad_into_window.rewrite,
+    transposed_weights.rewrite,
     matmul_to_gemm.rewrite,
+    clamps_early.rewrite,
+    scale_into_quantized.rewrite,
+    batchnorm_to_quantized.rewrite,
+    div_form.rewrite,
 )
 
 # Operators that no stage after import knows, because a rule turns them into others or removes them.

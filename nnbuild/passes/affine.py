@@ -15,7 +15,10 @@ LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """`value` * `scale` + `shift`; both are float64 arrays that broadcast against the value."""
+    """`value` * `scale` + `shift`; both are float64 arrays that broadcast against the value.
+
+    Those of a BatchNormalization are (channels,), along axis 1.
+    """
 
     value: str
     scale: Array

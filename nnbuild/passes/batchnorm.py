@@ -6,23 +6,17 @@ import numpy as np
 from onnx import NodeProto
 
 from nnbuild.network import Array
-from nnbuild.passes import affine
+from nnbuild.passes import affine, dequantized
 from nnbuild.passes.graph import Graph, attribute
 from nnbuild.passes.scale_to_conv import to_depthwise
 
 
 def rewrite(graph: Graph, node: NodeProto) -> bool:
     """Replace one BatchNormalization with constant statistics."""
-    if node.op_type != "BatchNormalization" or attribute(node, "training_mode", 0):
+    found = of_node(graph, node)
+    if found is None:
         return False
-    statistics = [graph.constant(node, index) for index in range(1, 5)]
-    if any(array is None for array in statistics):
-        return False
-    gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in statistics)
-    scale = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
-    shift = beta - mean * scale
-    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
-        return False
+    scale, shift = found.scale, found.shift
     before = graph.feeding(node, 0, *affine.LINEAR)
     if before is not None and _channels_last(graph, before, node) and _into(graph, before, node, scale, shift):
         return True
@@ -31,6 +25,23 @@ def rewrite(graph: Graph, node: NodeProto) -> bool:
     if graph.shape(node.input[0])[0] == 1 and to_depthwise(graph, node, node.input[0], scale, shift):
         return True
     return _apart(graph, node, scale, shift)
+
+
+def of_node(graph: Graph, node: NodeProto) -> affine.Affine | None:
+    """What a BatchNormalization with constant statistics does to each channel; None for any other node."""
+    if node.op_type != "BatchNormalization" or attribute(node, "training_mode", 0):
+        return None
+    statistics = [dequantized.real(graph, node, index) for index in range(1, 5)]
+    if any(array is None for array in statistics):
+        return None
+    gamma, beta, mean, variance = (array for array in statistics if array is not None)
+    if not gamma.shape == beta.shape == mean.shape == variance.shape:
+        return None
+    scale = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+    shift = beta - mean * scale
+    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+        return None
+    return affine.Affine(node.input[0], scale, shift)
 
 
 def _channels_last(graph: Graph, before: NodeProto, node: NodeProto) -> bool:

@@ -33,12 +33,9 @@ def _fits(graph: Graph, matmul: NodeProto, bias: str) -> bool:
     outputs = graph.shape(weights)[1]
     if len(value) == 2:
         return shape in ((outputs,), (1, outputs)) and value[0] == 1
-    # Reshapes between DequantizeLinear and Gemm would tear a quantized operator apart.
-    return len(value) > 2 and shape[-1:] == (outputs,) and math.prod(shape) == outputs and _is_float(graph, weights)
-
-
-def _is_float(graph: Graph, value: str) -> bool:
-    return value in graph.constants
+    # A bias behind a DequantizeLinear has the shape that it has.
+    fits = shape[-1:] == (outputs,) and math.prod(shape) == outputs
+    return len(value) > 2 and fits and (bias in graph.constants or len(shape) <= 2)
 
 
 def _is_constant(graph: Graph, value: str) -> bool:

@@ -23,7 +23,7 @@ def rewrite(graph: Graph, node: NodeProto) -> bool:
         graph.remove(before)
         return True
     shape = graph.constant(node, 1) if node.op_type == "Reshape" else None
-    if shape is not None and tuple(shape) != graph.shape(node.output[0]):
+    if shape is not None and tuple(shape.ravel()) != graph.shape(node.output[0]):
         _to_reshape(graph, node)
         return True
     return False

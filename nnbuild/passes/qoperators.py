@@ -146,7 +146,7 @@ class _Expansion:
     def _bias_scale(self, node: NodeProto) -> Array | None:
         """The scale that the format defines for an int32 bias: input * weights."""
         scales = [self._array(self._input(node, position)) for position in (1, 4)]
-        if scales[0] is None or scales[1] is None:
+        if scales[0] is None or scales[1] is None or scales[0].size != 1:
             return None
         return np.asarray(np.float32(scales[0]) * np.float32(scales[1]), np.float32)
 
