@@ -2,7 +2,7 @@
 
 z, r = sigmoid of the gates; n = tanh(W x + r * (R h + b)), or tanh(W x + R (r * h) + b) without linear_before_reset;
 h = n + z * (h - n). Between steps h is kept in Q0.15, because an int8 would stand still where z is nearly 1; what the
-matrix products and the output see is that value in int8.
+matrix products and the output see is that value in int8, but for r * h, which stays in Q0.15.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     """GRU(X, W, R, B, sequence_lens, initial_h)."""
     recurrent.activations(ctx, node, ("Sigmoid", "Tanh"))
     linear = bool(qdq.attribute(node, "linear_before_reset", 0))
-    reading = recurrent.read(ctx, node, GATES, [2] if linear else [])
+    reading = recurrent.read(ctx, node, GATES, [2] if linear else [], wide=() if linear else [2])
     scaled = fixedpoint.quantize_multiplier(2.0**-15 / reading.quant.scale, 2**15)
     params = GruParams(reading.loops, linear, *scaled)
     constants = {**reading.constants, "cells": recurrent.start_in_q15(ctx, node, reading.loops)}
@@ -67,8 +67,8 @@ def advance(
         if params.linear_before_reset:
             part = (reset * np.clip(others[2], -_WIDE, _WIDE) + 2**14) >> 15
         else:
-            left = shown((reset * cells + 2**14) >> 15)
-            part = recurrent.product(params.loops, constants, direction, left - zero, True)[2]
+            left = (reset * cells + 2**14) >> 15
+            part = recurrent.product(params.loops, constants, direction, left, True)[2]
         fresh = recurrent.tanh(recurrent.saturate16(gates[2] + part), table)
         now = fresh + ((update * (cells - fresh) + 2**14) >> 15)
         return shown(now), now
@@ -83,16 +83,19 @@ def reference(params: GruParams, constants: Mapping[str, Array], inputs: Sequenc
 
 def render(view: LayerView, target: Target) -> Source:
     """One hidden value after the other; where the reset gate is inside of the product, all reset gates come first."""
-    order = [[0, 1, 2]] if view.params.linear_before_reset else [[1], [0, 2]]
+    linear = view.params.linear_before_reset
+    order, wide = ([[0, 1, 2]], []) if linear else ([[1], [0, 2]], [2])
     starts = recurrent.starts(view, True)
     values = {"p": view.params, "l": view.params.loops, "wide": _WIDE, "data": sorted(starts)}
-    template = "gru.c.j2" if view.params.linear_before_reset else "gru_reset_first.c.j2"
-    return Source(template, values, {**recurrent.rows(view, order), **starts})
+    template = "gru.c.j2" if linear else "gru_reset_first.c.j2"
+    return Source(template, values, {**recurrent.rows(view, order, wide), **starts})
 
 
 def scratch(view: LayerView, target: Target) -> int:
-    """The next hidden values, those behind the reset gate, and the state where it is not kept."""
-    return recurrent.scratch(view, target, wide=True, extra=0 if view.params.linear_before_reset else 1)
+    """The next hidden values, those behind the reset gate in 16 bits, and the state where it is not kept."""
+    return recurrent.scratch(
+        view, target, wide=True, extra=0 if view.params.linear_before_reset else 2 * view.params.loops.hidden
+    )
 
 
 def cases() -> Iterable[Case]:

@@ -28,6 +28,9 @@ from nnbuild.target import Target
 GATE_BITS = 12
 """Bits behind the point of a gate before its activation."""
 
+Q15 = QuantParams(2.0**-15, 0)
+"""Of values in 16 bits, 15 of them behind the point."""
+
 INT16_MIN, INT16_MAX = -(2**15), 2**15 - 1
 
 _TABLE_STEPS = 24  # entries of the table to a unit
@@ -81,12 +84,17 @@ class Reading:
 
 
 def read(
-    ctx: Lowering, node: onnx.NodeProto, gates: int, split_bias: Sequence[int] = (), fine: int | None = None
+    ctx: Lowering,
+    node: onnx.NodeProto,
+    gates: int,
+    split_bias: Sequence[int] = (),
+    fine: int | None = None,
+    wide: Sequence[int] = (),
 ) -> Reading:
     """Inputs, attributes and constants of an LSTM, GRU or RNN of `gates` gates.
 
     The bias of the state's product joins that of the input's, but for the gates `split_bias`. With `fine` gates are in
-    2^-`fine` output steps and not in Q3.12.
+    2^-`fine` output steps and not in Q3.12. The state's product of the gates `wide` takes values in Q0.15.
     """
     activation = ctx.activation(node)
     index = activation.index
@@ -115,9 +123,10 @@ def read(
     shape = (len(reverse), gates, hidden)
     of_input, of_state = _biases(ctx, node, shape, split_bias)
     gate = QuantParams(2.0**-GATE_BITS if fine is None else quant.scale * 2.0**-fine, 0)
-    constants = _product(ctx, node, weights, scales, of_input, source, gate, shape)
-    other = _product(ctx, node, recurrent, recurrent_scales, of_state, quant, gate, shape)
-    loops = replace(loops, saturates=_saturates(constants, other))
+    constants = _product(ctx, node, weights, scales, of_input, [source] * gates, gate)
+    sources = [Q15 if number in wide else quant for number in range(gates)]
+    other = _product(ctx, node, recurrent, recurrent_scales, of_state, sources, gate)
+    loops = replace(loops, saturates=_saturates(constants, other, wide))
     constants |= {"recurrent" if name == "weights" else f"recurrent_{name}": each for name, each in other.items()}
     start = _start(ctx, node, 5, "initial state", loops)
     constants |= {"sigmoid": sigmoid_table(), "hidden": quant.quantize(start)}
@@ -125,15 +134,15 @@ def read(
     return Reading(tensor, source, output.value, quant, loops, constants)
 
 
-def _saturates(*products: Mapping[str, Array]) -> bool:
+def _saturates(of_input: Mapping[str, Array], of_state: Mapping[str, Array], wide: Sequence[int]) -> bool:
     """Whether each product is saturated by itself: where a gate has one scale, or where a sum could leave 32 bits."""
+    products = (of_input, of_state)
     scales = [product[name] for product in products for name in ("multiplier", "shift")]
     if all((array == array[..., :1]).all() for array in scales):
         return True
-    most = [
-        np.abs(product["weights"].astype(np.int64)).sum(axis=-1) * 255 + np.abs(product["bias"].astype(np.int64))
-        for product in products
-    ]
+    sums = [np.abs(product["weights"].astype(np.int64)).sum(axis=-1) * 255 for product in products]
+    sums[1][:, list(wide)] *= 2**8
+    most = [total + np.abs(product["bias"].astype(np.int64)) for total, product in zip(sums, products, strict=True)]
     reals = [product["multiplier"] * 2.0 ** (product["shift"].astype(np.float64) - 31) for product in products]
     return bool(sum(reach * real for reach, real in zip(most, reals, strict=True)).max() > 2.0**30)
 
@@ -266,21 +275,38 @@ def _biases(
 
 
 def _product(
-    ctx: Lowering, node: onnx.NodeProto, weights: Array, scales: Array, bias: Array, source: QuantParams,
-    gate: QuantParams, shape: tuple[int, int, int],
+    ctx: Lowering, node: onnx.NodeProto, weights: Array, scales: Array, bias: Array, sources: Sequence[QuantParams],
+    gate: QuantParams,
 ) -> dict[str, Array]:  # fmt: skip
-    """Constants of one matrix product: weights (D, G * H, n) with `scales` (G * H,), real biases (D, G, H)."""
-    steps = np.tile(np.float64(source.scale) * scales, shape[0])
-    whole = np.clip(np.rint(bias.ravel() / steps), -fixedpoint.INT32_MAX, fixedpoint.INT32_MAX).astype(np.int32)
-    flat = weights.reshape(-1, weights.shape[-1])
-    reach = channels.accumulators(ctx, node, flat, whole, source.zero_point)
-    found = channels.multipliers(steps, gate, reach)
-    kept = weights if is_placeholder(weights) else packed(weights)
-    return {
-        "weights": kept.reshape(*shape, -1),
-        "bias": whole.reshape(shape),
-        **{name: array.reshape(shape) for name, array in found.items()},
-    }
+    """Constants of one matrix product: weights (D, G * H, n) with `scales` (G * H,), real biases (D, G, H).
+
+    `sources` are the parameters of what each gate's weights are multiplied with.
+    """
+    rows = weights.reshape(*bias.shape, -1)
+    kept = rows if is_placeholder(weights) else packed(rows)
+    found: dict[str, list[Array]] = {}
+    for number, source in enumerate(sources):
+        steps = np.broadcast_to(
+            np.float64(source.scale) * scales.reshape(bias.shape[1:])[number], rows[:, number, :, 0].shape
+        )
+        whole = np.clip(np.rint(bias[:, number] / steps), -fixedpoint.INT32_MAX, fixedpoint.INT32_MAX).astype(np.int32)
+        flat = rows[:, number].reshape(-1, weights.shape[-1])
+        # Values in Q0.15 are 2^8 times as large as int8: so is what their sums can reach.
+        reach = channels.accumulators(ctx, node, flat, whole.ravel(), source.zero_point)
+        if source is Q15:
+            reach = _wide_reach(ctx, node, flat, whole.ravel())
+        own = channels.multipliers(steps.ravel(), gate, reach)
+        for name, array in {"bias": whole, **own}.items():
+            found.setdefault(name, []).append(array.reshape(steps.shape))
+    return {"weights": kept, **{name: np.stack(arrays, axis=1) for name, arrays in found.items()}}
+
+
+def _wide_reach(ctx: Lowering, node: onnx.NodeProto, flat: Array, biases: Array) -> Array:
+    """The largest magnitude of sums of weights (rows, n) and values in Q0.15."""
+    reach = (np.abs(flat.astype(np.int64)).sum(axis=1) << 15) + np.abs(biases.astype(np.int64))
+    if reach.max(initial=0) > fixedpoint.INT32_MAX:
+        raise ctx.refuse(node, "a 32-bit sum of its reset values can overflow", "export it with linear_before_reset=1")
+    return np.asarray(reach)
 
 
 def sigmoid_table() -> Array:
@@ -391,10 +417,10 @@ def error(params: Any) -> int:
 
 
 def scratch(view: LayerView, target: Target, wide: bool, extra: int = 0) -> int:
-    """Bytes: `1 + extra` rows of int8, and the state where it does not outlive the call."""
+    """Bytes: a row of int8, `extra`, and the state where it does not outlive the call."""
     params = view.params.loops
     kept = 0 if params.keep else params.states * (3 if wide else 1)
-    return int(kept + (1 + extra) * params.hidden)
+    return int(kept + params.hidden + extra)
 
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:
@@ -409,8 +435,8 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
     }
 
 
-def folded_biases(view: LayerView) -> tuple[Array, Array]:
-    """Biases of both products with the zero points of input and state in them, int32 (D, G, H)."""
+def folded_biases(view: LayerView, wide: Sequence[int] = ()) -> tuple[Array, Array]:
+    """Biases of both products with the zero points of input and state in them, int32 (D, G, H); `wide` as in `read`."""
     constants, params = view.constants, view.params.loops
     found = []
     for prefix, matrix, zero in (
@@ -418,11 +444,13 @@ def folded_biases(view: LayerView) -> tuple[Array, Array]:
         ("recurrent_", "recurrent", params.output_zero_point),
     ):
         sums = constants[matrix].astype(np.int64).sum(axis=-1)
+        if prefix:
+            sums[:, list(wide)] = 0
         found.append((constants[f"{prefix}bias"].astype(np.int64) - zero * sums).astype(np.int32))
     return found[0], found[1]
 
 
-def rows(view: LayerView, order: Sequence[Sequence[int]]) -> dict[str, Array]:
+def rows(view: LayerView, order: Sequence[Sequence[int]], wide: Sequence[int] = ()) -> dict[str, Array]:
     """The constants in the order in which kernels walk: for each direction and group of gates in `order`, for each
     hidden value, for each gate of the group: the row of the input's weights, then the state's. Zero points are in the
     biases."""
@@ -434,7 +462,7 @@ def rows(view: LayerView, order: Sequence[Sequence[int]]) -> dict[str, Array]:
         return np.ascontiguousarray(np.concatenate(groups, axis=1).ravel())
 
     found = {"weights": walked(constants["weights"], constants["recurrent"])}
-    found["bias"] = walked(*(bias[..., None] for bias in folded_biases(view)))
+    found["bias"] = walked(*(bias[..., None] for bias in folded_biases(view, wide)))
     for name in ("multiplier", "shift"):
         found[name] = walked(constants[name][..., None], constants[f"recurrent_{name}"][..., None])
     return {**found, "sigmoid": constants["sigmoid"]}
