@@ -110,7 +110,8 @@ def _main(cases: Sequence[Case], in_arena: bool) -> str:
     lines += ["/* Output at an odd address: it may have any alignment. */", "static union {", "    uint32_t alignment;"]
     lines += [f"    int8_t of_m{n}[17 + {output_bytes(case, n)} + 16];" for n, case in enumerate(cases)]
     lines += ["} result_memory;", "static int8_t *const results = (int8_t *)&result_memory;"]
-    lines += ["#define STATE_WORDS 256", "static uint32_t states[STATE_WORDS];"]
+    if any(map(keeps_states, cases)):
+        lines += ["#define STATE_WORDS 64", "static uint32_t states[STATE_WORDS];"]
     for number, case in enumerate(cases):
         lines += _case(f"m{number}", case, in_arena)
     lines += [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from nnbuild.lower import lower
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import recurrent, singles
 from nnbuild.pipeline import input_shapes
+from nnbuild.selection import select
 from nnbuild.states import keeps_states
 
-from . import host
+from . import cmsis_library, host
 
 HIDDEN, INPUTS, CLASSES = 12, 7, 5
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -376,3 +378,23 @@ def test_the_table_is_monotone() -> None:
     with fixedpoint.rounding(single=True):
         gates = np.arange(-(2**15), 2**15, dtype=np.int64)
         assert (np.diff(recurrent.sigmoid(gates, recurrent.sigmoid_table())) >= 0).all()
+
+
+def test_cmsis_nn_serves_one_scale_a_gate(tmp_path: Path) -> None:
+    target = cmsis_library.target("m4")
+    model, calibration = plain(tmp_path / "m.onnx", "LSTM", 20), tmp_path / "x.npz"
+    np.savez(calibration, x=sequences(20, 20))
+    for scales, kernel in (("per_tensor", "cmsis_nn"), ("per_channel", "direct")):
+        int8 = quantized(model, calibration, fully_connected=scales)
+        choice = select(lower(int8), target, backend="cmsis_nn")[0]
+        assert choice.kernel.name == kernel
+        assert kernel == "cmsis_nn" or "fully_connected='per_tensor'" in choice.reasons["cmsis_nn"]
+        found = measure(import_model(model), int8, samples.load(str(calibration), {"x": (20, 1, INPUTS)}))
+        assert found.sqnr_db >= 28.0
+
+
+def test_the_table_is_that_of_cmsis_nn() -> None:
+    text = (cmsis_library.root() / "Source" / "NNSupportFunctions" / "arm_nntables.c").read_text()
+    found = re.search(r"sigmoid_table_uint16\[256\]\s*=\s*\{(.*?)\}", text, re.DOTALL)
+    assert found is not None
+    assert [int(word) for word in re.findall(r"\d+", found[1])] == recurrent.sigmoid_table().tolist()
