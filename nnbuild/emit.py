@@ -15,9 +15,10 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from nnbuild import __version__, cnames, cost, interpret, model_report
+from nnbuild import __version__, cnames, cost, fixedpoint, interpret, model_report
 from nnbuild.contract import Source
 from nnbuild.errors import ConfigError
+from nnbuild.kernels.exact_requantize import Form
 from nnbuild.memory import Plan, plan
 from nnbuild.network import Array, Network, Port, Tensor
 from nnbuild.placement import Placement
@@ -90,7 +91,8 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     planned = plan(network, choices, options.target, placement.in_arena, placement.arena_align)
     inputs = _named(network, network.inputs, name, "input", planned)
     outputs = _named(network, network.outputs, name, "output", planned)
-    steps = _steps(name, network, choices, planned, options.target, (*inputs, *outputs))
+    with fixedpoint.rounding(network.single_rounding):
+        steps = _steps(name, network, choices, planned, options.target, (*inputs, *outputs))
     raw = _raw(options, inputs)
     context: dict[str, Any] = {
         "name": name,
@@ -119,7 +121,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     }
     instances = _instances(steps)
     environment = _environment()
-    functions = [_function(environment, instance) for instance in instances]
+    functions = [_function(environment, instance, f"{name.upper()}_ASSEMBLY") for instance in instances]
     set_input = environment.get_template("set_input.c.j2").render(context).strip("\n") if raw else ""
     texts = [*(function["text"] for function in functions), set_input]
     rendered = {
@@ -132,7 +134,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
             helpers=_helpers(texts, options.target, network.single_rounding),
         ),
         f"{name}_weights.c": environment.get_template("weights.c.j2").render(context, arrays=_arrays(steps, name, raw)),
-        f"{name}_kernels.S": environment.get_template("kernels.S.j2").render(context),
+        f"{name}_kernels.S": environment.get_template("kernels.S.j2").render(context, functions=functions),
         f"{name}.report.json": model_report.as_json(network, options, steps, planned),
     }
     if options.selftest:
@@ -281,11 +283,17 @@ def _wrapped(head: str, pieces: Sequence[str], tail: str, indent: int = 0) -> st
     return "\n".join([*lines, line])
 
 
-def _function(environment: jinja2.Environment, instance: _Instance) -> dict[str, Any]:
-    text = environment.get_template(instance.source.template).render(
-        instance.source.values, signature=instance.signature, symbol=instance.function
-    )
-    return {"text": text.strip("\n"), "layers": instance.layers}
+def _function(environment: jinja2.Environment, instance: _Instance, macro: str) -> dict[str, Any]:
+    """The C of one function, and the assembly that it calls with its prototype ("" where there is none)."""
+    source, own = instance.source, instance.source.assembly
+    values = {**source.values, "signature": instance.signature, "symbol": instance.function}
+    text = environment.get_template(source.template).render(values, assembly=macro if own else "")
+    found = {"text": text.strip("\n"), "layers": instance.layers, "assembly": "", "prototype": "", "symbol": ""}
+    if own is not None:
+        found["assembly"] = environment.get_template(own.template).render(values).strip("\n")
+        found["symbol"] = f"{instance.function}_{own.name}"
+        found["prototype"] = _wrapped(f"void {instance.function}_{own.name}(", own.parameters, ");")
+    return found
 
 
 def _helpers(texts: Sequence[str], target: Target, single_rounding: bool) -> list[str]:
@@ -352,6 +360,9 @@ def _environment() -> jinja2.Environment:
         "times": _times,
         "step": _step,
         "literal": _literal,
+        "product": _product,
+        "constant": _constant,
+        "thousands": lambda value: f"{value:,}",
         "call": _call,
     }
     environment.filters |= filters
@@ -371,6 +382,22 @@ def _times(value: int) -> str:
 def _step(variable: str, by: int) -> str:
     """`i++`, or `i += 2`."""
     return f"{variable}++" if by == 1 else f"{variable} += {by}"
+
+
+def _product(line: Form, above: str, factors: str) -> str:
+    """The product with a line's slope, by the helper that it needs."""
+    return f"nn_scale_wide({above}, {factors})" if line.wide else f"nn_scale({above}, {factors}, {line.low})"
+
+
+def _constant(register: str, value: int) -> str:
+    """ARMv6-M instructions that load a constant of up to 32 bits into a low register."""
+    shift = (value & -value).bit_length() - 1 if value > 255 else 0
+    digits = (value >> shift).to_bytes(4, "big").lstrip(b"\0") or b"\0"
+    lines = [f"movs    {register}, #{digits[0]}"]
+    for digit in digits[1:]:
+        lines += [f"lsls    {register}, {register}, #8", *([f"adds    {register}, #{digit}"] if digit else [])]
+    lines += [f"lsls    {register}, {register}, #{shift}"] if shift else []
+    return "\n".join(f"    {line}" for line in lines)
 
 
 def _literal(value: int) -> str:

@@ -240,6 +240,22 @@ def test_a_pin_is_held_and_a_pin_that_cannot_serve_is_an_error() -> None:
         emit(shuffled, EmitOptions("m", pins={shuffled.layers[-1].name: "direct"}))
 
 
+def test_assembly_stands_beside_the_c() -> None:
+    """On ARMv6-M: other compilers than GNU's take the C of the same file; without assembly it is the only form."""
+    network = case("fully_connected_16x10").network
+    core = TARGETS["cortex-m0"]
+    both, only_c = (emit(network, EmitOptions("m", replace(core, assembly=used))) for used in (True, False))
+    function = json.loads(both["m.report.json"])["layers"][0]["function"]
+    assert f"    .global {function}_window\n" in both["m_kernels.S"]
+    assert f"void {function}_window(const int8_t *window" in both["m.c"]
+    without = re.sub(r"#if M_ASSEMBLY\n.*?#else\n(.*?)#endif\n", r"\1", both["m.c"], flags=re.DOTALL)
+    without = re.sub(r"/\* Some kernels are in .*?#endif\n\n", "", without, flags=re.DOTALL)
+    assert without == only_c["m.c"]
+    assert "This network has none: all of its kernels are C." in only_c["m_kernels.S"]
+    assert both["m_weights.c"] == only_c["m_weights.c"]
+    assert "all of its kernels are C" in emit(network, EmitOptions("m", TARGETS["cortex-m4"]))["m_kernels.S"]
+
+
 def test_names_from_a_model_are_harmless_in_c() -> None:
     assert cnames.comment("a */ b") == "a * / b"
     assert cnames.comment("tri??/graph\n") == "tri? ?/graph?"

@@ -8,9 +8,12 @@ is extended, and nothing can overflow. Channels are padded to a multiple of four
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from nnbuild.contract import LayerView, Source
+from nnbuild.kernels.exact_requantize import requantization
 from nnbuild.network import Array
 from nnbuild.placeholder import is_placeholder, placeholder
 from nnbuild.target import Target
@@ -29,13 +32,12 @@ def words(weights: Array) -> Array:
     return np.asarray(packed.ravel().astype(np.int32))
 
 
-def _constants(view: LayerView, zero_point: int) -> dict[str, Array]:
-    """Words, and biases that hold the input's zero point."""
+def _source(template: str, view: LayerView, target: Target, **values: Any) -> Source:
+    """Words of weights, and how sums become outputs."""
     weights = view.constants["weights"]
     flat = weights.reshape(len(weights), -1)
-    folded = view.constants["bias"].astype(np.int64) - zero_point * flat.astype(np.int64).sum(axis=1)
-    rest = {name: view.constants[name] for name in ("multiplier", "shift")}
-    return {"weights": words(flat), "bias": folded.astype(np.int32), **rest}
+    line, constants = requantization(view, flat, view.params.input_zero_point, target)
+    return Source(template, {"p": view.params, "line": line, **values}, {"weights": words(flat), **constants})
 
 
 def supports_conv2d(view: LayerView, target: Target) -> str | None:
@@ -48,8 +50,7 @@ def conv2d(view: LayerView, target: Target) -> Source:
     from nnbuild.ops.conv2d import gathers
 
     place = view.params.window
-    values = {"p": view.params, "w": place, "gathers": gathers(place)}
-    return Source("horner_conv2d.c.j2", values, _constants(view, view.params.input_zero_point))
+    return _source("horner_conv2d.c.j2", view, target, w=place, gathers=gathers(place))
 
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
@@ -77,4 +78,4 @@ def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
 
 def fully_connected(view: LayerView, target: Target) -> Source:
     """A fully connected layer."""
-    return Source("horner_fully_connected.c.j2", {"p": view.params}, _constants(view, view.params.input_zero_point))
+    return _source("horner_fully_connected.c.j2", view, target)
