@@ -16,7 +16,7 @@ from nnbuild.target import Target
 
 FLAT = 32
 """Inputs of a window up to which all of them are written one after the other."""
-UNROLLED, SUMMED = 16, 8
+UNROLLED, SUMMED = 32, 8
 """The most inputs that one pass of a loop takes: in the main loop, and where inputs are added up."""
 GROUPED = 24
 """The same where one pass takes several short rows."""

@@ -15,7 +15,7 @@ import onnx
 from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
 from nnbuild.errors import InternalError
-from nnbuild.kernels import cmsis_nn
+from nnbuild.kernels import cmsis_nn, depthwise_armv6m
 from nnbuild.kernels.exact_requantize import requantization
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
@@ -104,6 +104,8 @@ def cases() -> Iterable[Case]:
         ("3x3_beyond", (4, 7, 8), (3, 3), {"pads": [1, 1, 2, 2], "strides": [2, 2]}),
         ("many", (130, 2, 3), (2, 2), {}),
         ("1d", (3, 11), (5,), {"pads": [4, 0]}),
+        ("3x3_smallest", (130, 2, 3), (3, 3), {"pads": [1, 1, 1, 1]}),
+        ("3x3_high", (2, 40, 4), (3, 3), {"pads": [1, 1, 1, 1]}),
     ]
     for name, shape, kernel, attributes in table:
         attributes = {**attributes, "group": shape[0]}
@@ -125,6 +127,10 @@ OPERATOR = Operator(
     params=DepthwiseConv2DParams,
     reference=reference,
     macs=macs,
-    kernels=(Kernel("direct", render, scratch=scratch, trips=trips), cmsis_nn.DEPTHWISE),
+    kernels=(
+        Kernel("assembly", depthwise_armv6m.render, depthwise_armv6m.supports, scratch, depthwise_armv6m.trips),
+        Kernel("direct", render, scratch=scratch, trips=trips),
+        cmsis_nn.DEPTHWISE,
+    ),
     cases=cases,
 )
