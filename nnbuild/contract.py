@@ -86,14 +86,17 @@ class LayerView:
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """A function in assembly that a kernel's C calls: `template` is rendered with the same values into `.S`.
+    """A function in assembly that a kernel's C calls as `called.<name>`: `template` rendered with `values` into `.S`.
 
-    Its name is that of the layer's function with `_<name>` behind it, and it returns nothing.
+    Functions with equal templates and values are one function. Its symbol is that of the first layer's function with
+    `_<name>` behind it.
     """
 
     template: str
     name: str
+    returns: str
     parameters: tuple[str, ...]
+    values: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,7 @@ class Source:
     values: Mapping[str, Any]
     data: Mapping[str, Array] = field(default_factory=dict)
     includes: tuple[str, ...] = ()
-    assembly: Assembly | None = None
+    assembly: tuple[Assembly, ...] = ()
 
 
 def each_output(view: LayerView, target: Target) -> Mapping[str, int]:

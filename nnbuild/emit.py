@@ -16,7 +16,7 @@ import jinja2
 import numpy as np
 
 from nnbuild import __version__, cnames, cost, fixedpoint, interpret, model_report
-from nnbuild.contract import Source
+from nnbuild.contract import Assembly, Source
 from nnbuild.errors import ConfigError
 from nnbuild.kernels.exact_requantize import Form
 from nnbuild.memory import Plan, plan
@@ -121,7 +121,8 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     }
     instances = _instances(steps)
     environment = _environment()
-    functions = [_function(environment, instance, f"{name.upper()}_ASSEMBLY") for instance in instances]
+    assembled = _assembled(instances)
+    functions = [_function(environment, instance, assembled, f"{name.upper()}_ASSEMBLY") for instance in instances]
     set_input = environment.get_template("set_input.c.j2").render(context).strip("\n") if raw else ""
     texts = [*(function["text"] for function in functions), set_input]
     rendered = {
@@ -129,12 +130,19 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         f"{name}.c": environment.get_template("model.c.j2").render(
             context,
             functions=functions,
+            assembled=[_wrapped(f"{own.returns} {at}(", own.parameters, ");") for at, own in assembled.values()],
             includes=dict.fromkeys(name for instance in instances for name in instance.source.includes),
             set_input=set_input,
             helpers=_helpers(texts, options.target, network.single_rounding),
         ),
         f"{name}_weights.c": environment.get_template("weights.c.j2").render(context, arrays=_arrays(steps, name, raw)),
-        f"{name}_kernels.S": environment.get_template("kernels.S.j2").render(context, functions=functions),
+        f"{name}_kernels.S": environment.get_template("kernels.S.j2").render(
+            context,
+            functions=[
+                (symbol, environment.get_template(own.template).render(own.values, symbol=symbol).strip("\n"))
+                for symbol, own in assembled.values()
+            ],
+        ),
         f"{name}.report.json": model_report.as_json(network, options, steps, planned),
     }
     if options.selftest:
@@ -283,17 +291,31 @@ def _wrapped(head: str, pieces: Sequence[str], tail: str, indent: int = 0) -> st
     return "\n".join([*lines, line])
 
 
-def _function(environment: jinja2.Environment, instance: _Instance, macro: str) -> dict[str, Any]:
-    """The C of one function, and the assembly that it calls with its prototype ("" where there is none)."""
-    source, own = instance.source, instance.source.assembly
-    values = {**source.values, "signature": instance.signature, "symbol": instance.function}
-    text = environment.get_template(source.template).render(values, assembly=macro if own else "")
-    found = {"text": text.strip("\n"), "layers": instance.layers, "assembly": "", "prototype": "", "symbol": ""}
-    if own is not None:
-        found["assembly"] = environment.get_template(own.template).render(values).strip("\n")
-        found["symbol"] = f"{instance.function}_{own.name}"
-        found["prototype"] = _wrapped(f"void {instance.function}_{own.name}(", own.parameters, ");")
+def _assembled(instances: Sequence[_Instance]) -> dict[str, tuple[str, Assembly]]:
+    """Every function in assembly once, with its symbol, by what it is made from."""
+    found: dict[str, tuple[str, Assembly]] = {}
+    for instance in instances:
+        for own in instance.source.assembly:
+            found.setdefault(_made_from(own), (f"{instance.function}_{own.name}", own))
     return found
+
+
+def _made_from(assembly: Assembly) -> str:
+    return repr((assembly.template, assembly.values))
+
+
+def _function(
+    environment: jinja2.Environment, instance: _Instance, assembled: Mapping[str, tuple[str, Assembly]], macro: str
+) -> dict[str, Any]:
+    source = instance.source
+    text = environment.get_template(source.template).render(
+        source.values,
+        signature=instance.signature,
+        symbol=instance.function,
+        assembly=macro if source.assembly else "",
+        called={own.name: assembled[_made_from(own)][0] for own in source.assembly},
+    )
+    return {"text": text.strip("\n"), "layers": instance.layers}
 
 
 def _helpers(texts: Sequence[str], target: Target, single_rounding: bool) -> list[str]:
@@ -362,7 +384,6 @@ def _environment() -> jinja2.Environment:
         "literal": _literal,
         "product": _product,
         "constant": _constant,
-        "thousands": lambda value: f"{value:,}",
         "call": _call,
     }
     environment.filters |= filters

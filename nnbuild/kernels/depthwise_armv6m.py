@@ -36,7 +36,11 @@ def render(view: LayerView, target: Target) -> Source:
     source = depthwise_conv2d.render(view, target)
     if source.values["line"] is None:
         return source
-    return replace(source, assembly=Assembly("depthwise_armv6m.S.j2", "columns", PARAMETERS))
+    height, width, channels = view.params.window.input
+    shape = {"height": height, "width": width, "channels": channels}
+    values = {**shape, "line": source.values["line"], "low": view.params.activation_min}
+    columns = Assembly("depthwise_armv6m.S.j2", "columns", "void", PARAMETERS, values)
+    return replace(source, assembly=(columns,))
 
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:

@@ -32,12 +32,13 @@ def words(weights: Array) -> Array:
     return np.asarray(packed.ravel().astype(np.int32))
 
 
-def _source(template: str, view: LayerView, target: Target, **values: Any) -> Source:
-    """Words of weights, and how sums become outputs."""
+def _source(template: str, view: LayerView, target: Target, raised: int = 0, **values: Any) -> Source:
+    """Words of weights, and how sums become outputs; kernels add `raised` to each input."""
     weights = view.constants["weights"]
     flat = weights.reshape(len(weights), -1)
-    line, constants = requantization(view, flat, view.params.input_zero_point, target)
-    return Source(template, {"p": view.params, "line": line, **values}, {"weights": words(flat), **constants})
+    line, constants = requantization(view, flat, view.params.input_zero_point, target, raised)
+    values = {"p": view.params, "line": line, "raised": 0 if line is None else raised, **values}
+    return Source(template, values, {"weights": words(flat), **constants})
 
 
 def supports_conv2d(view: LayerView, target: Target) -> str | None:
@@ -45,12 +46,12 @@ def supports_conv2d(view: LayerView, target: Target) -> str | None:
     return None if view.params.groups == 1 else "groups share no inputs"
 
 
-def conv2d(view: LayerView, target: Target) -> Source:
-    """A conv2d layer without groups."""
+def conv2d(view: LayerView, target: Target, raised: int = 0) -> Source:
+    """A conv2d layer without groups; see `_source`."""
     from nnbuild.ops.conv2d import gathers
 
     place = view.params.window
-    return _source("horner_conv2d.c.j2", view, target, w=place, gathers=gathers(place))
+    return _source("horner_conv2d.c.j2", view, target, raised, w=place, gathers=gathers(place))
 
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:

@@ -1,64 +1,36 @@
-"""Horner words (see horner.py) in assembly for ARMv6-M: 17 cycles for four multiplications, where a compiler takes 27.
+"""Horner words (see horner.py) in assembly for ARMv6-M: 16 cycles for four multiplications, where a compiler takes 27.
 
 Eight low registers hold exactly what the innermost step needs: four sums, the input, the word, its shifted copy and the
-pointer to words; the rest lives in high registers. The assembly computes one window, or one row of a fully connected
-layer; C finds the windows. It is for GNU assemblers; beside it stands the same in C for other compilers, and
-for sums without a line in 32 bits (exact_requantize.py).
+pointer to words; the rest lives in high registers. A convolution copies each window into a patch of unsigned bytes,
+because ARMv6-M loads these at an offset and signed ones not; a fully connected layer is not copied and takes 17. The
+functions take their sizes as arguments, so that layers of many shapes share few of them. They are for GNU assemblers;
+beside them stands the same in C for other compilers, and for sums without a line in 32 bits (exact_requantize.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from nnbuild.contract import Assembly, LayerView, Source
 from nnbuild.kernels import horner
 from nnbuild.target import Target
 
 FLAT = 32
-"""Inputs of a window up to which all of them are written one after the other."""
-UNROLLED, SUMMED = 32, 8
-"""The most inputs that one pass of a loop takes: in the main loop, and where inputs are added up."""
-GROUPED = 24
-"""The same where one pass takes several short rows."""
+"""Inputs up to which all of them are written one after the other."""
+UNROLLED, COPIED = 16, 8
+"""The most inputs that one pass of a loop takes: in the main loop, and where a window is copied."""
+GATHER = ("const int8_t *window", "int8_t *patch", "int32_t length", "int32_t skip", "int32_t rows")
+DOT = (
+    *("const int8_t *inputs", "int8_t *output", "const int32_t *weights", "const int32_t *scaling"),
+    *("int32_t total", "int32_t length", "const int32_t *end"),
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Walk:
-    """How the inputs of a window of `rows` rows are walked.
-
-    `kind` is "flat", all in one piece; "groups", `group` rows a pass; or "passes", where each row is `passes` times
-    `unrolled` inputs and a `tail`. `sum_...` are the same for adding the inputs up.
-    """
-
-    kind: str
-    rows: int
-    length: int
-    group: int
-    passes: int
-    unrolled: int
-    tail: int
-    sum_passes: int
-    sum_unrolled: int
-    sum_tail: int
-
-
-def walk(rows: int, length: int) -> Walk:
-    """The walk over `rows` rows of `length` inputs."""
-    passes, unrolled, tail = _split(length, UNROLLED)
-    found = Walk("passes", rows, length, 1, passes, unrolled, tail, *_split(length, SUMMED))
-    if rows * length <= FLAT:
-        return replace(found, kind="flat")
-    if 2 * length <= GROUPED:
-        group = max(count for count in range(1, GROUPED // length + 1) if rows % count == 0)
-        return replace(found, kind="groups", group=group)
-    return found
-
-
-def _split(length: int, most: int) -> tuple[int, int, int]:
+def split(length: int, most: int) -> tuple[int, int, int]:
     """(passes, inputs of each, inputs left over) with few of these, and as many as possible in a pass."""
     if length <= most:
         return 1, length, 0
-    unrolled = min(range(most, most // 2, -1), key=lambda count: length % count)
+    unrolled = min(range(most, most // 2 - 1, -1), key=lambda count: length % count)
     return length // unrolled, unrolled, length % unrolled
 
 
@@ -74,46 +46,66 @@ def supports_conv2d(view: LayerView, target: Target) -> str | None:
     return supports(view, target) or horner.supports_conv2d(view, target)
 
 
+def scratch(view: LayerView, target: Target) -> int:
+    """The patch."""
+    rows, columns = view.params.window.kernel
+    return int(rows * columns * view.params.window.input[2])
+
+
 def conv2d(view: LayerView, target: Target) -> Source:
     """A conv2d layer without groups."""
-    rows, columns = view.params.window.kernel
-    return _assembled(horner.conv2d(view, target), rows, columns * view.params.window.input[2], view.params.channels)
-
-
-def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
-    """The loops of horner_armv6m.S.j2, and those of C around it."""
-    from nnbuild.ops.conv2d import gathered, place_trips
-
-    place = view.params.window
-    own = _trips(walk(place.kernel[0], place.kernel[1] * place.input[2]), place.pixels, view.params.channels)
-    return {**own, **place_trips(place, gathered(place))}
-
-
-def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
-    """The loops of horner_armv6m.S.j2, and that over rows."""
-    return _trips(walk(1, view.params.inputs), view.params.rows, view.params.outputs)
-
-
-def _trips(found: Walk, windows: int, channels: int) -> dict[str, int]:
-    blocks, inputs = windows * -(-channels // 4), found.rows * found.length
-    trips = {"window": windows, "input": windows * inputs, "block": blocks, "word": blocks * inputs}
-    if found.kind == "groups":
-        trips["pass"] = blocks * found.rows // found.group
-    if found.kind == "passes":
-        trips |= {"pass": blocks * found.rows * found.passes, "row": blocks * found.rows}
-    return {**trips, "output": windows * channels}
+    source = horner.conv2d(view, target, 128)
+    rows, length = view.params.window.kernel[0], view.params.window.kernel[1] * view.params.window.input[2]
+    if source.values["line"] is None:
+        return source
+    passes, unrolled, tail = split(length, COPIED)
+    gather = Assembly("gather_armv6m.S.j2", "gather", "int32_t", GATHER, {"unrolled": unrolled, "tail": tail})
+    values = {**source.values, "copied": passes * unrolled}
+    return _assembled(replace(source, values=values), rows * length, view.params.channels, (gather,))
 
 
 def fully_connected(view: LayerView, target: Target) -> Source:
     """A fully connected layer."""
-    return _assembled(horner.fully_connected(view, target), 1, view.params.inputs, view.params.outputs)
-
-
-def _assembled(source: Source, rows: int, length: int, channels: int) -> Source:
-    """The C of `source` with its windows computed in assembly, where the sums have a line."""
+    source = horner.fully_connected(view, target)
     if source.values["line"] is None:
         return source
-    parameters = ["const int8_t *window", "int8_t *output", "const int32_t *weights", "const int32_t *scaling"]
-    parameters += ["int32_t row"] if rows > 1 else []
-    values = {**source.values, "walk": walk(rows, length), "channels": channels}
-    return replace(source, values=values, assembly=Assembly("horner_armv6m.S.j2", "window", tuple(parameters)))
+    return _assembled(source, view.params.inputs, view.params.outputs, ())
+
+
+def _assembled(source: Source, inputs: int, channels: int, gather: tuple[Assembly, ...]) -> Source:
+    """The C of `source` with its windows computed in assembly."""
+    passes, unrolled, tail = (1, inputs, 0) if inputs <= FLAT else split(inputs, UNROLLED)
+    form = {
+        "line": source.values["line"],
+        "low": source.values["p"].activation_min,
+        "unsigned": bool(gather),
+        "flat": passes == 1,
+        "unrolled": unrolled,
+        "tail": tail,
+        "rest": channels % 4,
+    }
+    values = {**source.values, "length": passes * unrolled, "channels": channels}
+    return replace(source, values=values, assembly=(*gather, Assembly("horner_armv6m.S.j2", "dot", "void", DOT, form)))
+
+
+def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
+    """The loops of horner_armv6m.S.j2 and gather_armv6m.S.j2, and those of C around them."""
+    from nnbuild.ops.conv2d import gathered, place_trips
+
+    place = view.params.window
+    rows, length = place.kernel[0], place.kernel[1] * place.input[2]
+    own = _trips(rows * length, place.pixels, view.params.channels)
+    copied = {"copied": place.pixels * rows * length, "row": place.pixels * rows}
+    return {**own, **copied, **place_trips(place, gathered(place))}
+
+
+def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
+    """The loops of horner_armv6m.S.j2, and those over rows and inputs."""
+    params = view.params
+    return {**_trips(params.inputs, params.rows, params.outputs), "input": params.rows * params.inputs}
+
+
+def _trips(inputs: int, windows: int, channels: int) -> dict[str, int]:
+    blocks = windows * -(-channels // 4)
+    passes = split(inputs, UNROLLED)[0] if inputs > FLAT else 1
+    return {"block": blocks, "word": blocks * inputs, "pass": blocks * passes, "output": windows * channels}

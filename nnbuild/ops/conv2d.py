@@ -188,7 +188,13 @@ OPERATOR = Operator(
     reference=reference,
     macs=macs,
     kernels=(
-        Kernel("assembly", horner_armv6m.conv2d, horner_armv6m.supports_conv2d, scratch, horner_armv6m.conv2d_trips),
+        Kernel(
+            "assembly",
+            horner_armv6m.conv2d,
+            horner_armv6m.supports_conv2d,
+            horner_armv6m.scratch,
+            horner_armv6m.conv2d_trips,
+        ),
         Kernel("horner", horner.conv2d, horner.supports_conv2d, scratch, horner.conv2d_trips),
         Kernel("direct", render, scratch=scratch, trips=trips),
         cmsis_nn.CONVOLVE,
