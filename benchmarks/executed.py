@@ -74,7 +74,7 @@ class Ran:
 
     def code_of(self, function: str) -> int:
         """Bytes of a layer's function, however the compiler renamed it, and of its constant parameters."""
-        own = rf"{function}(_params|_in|_filter|_out|_order|_gather|_dot|_columns)?(\.[\w.]+)?"
+        own = rf"{function}(_params|_in|_filter|_out|_order|_gather|_dot|_columns|_window)?(\.[\w.]+)?"
         return sum(size for name, size in self.code.items() if re.fullmatch(own, name))
 
 
