@@ -20,10 +20,8 @@ FLAT = 32
 UNROLLED, COPIED = 16, 8
 """The most inputs that one pass of a loop takes: in the main loop, and where a window is copied."""
 GATHER = ("const int8_t *window", "int8_t *patch", "int32_t length", "int32_t skip", "int32_t rows")
-DOT = (
-    *("const int8_t *inputs", "int8_t *output", "const int32_t *weights", "const int32_t *scaling"),
-    *("int32_t total", "int32_t length", "const int32_t *end"),
-)
+ARRAYS = ("const int8_t *inputs", "int8_t *output", "const int32_t *weights", "const int32_t *scaling")
+SIZES = ("int32_t length", "const int32_t *end")
 
 
 def split(length: int, most: int) -> tuple[int, int, int]:
@@ -85,7 +83,9 @@ def _assembled(source: Source, inputs: int, channels: int, gather: tuple[Assembl
         "rest": channels % 4,
     }
     values = {**source.values, "length": passes * unrolled, "channels": channels}
-    return replace(source, values=values, assembly=(*gather, Assembly("horner_armv6m.S.j2", "dot", "void", DOT, form)))
+    parameters = (*ARRAYS, *(["int32_t total"] if gather else []), *SIZES)
+    dot = Assembly("horner_armv6m.S.j2", "dot", "void", parameters, form)
+    return replace(source, values=values, assembly=(*gather, dot))
 
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
@@ -100,7 +100,7 @@ def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
 
 
 def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
-    """The loops of horner_armv6m.S.j2, and those over rows and inputs."""
+    """The loops of horner_armv6m.S.j2, and that over rows."""
     params = view.params
     return {**_trips(params.inputs, params.rows, params.outputs), "input": params.rows * params.inputs}
 
