@@ -108,12 +108,16 @@ def _timings() -> str:
 
 
 def _trips(fitted: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> str:
-    shown = ("conv2d/horner", "depthwise_conv2d/direct", "fully_connected/horner", "add/direct")
+    forms = {"conv2d": ("assembly", "horner"), "depthwise_conv2d": ("assembly", "direct")}
+    forms |= {"fully_connected": ("assembly", "horner"), "add": ("direct",)}
+    shown = [f"{operator}/{name}" for operator, names in forms.items() for name in names]
     lines = ["| kernel | loop | M0 | M0+ | M3 | M4 |", "|---|---|---:|---:|---:|---:|"]
     for kernel in shown:
         for loop in fitted["armv6m"][kernel]:
             cells = [
                 f"{fitted[isa][kernel].get(loop, [0] * len(columns(isa)))[columns(isa).index(core)]:.1f}"
+                if kernel in fitted[isa]
+                else "-"
                 for isa, cores in CORES.items()
                 for core in cores
             ]

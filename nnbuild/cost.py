@@ -160,7 +160,7 @@ def function_key(choice: Choice, source: Source, target: Target) -> str:
     """Layers with equal keys are calls of one C function."""
     arrays = [(name, str(array.dtype)) for name, array in source.data.items()]
     scratch = choice.kernel.scratch(choice.view, target) > 0
-    return repr((source.template, source.values, arrays, scratch, len(choice.layer.inputs)))
+    return repr((source.template, source.values, source.assembly, arrays, scratch, len(choice.layer.inputs)))
 
 
 def _weighed(kernel: str, trips: Mapping[str, int], target: Target, core: str) -> Work:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
-from nnbuild import cost
+from nnbuild import cost, fixedpoint
 from nnbuild.cost import Timing
 from nnbuild.memory import plan
 from nnbuild.network import Network
@@ -97,7 +97,8 @@ def figures(network: Network, setup: Setup) -> Figures:
     target = setup.target
     choices = select(network, target, {}, setup.backend)
     planned = plan(network, choices, target)
-    sources = [choice.kernel.render(choice.view, target) for choice in choices]
+    with fixedpoint.rounding(network.single_rounding):
+        sources = [choice.kernel.render(choice.view, target) for choice in choices]
     seen: set[str] = set()
     layers = []
     for choice, source, live in zip(choices, sources, planned.live, strict=True):
