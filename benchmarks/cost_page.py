@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from benchmarks import instruction_timings, target
-from benchmarks.cost_fit import Row
+from benchmarks.cost_fit import LEAST, Row
 from benchmarks.cost_samples import CORES, columns
 from nnbuild import __version__, cost
 
@@ -61,8 +61,8 @@ Such a figure is labelled, and fails a build only with `latency_strict=True`.
 
 "error" is the estimate against what is counted, with this network in the fit; "not in the fit" is the same after
 fitting without it, which is what another network must expect; the last column adds a flash with one wait state. The
-largest of these for a core is the error that reports state. The largest of the first two here is {worst:.1f} %.
-Cortex-M55: instructions, as there are no cycles.
+largest of these for a core is the error that reports state, at least {LEAST:g} %, which small networks may be off. The
+largest of the first two here is {worst:.1f} %. Cortex-M55: instructions, as there are no cycles.
 
 The networks of the example firmware are no part of the fit; `tests/test_cost.py` holds their estimates against what
 `scons -C example_firmware run` counts on a Cortex-M0: {touch} cycles for `touch`, {touch_cnn} for `touch_cnn`.

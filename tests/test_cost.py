@@ -103,12 +103,16 @@ def test_the_table_is_of_the_costs(reference_dir: Path) -> None:
 # --- against what runs -----------------------------------------------------------------------------------------------
 
 
+FRAME = 860
+"""Cycles of a frame of the example besides those of the network: 64 values of raw input, and reading the timer."""
+
+
 @pytest.mark.parametrize("name", COUNTED)
 def test_networks_that_are_not_in_the_fit(name: str) -> None:
     target = TARGETS["cortex-m0"]
     choices = select(example(name), target)
-    found = cost.network_cost(choices, target, Timing("cortex-m0"))
-    assert abs(100 * (found.cycles / COUNTED[name] - 1)) <= (cost.error_percent("cortex-m0", choices) or 0)
+    found = cost.network_cost(choices, target, Timing("cortex-m0")).cycles + FRAME
+    assert abs(100 * (found / COUNTED[name] - 1)) <= (cost.error_percent("cortex-m0", choices) or 0)
 
 
 def test_the_documents_name_what_was_counted() -> None:
