@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -310,6 +311,33 @@ def test_activations_are_within_two_steps_of_the_real_ones() -> None:
     for power in range(-15, -8):
         real = np.tanh(gates * 2.0**power) * 2**15
         assert np.abs(recurrent.tanh(gates, table, power) - real).max() < 24 + 2 ** max(0, power + 12 + 2)
+
+
+def test_activations_in_c_are_those_of_the_reference(tmp_path: Path) -> None:
+    """Every value that a gate or cell can have, whose last bits the outputs round away."""
+    folder = Path(nnbuild.__file__).parent / "csrc"
+    texts = [(folder / f"nn_{name}.h").read_text() for name in ("shift_right", "sigmoid", "tanh")]
+    program = "#include <stdint.h>\n" + "\n".join(texts)
+    for name in ("sigmoid", "tanh"):
+        program += f"""
+void all_{name}(const uint16_t *table, int32_t step, int32_t *results)
+{{
+    for (int32_t i = 0; i < 65536; i++) {{ results[i] = nn_{name}((i - 32768) * step, table); }}
+}}
+"""
+    library = host.shared_library(tmp_path, {"all.h": "", "all.c": '#include "all.h"\n' + prototypes() + program})
+    table, values = recurrent.sigmoid_table(), np.arange(-(2**15), 2**15, dtype=np.int64)
+    found = np.zeros(65536, np.int32)
+    library.all_sigmoid(table.ctypes.data_as(ctypes.c_void_p), 3, found.ctypes.data_as(ctypes.c_void_p))
+    assert (found == recurrent.sigmoid(values, table)).all()
+    for left in range(4):
+        library.all_tanh(table.ctypes.data_as(ctypes.c_void_p), 3 << left, found.ctypes.data_as(ctypes.c_void_p))
+        assert (found == recurrent.tanh(values, table, left - 12)).all()
+
+
+def prototypes() -> str:
+    words = [f"void all_{name}(const uint16_t *table, int32_t step, int32_t *results);" for name in ("sigmoid", "tanh")]
+    return "#include <stdint.h>\n" + "\n".join(words) + "\n"
 
 
 @settings(max_examples=300)
