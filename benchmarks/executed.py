@@ -73,7 +73,7 @@ class Ran:
     code: Mapping[str, int]
 
     def code_of(self, function: str) -> int:
-        """Bytes of a layer's function, however the compiler renamed it, and of its constant parameters."""
+        """Bytes of a layer's function in C, however the compiler renamed it, and of its constant parameters."""
         own = rf"{function}(_params|_in|_filter|_out|_order)?(\.[\w.]+)?"
         return sum(size for name, size in self.code.items() if re.fullmatch(own, name))
 
@@ -91,7 +91,7 @@ def run(cpu: str, networks: Sequence[Mapping[str, str]], folder: Path, library: 
     sources = [folder / "main.c", *(path for files in networks for path in _sources(folder, files))]
     hooks = [f"-DN{number}_LAYER_HOOK(index)={HOOK}()" for number in range(len(networks))]
     compile_arguments = [*hooks, *(word for word in library if word.startswith("-I")), "-w"]
-    (folder / "hook.h").write_text(f"void {HOOK}(void);\n")
+    (folder / "hook.h").write_text(f"#ifndef __ASSEMBLER__\nvoid {HOOK}(void);\n#endif\n")
     compile_arguments += ["-include", str(folder / "hook.h")]
     archives = [word for word in library if not word.startswith("-I")]
     elf = qemu.link(folder, sources, core, "-O2", compile_arguments, archives)
@@ -99,7 +99,7 @@ def run(cpu: str, networks: Sequence[Mapping[str, str]], folder: Path, library: 
 
 
 def _sources(folder: Path, files: Mapping[str, str]) -> list[Path]:
-    return [folder / name for name in files if name.endswith(".c")]
+    return [folder / name for name in files if name.endswith((".c", ".S"))]
 
 
 def _main(reports: Sequence[Mapping[str, object]]) -> str:

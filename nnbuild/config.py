@@ -292,7 +292,6 @@ OPTIONS: dict[str, Option] = {
 LATER: dict[str, str] = {
     "stream_axis": "streaming inference",
     "weights": "where weights are stored",
-    "assembly": "kernels in assembly",
 }
 
 
@@ -326,6 +325,12 @@ VARIABLES: tuple[Variable, ...] = (
         "NN_REQUIRE", "", "the versions of nnbuild that the SConstruct is for, such as `>=0.3,<0.4`; others are refused"
     ),
     Variable("NN_CPU", "", "the core, such as `cortex-m0`, for compilers that do not answer `-dM -E`"),
+    Variable(
+        "NN_ASSEMBLY",
+        "True",
+        "kernels in assembly where nnbuild has them (ARMv6-M); with False all of them are C, and so they are for "
+        "compilers other than GNU's and those like it",
+    ),
     Variable("NN_FLASH_WAIT_STATES", "0", "of the flash that the code runs from, for estimated cycles; 0 to 15"),
     Variable("NN_MUL_CYCLES", "1", "cycles of a multiplication on Cortex-M0 and M0+: 1 or 32"),
     Variable(
@@ -359,11 +364,6 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("NNFREEZECOMSTR", "FREEZE $SOURCE", "what is printed for it"),
 )
 
-# Construction variables of the design that are not in this version.
-LATER_VARIABLES: dict[str, str] = {
-    "NN_ASSEMBLY": "kernels in assembly",
-}
-
 
 def _unknown(name: str) -> Finding:
     if name in LATER:
@@ -376,9 +376,9 @@ def _unknown(name: str) -> Finding:
 
 
 def unknown_variable(name: str) -> str | None:
-    """A hint where `name` is no construction variable of this or a later version."""
+    """A hint where `name` is no construction variable."""
     names = [variable.name for variable in VARIABLES]
-    if name in names or name in LATER_VARIABLES:
+    if name in names:
         return None
     import difflib
 

@@ -108,18 +108,36 @@ class LayerView:
 
 
 @dataclass(frozen=True, slots=True)
+class Assembly:
+    """A function in assembly that a kernel's C calls as `called.<name>`: `template` rendered with `values` into `.S`.
+
+    Functions with equal templates and values are one function. Its symbol is that of the first layer's function with
+    `_<name>` behind it. It has that many `instructions`, of 16 bits each.
+    """
+
+    template: str
+    name: str
+    returns: str
+    parameters: tuple[str, ...]
+    values: Mapping[str, Any]
+    instructions: int
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """What a kernel contributes for one layer.
 
     `template` (in `nnbuild/ops` or `nnbuild/kernels`) is rendered with `values`, numbers and strings; `data` are the
     const arrays that it stores in flash, by name (int8, uint8, int16, uint16, int32 or uint32, one-dimensional when
     written); `includes` are further headers. A template may call any function of `nnbuild/csrc`: the emitter sees it.
+    With `assembly` the C must do without it too: where the macro of the name in `assembly` is 0.
     """
 
     template: str
     values: Mapping[str, Any]
     data: Mapping[str, Array] = field(default_factory=dict)
     includes: tuple[str, ...] = ()
+    assembly: tuple[Assembly, ...] = ()
 
 
 def each_output(view: LayerView, target: Target) -> Mapping[str, int]:

@@ -15,9 +15,11 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from nnbuild import __version__, cnames, cost, interpret, model_report
-from nnbuild.contract import Source
+from nnbuild import __version__, cnames, cost, fixedpoint, interpret, model_report
+from nnbuild.contract import Assembly, Source
 from nnbuild.errors import ConfigError
+from nnbuild.kernels import armv6m
+from nnbuild.kernels.exact_requantize import Form
 from nnbuild.memory import Plan, initial_state, plan
 from nnbuild.network import Array, Network, Port, Tensor
 from nnbuild.placement import Placement
@@ -99,7 +101,8 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     planned = plan(network, choices, options.target, placement.in_arena, placement.arena_align)
     inputs = _named(network, network.inputs, name, "input", planned)
     outputs = _named(network, network.outputs, name, "output", planned)
-    steps = _steps(name, network, choices, planned, options.target, (*inputs, *outputs))
+    with fixedpoint.rounding(network.single_rounding):
+        steps = _steps(name, network, choices, planned, options.target, (*inputs, *outputs))
     raw = _raw(options, inputs)
     start = initial_state(network, planned) if planned.state_bytes else None
     start = start if start is not None and start.any() else None
@@ -133,7 +136,8 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     }
     instances = _instances(steps)
     environment = _environment()
-    functions = [_function(environment, instance) for instance in instances]
+    assembled = _assembled(instances)
+    functions = [_function(environment, instance, assembled, f"{name.upper()}_ASSEMBLY") for instance in instances]
     set_input = environment.get_template("set_input.c.j2").render(context).strip("\n") if raw else ""
     texts = [*(function["text"] for function in functions), set_input]
     rendered = {
@@ -141,6 +145,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         f"{name}.c": environment.get_template("model.c.j2").render(
             context,
             functions=functions,
+            assembled=[_wrapped(f"{own.returns} {at}(", own.parameters, ");") for at, own in assembled.values()],
             includes=dict.fromkeys(name for instance in instances for name in instance.source.includes),
             set_input=set_input,
             helpers=_helpers(texts, options.target, network.single_rounding),
@@ -148,7 +153,10 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         f"{name}_weights.c": environment.get_template("weights.c.j2").render(
             context, arrays=_arrays(steps, name, raw, start)
         ),
-        f"{name}_kernels.S": environment.get_template("kernels.S.j2").render(context),
+        f"{name}_kernels.S": environment.get_template("kernels.S.j2").render(
+            context,
+            functions=[(symbol, assembly_text(own, symbol)) for symbol, own in assembled.values()],
+        ),
         f"{name}.report.json": model_report.as_json(network, options, steps, planned, model_id, removed),
     }
     if options.selftest:
@@ -327,9 +335,34 @@ def _wrapped(head: str, pieces: Sequence[str], tail: str, indent: int = 0) -> st
     return "\n".join([*lines, line])
 
 
-def _function(environment: jinja2.Environment, instance: _Instance) -> dict[str, Any]:
-    text = environment.get_template(instance.source.template).render(
-        instance.source.values, signature=instance.signature, symbol=instance.function
+def _assembled(instances: Sequence[_Instance]) -> dict[str, tuple[str, Assembly]]:
+    """Every function in assembly once, with its symbol, by what it is made from."""
+    found: dict[str, tuple[str, Assembly]] = {}
+    for instance in instances:
+        for own in instance.source.assembly:
+            found.setdefault(_made_from(own), (f"{instance.function}_{own.name}", own))
+    return found
+
+
+def assembly_text(assembly: Assembly, symbol: str = "f") -> str:
+    """The function in assembly, without what declares it."""
+    return _environment().get_template(assembly.template).render(assembly.values, symbol=symbol).strip("\n")
+
+
+def _made_from(assembly: Assembly) -> str:
+    return repr((assembly.template, assembly.values))
+
+
+def _function(
+    environment: jinja2.Environment, instance: _Instance, assembled: Mapping[str, tuple[str, Assembly]], macro: str
+) -> dict[str, Any]:
+    source = instance.source
+    text = environment.get_template(source.template).render(
+        source.values,
+        signature=instance.signature,
+        symbol=instance.function,
+        assembly=macro if source.assembly else "",
+        called={own.name: assembled[_made_from(own)][0] for own in source.assembly},
     )
     return {"text": text.strip("\n"), "layers": instance.layers}
 
@@ -400,6 +433,8 @@ def _environment() -> jinja2.Environment:
         "times": _times,
         "step": _step,
         "literal": _literal,
+        "product": _product,
+        "constant": _constant,
         "call": _call,
     }
     environment.filters |= filters
@@ -419,6 +454,15 @@ def _times(value: int) -> str:
 def _step(variable: str, by: int) -> str:
     """`i++`, or `i += 2`."""
     return f"{variable}++" if by == 1 else f"{variable} += {by}"
+
+
+def _product(line: Form, above: str, factors: str) -> str:
+    """The product with a line's slope, by the helper that it needs."""
+    return f"nn_scale_wide({above}, {factors})" if line.wide else f"nn_scale({above}, {factors}, {line.low})"
+
+
+def _constant(register: str, value: int) -> str:
+    return "\n".join(f"    {line}" for line in armv6m.constant(register, value))
 
 
 def _literal(value: int) -> str:

@@ -83,6 +83,11 @@ def rounding(single: bool) -> Iterator[None]:
         _single_rounding.reset(token)
 
 
+def rounds_once() -> bool:
+    """Whether `requantize` rounds once."""
+    return _single_rounding.get()
+
+
 def requantize(accumulators: Integers, multiplier: Integers, shift: Integers) -> Array:
     """accumulators * multiplier * 2^(shift - 31). Broadcasts.
 

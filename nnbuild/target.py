@@ -15,7 +15,8 @@ class Target:
     """What kernels may rely on.
 
     `guard` is the preprocessor condition that must hold where the generated file is compiled: the core that it was
-    made for ("" for portable C). `cmsis_nn` is what CMSIS-NN offers where the firmware has it, else None.
+    made for ("" for portable C). `cmsis_nn` is what CMSIS-NN offers where the firmware has it, else None. `assembly` is
+    whether kernels may be in assembly, beside which the same stands in C for compilers that are not GNU's.
     """
 
     cpu: str
@@ -24,6 +25,7 @@ class Target:
     mve: bool = False
     guard: str = ""
     cmsis_nn: CmsisNN | None = None
+    assembly: bool = True
 
 
 _V6M = "defined(__ARM_ARCH_6M__) || defined(__ARM_ARCH_8M_BASE__)"

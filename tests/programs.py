@@ -72,24 +72,32 @@ int main(void)
 
 
 def write(folder: Path, cases: Sequence[Case], target: Target, **options: Any) -> list[Path]:
-    """The C sources of a program with model m0, m1, ... for `cases`, all in one arena of the caller's.
+    """The sources of a program with model m0, m1, ... for `cases`, all in one arena of the caller's.
 
-    `options` go to EmitOptions, such as `backend="cmsis_nn"`.
+    `options` go to EmitOptions, such as `backend="cmsis_nn"`. Assembly is among them where it holds more than remarks.
     """
     in_arena = options.get("placement", Placement()).in_arena
     sources = host.write(folder, {"main.c": _main(cases, in_arena)})
     for number, case in enumerate(cases):
-        sources += host.write(folder, emit(case.network, EmitOptions(f"m{number}", target, arena="caller", **options)))
+        files = emit(case.network, EmitOptions(f"m{number}", target, arena="caller", **options))
+        sources += host.write(folder, files)
+        sources += [folder / name for name, text in files.items() if name.endswith(".S") and ".syntax" in text]
     return sources
 
 
 def units(folder: Path, sources: Sequence[Path]) -> list[Path]:
     """Fewer sources that include `sources`: models by the dozen, and all weights, still apart from the code."""
     weights = [source for source in sources if source.name.endswith("_weights.c")]
-    models = [source for source in sources if source not in weights and source.name != "main.c"]
+    assembly = [source for source in sources if source.suffix == ".S"]
+    models = [source for source in sources if source not in (*weights, *assembly) and source.name != "main.c"]
     texts = {f"models{n}.c": "".join(map(_included, models[n : n + UNIT])) for n in range(0, len(models), UNIT)}
     texts["weights.c"] = "".join(f'#include "{source.name}"\n' for source in weights)
-    return [*host.write(folder, texts), *(source for source in sources if source.name == "main.c")]
+    written = [*host.write(folder, texts), *(source for source in sources if source.name == "main.c")]
+    if not assembly:
+        return written
+    kernels = folder / "kernels.S"
+    kernels.write_text("".join(f'#include "{source.name}"\n' for source in assembly))
+    return [*written, kernels]
 
 
 def _included(model: Path) -> str:
@@ -110,7 +118,8 @@ def _main(cases: Sequence[Case], in_arena: bool) -> str:
     lines += ["/* Output at an odd address: it may have any alignment. */", "static union {", "    uint32_t alignment;"]
     lines += [f"    int8_t of_m{n}[17 + {output_bytes(case, n)} + 16];" for n, case in enumerate(cases)]
     lines += ["} result_memory;", "static int8_t *const results = (int8_t *)&result_memory;"]
-    lines += ["#define STATE_WORDS 256", "static uint32_t states[STATE_WORDS];"]
+    if any(map(keeps_states, cases)):
+        lines += ["#define STATE_WORDS 64", "static uint32_t states[STATE_WORDS];"]
     for number, case in enumerate(cases):
         lines += _case(f"m{number}", case, in_arena)
     lines += [

@@ -69,6 +69,8 @@ def test_the_stages_by_hand(model: Path, tmp_path: Path) -> None:
         ("lower", int8, "-o", tmp_path / "m.network.json"),
         ("select", int8, "--cpu", "cortex-m0"),
         ("plan", int8, "--cpu", "cortex-m0"),
+        ("emit", int8, "--name", "m", "--output-dir", tmp_path / "c", "--cpu", "cortex-m0", "--no-assembly"),
+        ("emit", int8, "--name", "m", "--output-dir", tmp_path / "s", "--cpu", "cortex-m0"),
         ("emit", int8, "--name", "m", "--output-dir", tmp_path / "out", "--selftest", "2"),
         ("accuracy", model, int8, "--samples", tmp_path / "calib.npz"),
     ):
@@ -77,6 +79,8 @@ def test_the_stages_by_hand(model: Path, tmp_path: Path) -> None:
     in_one = tmp_path / "one.int8.onnx"
     assert nnbuild("quantize", model, "--calibration", tmp_path / "calib.npz", "-o", in_one).returncode == 0
     assert in_one.read_bytes() == int8.read_bytes()
+    written = [(tmp_path / folder / "m_kernels.S").read_text() for folder in ("c", "s")]
+    assert [".thumb_func" in text for text in written] == [False, True]
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"m.c", "m.h", "m_weights.c", "m_kernels.S", "m.report.json", "m_selftest.c"}
     layers = json.loads((tmp_path / "m.network.json").read_text())["layers"]

@@ -241,6 +241,41 @@ def test_a_pin_is_held_and_a_pin_that_cannot_serve_is_an_error() -> None:
         emit(shuffled, EmitOptions("m", pins={shuffled.layers[-1].name: "direct"}))
 
 
+def test_assembly_stands_beside_the_c() -> None:
+    """On ARMv6-M: other compilers than GNU's take the C of the same file; without assembly it is the only form."""
+    network = case("fully_connected_16x10").network
+    core = TARGETS["cortex-m0"]
+    both, only_c = (emit(network, EmitOptions("m", replace(core, assembly=used))) for used in (True, False))
+    function = json.loads(both["m.report.json"])["layers"][0]["function"]
+    assert f"    .global {function}_dot\n" in both["m_kernels.S"]
+    assert f"void {function}_dot(const int8_t *inputs" in both["m.c"]
+    without = re.sub(r"#if M_ASSEMBLY\n.*?#else\n(.*?)#endif\n", r"\1", both["m.c"], flags=re.DOTALL)
+    without = re.sub(r"/\* Some kernels are in .*?#endif\n\n", "", without, flags=re.DOTALL)
+    assert without == only_c["m.c"]
+    assert "This network has none: all of its kernels are C." in only_c["m_kernels.S"]
+    assert both["m_weights.c"] == only_c["m_weights.c"]
+    assert "all of its kernels are C" in emit(network, EmitOptions("m", TARGETS["cortex-m4"]))["m_kernels.S"]
+
+
+def test_layers_of_different_shapes_share_assembly() -> None:
+    """Sizes are arguments; what differs is the number of inputs left over, of channels left over, and of the line."""
+    from nnbuild.kernels import horner_armv6m
+    from nnbuild.selection import select
+
+    def assembled(channels: int, inputs: int) -> list[str]:
+        shapes = (1, inputs, 5, 5), (channels, inputs, 3, 3)
+        relu = QuantParams(0.2, -128)
+        made = singles.weighted("shared", "Conv", *shapes, 0, QuantParams(0.05, -20), relu, {}, ("Relu",))
+        choices = select(made.network, TARGETS["cortex-m0"])
+        choice = next(choice for choice in choices if choice.layer.op == "conv2d")
+        return [repr(own) for own in choice.kernel.render(choice.view, TARGETS["cortex-m0"]).assembly]
+
+    assert assembled(16, 16) == assembled(32, 32)
+    assert assembled(16, 16)[1] != assembled(18, 16)[1]
+    assert horner_armv6m.split(144, 16) == (9, 16, 0)
+    assert horner_armv6m.split(37, 16) == (3, 12, 1)
+
+
 def test_names_from_a_model_are_harmless_in_c() -> None:
     assert cnames.comment("a */ b") == "a * / b"
     assert cnames.comment("tri??/graph\n") == "tri? ?/graph?"

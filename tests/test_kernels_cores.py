@@ -22,7 +22,7 @@ from nnbuild.lower import lower
 from nnbuild.ops import ALL
 from nnbuild.target import TARGETS
 
-from . import cmsis_library, host, programs, qemu, random_layers
+from . import cmsis_library, host, programs, qemu, random_layers, test_shrink
 from .cmsis_library import HOST
 from .conftest import ROOT
 
@@ -54,9 +54,10 @@ def explain(status: int, printed: str, cases: list[Case]) -> str:
     return f"status {status}: {', '.join(names)}\n{printed}"
 
 
-def run_direct(folder: Path, core: qemu.Core, cases: list[Case]) -> tuple[int, str]:
+def run_direct(folder: Path, core: qemu.Core, cases: list[Case], assembly: bool = True) -> tuple[int, str]:
     """Exit status and output of `cases` with nnbuild's own kernels."""
-    sources = programs.units(folder, programs.write(folder, cases, core.target, backend="direct"))
+    target = replace(core.target, assembly=assembly)
+    sources = programs.units(folder, programs.write(folder, cases, target, backend="direct"))
     return qemu.run(qemu.link(folder, sources, core), core)
 
 
@@ -103,6 +104,23 @@ def test_cmsis_nn(core: str, first: int, tmp_path: Path) -> None:
     assert (status, printed) == (0, ""), explain(status, printed, cases)
 
 
+@pytest.mark.parametrize("core", ["m0", "m4", "m55"])
+def test_own_kernels_for_shapes_that_shrinking_leaves(core: str, tmp_path: Path) -> None:
+    qemu.need()
+    cases = test_shrink.chains(12)
+    status, printed = run_direct(tmp_path, qemu.CORES[core], cases)
+    assert (status, printed) == (0, ""), explain(status, printed, cases)
+
+
+@pytest.mark.parametrize("core", [HOST, "m0", "m4", "m55"])
+def test_cmsis_nn_for_shapes_that_shrinking_leaves(core: str, tmp_path: Path) -> None:
+    if core != HOST:
+        qemu.need()
+    cases = test_shrink.chains(12)
+    status, printed = run_cmsis_nn(tmp_path, core, cases, None, *(SANITIZE if core == HOST else ()))
+    assert (status, printed) == (0, ""), explain(status, printed, cases)
+
+
 @pytest.mark.parametrize("core", [HOST, "m4", "m55"])
 @pytest.mark.parametrize("seed", range(1, 2 + int(os.environ.get("NNBUILD_SWEEP", "0"))))
 def test_random_layers_with_cmsis_nn(core: str, seed: int, tmp_path: Path) -> None:
@@ -140,6 +158,27 @@ def test_the_rounding_shows() -> None:
             if interpret.run(case.network, sample)[0].tobytes() != interpret.run(other, sample)[0].tobytes():
                 shown |= {layer.op for layer in case.network.layers}
     assert shown >= RESCALING, RESCALING - shown
+
+
+@pytest.mark.parametrize("first", range(0, len(CASES), IMAGE["m0"]))
+def test_own_kernels_without_assembly(first: int, tmp_path: Path) -> None:
+    """On the core that has kernels in assembly."""
+    qemu.need()
+    cases = CASES[first : first + IMAGE["m0"]]
+    status, printed = run_direct(tmp_path, qemu.CORES["m0"], cases, assembly=False)
+    assert (status, printed) == (0, ""), explain(status, printed, cases)
+    assert not list(tmp_path.glob("kernels.S"))
+
+
+@pytest.mark.parametrize("seed", range(1, 2 + int(os.environ.get("NNBUILD_SWEEP", "0"))))
+def test_random_layers_with_assembly(seed: int, tmp_path: Path) -> None:
+    """Sizes of windows and channels of any kind. NNBUILD_SWEEP=N adds N times as many."""
+    qemu.need()
+    cases = list(random_layers.cases(seed, RANDOM))
+    core = roomy("m0")
+    status, printed = run_direct(tmp_path, core, cases)
+    assert (status, printed) == (0, ""), explain(status, printed, cases)
+    assert (tmp_path / "kernels.S").exists()
 
 
 def roomy(core: str) -> qemu.Core:
@@ -189,7 +228,7 @@ def test_a_wrong_byte_is_noticed(core: str, tmp_path: Path) -> None:
     machine = qemu.CORES[core]
     sources = programs.write(tmp_path, TWO, machine.target)
     weights = tmp_path / "m1_weights.c"
-    before, brace, after = weights.read_text().partition("_bias[")
+    before, brace, after = weights.read_text().partition("_scaling[" if machine.target.armv6m else "_bias[")
     first = after.index("{\n    ") + len("{\n    ")
     weights.write_text(f"{before}{brace}{after[:first]}4000 + {after[first:]}")
     assert qemu.run(qemu.link(tmp_path, sources, machine), machine) == (2, "differs: 2\n")

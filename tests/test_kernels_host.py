@@ -12,7 +12,8 @@ import pytest
 from nnbuild import interpret
 from nnbuild.contract import Case, LayerView
 from nnbuild.emit import EmitOptions, emit
-from nnbuild.ops import ALL, BY_NAME
+from nnbuild.kernels import exact_requantize
+from nnbuild.ops import ALL, BY_NAME, add
 from nnbuild.target import TARGETS, Target
 
 from . import host
@@ -71,6 +72,16 @@ def test_single_rounding(target: str, tmp_path: Path) -> None:
         outputs = [interpret.run(network, inputs)[0].tobytes() for network in (single.network, case.network)]
         changed += outputs[0] != outputs[1]
     assert changed > 0
+
+
+def test_where_no_line_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On ARMv6-M, as with sums for which there is none."""
+    monkeypatch.setattr(exact_requantize, "search", lambda channels: None)
+    monkeypatch.setattr(add, "plane", lambda params: None)
+    operators = {"add", "average_pool", "conv2d", "depthwise_conv2d", "fully_connected", "mul"}
+    for case in CASES:
+        if any(layer.op in operators for layer in case.network.layers):
+            assert mismatches(case, TARGETS_HERE["armv6m"], tmp_path / case.name) == 0, case.name
 
 
 def test_every_operator_with_kernels_has_cases() -> None:

@@ -75,6 +75,17 @@ TEXT_MUTANTS = [
     ("lookup", "+ 128]", "+ 127]"),
     ("pad", "x + 2", "x + 1"),
     ("transpose", "i2 *", "i1 *"),
+    ("lstm", "gates[2] * 3", "gates[1] * 3"),
+    ("lstm", "size & 511u", "size & 255u"),
+    ("lstm", "2 - step", "step"),
+    ("lstm", "hidden[i] = next[i];", ""),
+    ("gru", "update * (cells[unit] - fresh) + 16384", "update * (cells[unit] - fresh)"),
+    ("gru", "reset * cells[unit]", "cells[unit]"),
+    ("gru", "left[i] * *row++", "hidden[i] * *row++"),
+    ("rnn", "steps > 0 ? steps : 0", "steps"),
+    ("rnn", "gate + 64", "gate + 63"),
+    ("arg_max", "i] > input", "i] >= input"),
+    ("arg_max", "i] <= input", "i] < input"),
 ]
 V6M_MUTANTS = [
     ("conv2d", "(low >> 14) & 1u", "0u"),
@@ -126,7 +137,7 @@ def mutated(layer: Layer) -> Iterator[tuple[str, Layer]]:
         for label, changed in _neighbours(field.name, value):
             yield label, replace(layer, params=replace(layer.params, **{field.name: changed}))
     for name, array in layer.constants.items():
-        step = {"multiplier": 1 << 22, "exponential": 1 << 20}.get(name, 1)
+        step = {"multiplier": 1 << 22, "exponential": 1 << 20}.get(name.removeprefix("recurrent_"), 1)
         changed_array = np.where(array > 0, array - array.dtype.type(step), array + array.dtype.type(step))
         yield name, replace(layer, constants={**layer.constants, name: changed_array.astype(array.dtype)})
 

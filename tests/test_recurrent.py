@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,10 @@ from nnbuild.lower import lower
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import recurrent, singles
 from nnbuild.pipeline import input_shapes
+from nnbuild.selection import select
 from nnbuild.states import keeps_states
 
-from . import host
+from . import cmsis_library, host
 
 HIDDEN, INPUTS, CLASSES = 12, 7, 5
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -310,6 +313,33 @@ def test_activations_are_within_two_steps_of_the_real_ones() -> None:
         assert np.abs(recurrent.tanh(gates, table, power) - real).max() < 24 + 2 ** max(0, power + 12 + 2)
 
 
+def test_activations_in_c_are_those_of_the_reference(tmp_path: Path) -> None:
+    """Every value that a gate or cell can have, whose last bits the outputs round away."""
+    folder = Path(nnbuild.__file__).parent / "csrc"
+    texts = [(folder / f"nn_{name}.h").read_text() for name in ("shift_right", "sigmoid", "tanh")]
+    program = "#include <stdint.h>\n" + "\n".join(texts)
+    for name in ("sigmoid", "tanh"):
+        program += f"""
+void all_{name}(const uint16_t *table, int32_t step, int32_t *results)
+{{
+    for (int32_t i = 0; i < 65536; i++) {{ results[i] = nn_{name}((i - 32768) * step, table); }}
+}}
+"""
+    library = host.shared_library(tmp_path, {"all.h": "", "all.c": '#include "all.h"\n' + prototypes() + program})
+    table, values = recurrent.sigmoid_table(), np.arange(-(2**15), 2**15, dtype=np.int64)
+    found = np.zeros(65536, np.int32)
+    library.all_sigmoid(table.ctypes.data_as(ctypes.c_void_p), 3, found.ctypes.data_as(ctypes.c_void_p))
+    assert (found == recurrent.sigmoid(values, table)).all()
+    for left in range(4):
+        library.all_tanh(table.ctypes.data_as(ctypes.c_void_p), 3 << left, found.ctypes.data_as(ctypes.c_void_p))
+        assert (found == recurrent.tanh(values, table, left - 12)).all()
+
+
+def prototypes() -> str:
+    words = [f"void all_{name}(const uint16_t *table, int32_t step, int32_t *results);" for name in ("sigmoid", "tanh")]
+    return "#include <stdint.h>\n" + "\n".join(words) + "\n"
+
+
 @settings(max_examples=300)
 @given(st.integers(-(2**15), 2**15 - 1), st.integers(0, 2**15 - 1), st.integers(-(2**15), 2**15 - 1))
 def test_a_gru_stays_between_its_values(fresh: int, update: int, before: int) -> None:
@@ -376,3 +406,23 @@ def test_the_table_is_monotone() -> None:
     with fixedpoint.rounding(single=True):
         gates = np.arange(-(2**15), 2**15, dtype=np.int64)
         assert (np.diff(recurrent.sigmoid(gates, recurrent.sigmoid_table())) >= 0).all()
+
+
+def test_cmsis_nn_serves_one_scale_a_gate(tmp_path: Path) -> None:
+    target = cmsis_library.target("m4")
+    model, calibration = plain(tmp_path / "m.onnx", "LSTM", 20), tmp_path / "x.npz"
+    np.savez(calibration, x=sequences(20, 20))
+    for scales, kernel in (("per_tensor", "cmsis_nn"), ("per_channel", "direct")):
+        int8 = quantized(model, calibration, fully_connected=scales)
+        choice = select(lower(int8), target, backend="cmsis_nn")[0]
+        assert choice.kernel.name == kernel
+        assert kernel == "cmsis_nn" or "fully_connected='per_tensor'" in choice.reasons["cmsis_nn"]
+        found = measure(import_model(model), int8, samples.load(str(calibration), {"x": (20, 1, INPUTS)}))
+        assert found.sqnr_db >= 28.0
+
+
+def test_the_table_is_that_of_cmsis_nn() -> None:
+    text = (cmsis_library.root() / "Source" / "NNSupportFunctions" / "arm_nntables.c").read_text()
+    found = re.search(r"sigmoid_table_uint16\[256\]\s*=\s*\{(.*?)\}", text, re.DOTALL)
+    assert found is not None
+    assert [int(word) for word in re.findall(r"\d+", found[1])] == recurrent.sigmoid_table().tolist()

@@ -68,9 +68,9 @@ READING = {
         'env.NNModel("models/kws.onnx", stream_axis=1)\n',
         "models/kws.onnx: option 'stream_axis' (streaming inference) is not in this version",
     ),
-    "later variable": (
-        'env.Clone(NN_ASSEMBLY=False).NNModel("models/kws.onnx")\n',
-        "models/kws.onnx: NN_ASSEMBLY (kernels in assembly) is not in this version of nnbuild",
+    "no flag": (
+        'env.Clone(NN_ASSEMBLY="no").NNModel("models/kws.onnx")\n',
+        "models/kws.onnx: NN_ASSEMBLY must be True or False, not 'no'",
     ),
     "misspelled variable": (
         'env.Clone(NN_VARIENT="m0").NNModel("models/kws.onnx")\n',

@@ -55,6 +55,14 @@ def test_flags_however_they_are_given(project: Project, name: str) -> None:
     assert words <= set(asked)
 
 
+@pytest.mark.parametrize("value", ["True", "False"])
+def test_assembly_can_be_switched_off(project: Project, value: str) -> None:
+    project.write({"SConstruct": HOST.replace('"nn"], ', f'"nn"], NN_ASSEMBLY={value}, ') + PROGRAM})
+    project.scons()
+    calls = (project.folder / "calls.log").read_text()
+    assert ("--no-assembly" in calls) == (value == "False")
+
+
 def test_spaces_in_a_flag(project: Project) -> None:
     """An element of a list stays one word, also for the compiler that `emit` asks."""
     text = HOST.replace('"nn"], ', '"nn"], CCFLAGS=["-isystem", "sys include", "-DTEXT=a b"], ') + PROGRAM

@@ -551,6 +551,13 @@ def chain(seed: int) -> Network:
     return thinned(make.network(make.dense(source, 4)), seed)
 
 
+def chains(count: int) -> list[Case]:
+    """The first `count` chains, with inputs, of two roundings as CMSIS-NN has them."""
+    found = [replace(chain(seed), single_rounding=False) for seed in range(count)]
+    rows = [np.stack([sample[0] for sample in samples(network)]) for network in found]
+    return [Case(f"chain_{seed}", network, (rows[seed],)) for seed, network in enumerate(found)]
+
+
 def test_random_chains_shrink_and_give_the_same_bytes() -> None:
     removed = 0
     for seed in range(200):

@@ -85,7 +85,7 @@ def image(folder: Path, network: Network, core: str, optimize: str, target: Targ
     library = cmsis_library.library(core) if options.get("backend") == "cmsis_nn" else cmsis_library.Library((), ())
     files = emit(network, EmitOptions("net", target, **options))  # type: ignore[arg-type]
     assembly = "".join(f'__asm("{line.strip()}");\n' for line in MEASURE.strip().splitlines())
-    sources = host.write(folder, {**files, "main.c": MAIN, "measure.c": assembly})
+    sources = [*host.write(folder, {**files, "main.c": MAIN, "measure.c": assembly}), folder / "net_kernels.S"]
     return qemu.link(folder, sources, qemu.CORES[core], optimize, library.compile_arguments, library.link_arguments)
 
 

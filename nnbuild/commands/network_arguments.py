@@ -39,6 +39,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pin", action="append", default=[], metavar="LAYER=KERNEL", help="kernel of one layer, by layer or node name"
     )
+    parser.add_argument("--no-assembly", action="store_true", help="all kernels in C, also where there is assembly")
     parser.add_argument("--cmsis-nn", metavar="DIR", help="the firmware's CMSIS-NN: a checkout or an unpacked pack")
     parser.add_argument(
         "--backend",
@@ -60,6 +61,7 @@ def network(arguments: argparse.Namespace, where: str = "") -> Network:
 def target(arguments: argparse.Namespace) -> Target:
     """The core that `--cpu` names or `--compiler` has, with what `--cmsis-nn` offers."""
     core = of_compiler(shlex.split(arguments.compiler)) if arguments.compiler else named(arguments.cpu or "generic")
+    core = replace(core, assembly=not arguments.no_assembly)
     return replace(core, cmsis_nn=cmsis_nn.read(Path(arguments.cmsis_nn))) if arguments.cmsis_nn else core
 
 

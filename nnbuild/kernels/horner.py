@@ -8,9 +8,12 @@ is extended, and nothing can overflow. Channels are padded to a multiple of four
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from nnbuild.contract import LayerView, Source
+from nnbuild.kernels.exact_requantize import requantization
 from nnbuild.network import Array
 from nnbuild.placeholder import is_placeholder, placeholder
 from nnbuild.target import Target
@@ -29,13 +32,13 @@ def words(weights: Array) -> Array:
     return np.asarray(packed.ravel().astype(np.int32))
 
 
-def _constants(view: LayerView, zero_point: int) -> dict[str, Array]:
-    """Words, and biases that hold the input's zero point."""
+def _source(template: str, view: LayerView, target: Target, raised: int = 0, **values: Any) -> Source:
+    """Words of weights, and how sums become outputs; kernels add `raised` to each input."""
     weights = view.constants["weights"]
     flat = weights.reshape(len(weights), -1)
-    folded = view.constants["bias"].astype(np.int64) - zero_point * flat.astype(np.int64).sum(axis=1)
-    rest = {name: view.constants[name] for name in ("multiplier", "shift")}
-    return {"weights": words(flat), "bias": folded.astype(np.int32), **rest}
+    line, constants = requantization(view, flat, view.params.input_zero_point, target, raised)
+    values = {"p": view.params, "line": line, "raised": 0 if line is None else raised, **values}
+    return Source(template, values, {"weights": words(flat), **constants})
 
 
 def supports_conv2d(view: LayerView, target: Target) -> str | None:
@@ -43,13 +46,12 @@ def supports_conv2d(view: LayerView, target: Target) -> str | None:
     return None if view.params.groups == 1 else "groups share no inputs"
 
 
-def conv2d(view: LayerView, target: Target) -> Source:
-    """A conv2d layer without groups."""
+def conv2d(view: LayerView, target: Target, raised: int = 0) -> Source:
+    """A conv2d layer without groups; see `_source`."""
     from nnbuild.ops.conv2d import gathers
 
     place = view.params.window
-    values = {"p": view.params, "w": place, "gathers": gathers(place)}
-    return Source("horner_conv2d.c.j2", values, _constants(view, view.params.input_zero_point))
+    return _source("horner_conv2d.c.j2", view, target, raised, w=place, gathers=gathers(place))
 
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
@@ -77,4 +79,4 @@ def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
 
 def fully_connected(view: LayerView, target: Target) -> Source:
     """A fully connected layer."""
-    return Source("horner_fully_connected.c.j2", {"p": view.params}, _constants(view, view.params.input_zero_point))
+    return _source("horner_fully_connected.c.j2", view, target)

@@ -17,8 +17,9 @@ from nnbuild import fixedpoint, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source, tied
 from nnbuild.intervals import monotone
 from nnbuild.kernels import cmsis_nn
+from nnbuild.kernels.exact_requantize import single_requantization
 from nnbuild.lower import Activation, Lowering, Output
-from nnbuild.network import Array, QuantParams
+from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import reduction
 from nnbuild.ops.spatial import Window, divides_window, window, without_in_window
 from nnbuild.target import Target
@@ -145,7 +146,10 @@ def render(view: LayerView, target: Target) -> Source:
         "taps": int(np.prod(params.window.kernel)),
     }
     if params.rescales:
-        values |= {"multiplier": int(view.constants["multiplier"][count]), "shift": int(view.constants["shift"][count])}
+        multiplier, shift = (int(view.constants[name][count]) for name in ("multiplier", "shift"))
+        ends = (count * (INT8_MIN - params.input_zero_point), count * (INT8_MAX - params.input_zero_point))
+        found = single_requantization(params, multiplier, shift, ends, target) if constant else (None, [])
+        values |= {"multiplier": multiplier, "shift": shift, "line": found[0], "own": found[1]}
         data = {} if constant else dict(view.constants)
         return Source(template="average_pool_rescaled.c.j2", values=values, data=data)
     factor, shift = reciprocal(count) if constant else (0, 0)

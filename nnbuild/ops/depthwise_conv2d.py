@@ -16,11 +16,13 @@ from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source, tied
 from nnbuild.errors import InternalError
 from nnbuild.intervals import Interval
-from nnbuild.kernels import cmsis_nn
+from nnbuild.kernels import cmsis_nn, depthwise_armv6m
+from nnbuild.kernels.exact_requantize import requantization
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels
 from nnbuild.ops.spatial import Window, divides_window
+from nnbuild.placeholder import packed
 from nnbuild.target import Target
 
 UNROLLED = 5
@@ -66,15 +68,12 @@ def scratch(view: LayerView, target: Target) -> int:
 
 def render(view: LayerView, target: Target) -> Source:
     """Sums over windows, channel by channel; the input's zero point is folded into the bias."""
-    params, constants = view.params, view.constants
-    sums = constants["weights"].astype(np.int64).sum(axis=(0, 1))
-    folded = (constants["bias"].astype(np.int64) - params.input_zero_point * sums).astype(np.int32)
-    by_channel = np.ascontiguousarray(constants["weights"].transpose(2, 0, 1))
-    return Source(
-        template="depthwise_conv2d.c.j2",
-        values={"p": params, "w": params.window, "gathers": params.window.padded, "unrolled": UNROLLED},
-        data={"weights": by_channel, "bias": folded, **{k: constants[k] for k in ("multiplier", "shift")}},
-    )
+    params = view.params
+    by_channel = packed(view.constants["weights"].transpose(2, 0, 1))
+    flat = by_channel.reshape(len(by_channel), -1)
+    line, constants = requantization(view, flat, params.input_zero_point, target)
+    values = {"p": params, "w": params.window, "gathers": params.window.padded, "unrolled": UNROLLED, "line": line}
+    return Source("depthwise_conv2d.c.j2", values, {"weights": by_channel, **constants})
 
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:
@@ -121,6 +120,8 @@ def cases() -> Iterable[Case]:
         ("3x3_beyond", (4, 7, 8), (3, 3), {"pads": [1, 1, 2, 2], "strides": [2, 2]}),
         ("many", (130, 2, 3), (2, 2), {}),
         ("1d", (3, 11), (5,), {"pads": [4, 0]}),
+        ("3x3_smallest", (130, 2, 3), (3, 3), {"pads": [1, 1, 1, 1]}),
+        ("3x3_high", (2, 40, 4), (3, 3), {"pads": [1, 1, 1, 1]}),
     ]
     for name, shape, kernel, attributes in table:
         attributes = {**attributes, "group": shape[0]}
@@ -144,6 +145,10 @@ OPERATOR = Operator(
     macs=macs,
     bounds=bounds,
     channels=tied(divides_window, _without),
-    kernels=(Kernel("direct", render, scratch=scratch, trips=trips), cmsis_nn.DEPTHWISE),
+    kernels=(
+        Kernel("assembly", depthwise_armv6m.render, depthwise_armv6m.supports, scratch, depthwise_armv6m.trips),
+        Kernel("direct", render, scratch=scratch, trips=trips),
+        cmsis_nn.DEPTHWISE,
+    ),
     cases=cases,
 )

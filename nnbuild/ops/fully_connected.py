@@ -15,7 +15,7 @@ import onnx
 from nnbuild import fixedpoint, layout, qdq
 from nnbuild.contract import Case, Channels, Kernel, LayerView, Operator, Quantization, Source
 from nnbuild.intervals import Interval
-from nnbuild.kernels import cmsis_nn, horner
+from nnbuild.kernels import cmsis_nn, horner, horner_armv6m
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, matmul
@@ -168,6 +168,10 @@ def cases() -> Iterable[Case]:
     turned = {"transA": 1}
     yield singles.weighted("fully_connected_turned", "Gemm", (6, 4), (6, 5), 1, quant, out, turned)
     yield singles.weighted("fully_connected_turned_one", "Gemm", (7, 1), (5, 7), 0, quant, out, {**turned, **by_row})
+    # Long sums: a line of three products, and none at all (kernels/exact_requantize.py).
+    for name, inputs, scale in (("long", 300, 0.5), ("longer", 700, 8.0)):
+        shapes = (1, inputs), (5, inputs)
+        yield singles.weighted(f"fully_connected_{name}", "Gemm", *shapes, 0, quant, QuantParams(scale, 5), by_row)
     yield singles.weighted("fully_connected_relu", "Gemm", (1, 9), (4, 9), 0, quant, out, by_row, ("Relu",))
 
 
@@ -193,6 +197,12 @@ OPERATOR = Operator(
     channels=Channels(_divides, _reads, _without),
     macs=lambda view: view.params.rows * view.params.inputs * view.params.outputs,
     kernels=(
+        Kernel(
+            "assembly",
+            horner_armv6m.fully_connected,
+            horner_armv6m.supports,
+            trips=horner_armv6m.fully_connected_trips,
+        ),
         Kernel("horner", horner.fully_connected, trips=horner.fully_connected_trips),
         Kernel("direct", render, trips=trips),
         cmsis_nn.FULLY_CONNECTED,

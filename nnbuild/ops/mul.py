@@ -16,8 +16,9 @@ from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
 from nnbuild.intervals import corners
 from nnbuild.kernels import cmsis_nn
+from nnbuild.kernels.exact_requantize import single_requantization
 from nnbuild.lower import Lowering
-from nnbuild.network import Array, QuantParams
+from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import broadcast, lookup
 from nnbuild.target import Target
 
@@ -75,7 +76,12 @@ def reference(params: MulParams, constants: Mapping[str, Array], inputs: Sequenc
 
 def render(view: LayerView, target: Target) -> Source:
     """One loop for each of `loops`."""
-    return broadcast.source(view, "mul.c.j2")
+    params: MulParams = view.params
+    ends = [(INT8_MIN - zero_point, INT8_MAX - zero_point) for zero_point in params.zero_points]
+    products = [a * b for a in ends[0] for b in ends[1]]
+    reach = (min(products), max(products))
+    line, own = single_requantization(params, params.output_multiplier, params.output_shift, reach, target)
+    return broadcast.source(view, "mul.c.j2", line=line, own=own)
 
 
 def cases() -> Iterable[Case]:

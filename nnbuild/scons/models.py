@@ -267,7 +267,8 @@ def _compiler(env: Any, options: Mapping[str, Any], cmsis_nn: Any) -> list[str]:
         library += _rounding(env)
     cpu = env.subst("$NN_CPU")
     core = ["--cpu", cpu] if cpu else ["--compiler", shlex.join(run.words(env, "$CC $CFLAGS $CCFLAGS"))]
-    return [*core, *library]
+    assembly = [] if env.subst("$NN_ASSEMBLY") == "True" else ["--no-assembly"]
+    return [*core, *assembly, *library]
 
 
 def _hash(parts: Any) -> str:

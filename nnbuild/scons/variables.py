@@ -18,9 +18,8 @@ def check(env: Any, where: str) -> None:
     for name in (key for key in env.Dictionary() if key.startswith("NN_")):
         if (reason := config.unknown_variable(name)) is not None:
             raise ConfigError(f"unknown construction variable {name}", where, reason)
-    for name, text in config.LATER_VARIABLES.items():
-        if name in env and env[name] not in (None, ""):
-            raise ConfigError(f"{name} ({text}) is not in this version of nnbuild", where, "leave it out")
+    if env.subst("$NN_ASSEMBLY") not in ("True", "False"):
+        raise ConfigError(f"NN_ASSEMBLY must be True or False, not {env['NN_ASSEMBLY']!r}", where)
     for name in ("NN_VARIANT", "NN_CPU"):
         if not SCons.Util.is_String(env.get(name, "")):
             raise ConfigError(f"{name} must be text, not {env[name]!r}", where)

@@ -1,0 +1,96 @@
+"""Depthwise convolutions in assembly for ARMv6-M, in two forms.
+
+3x3 with stride 1 and padding 1 takes one channel and one column of the map at a time: each row of three inputs is read
+once and added to the three outputs that it belongs to, whose sums stay in registers, as do most of the weights. There
+is no patch: at the left and right border the window lies inside and its weights are shifted, with a zero in the column
+that is missing; missing inputs are the zero point, so they are constants in the sums.
+
+All other windows without dilation are computed one by one, all channels of each, where C finds or gathers them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from nnbuild.contract import Assembly, LayerView, Source
+from nnbuild.kernels.armv6m import constant, requantization
+from nnbuild.ops.spatial import Window
+from nnbuild.target import Target
+
+COLUMNS = ("const int8_t *input", "int8_t *output", "const int32_t *column", "int32_t count")
+WINDOW = (
+    *("const int8_t *window", "int8_t *output", "const int8_t *weights", "const int32_t *scaling"),
+    *("int32_t row", "const int32_t *end"),
+)
+TAPS = 64
+"""The largest window: all its inputs are written one after the other."""
+
+
+def supports(view: LayerView, target: Target) -> str | None:
+    """ARMv6-M with its assembly wanted, and small windows without dilation."""
+    if not target.armv6m:
+        return "its assembly is for ARMv6-M"
+    if not target.assembly:
+        return "assembly is switched off"
+    place = view.params.window
+    if place.dilation != (1, 1):
+        return "its assembly is for windows without dilation"
+    return None if place.kernel[0] * place.kernel[1] <= TAPS else f"its assembly is for windows of at most {TAPS}"
+
+
+def by_columns(place: Window) -> bool:
+    """Whether the first form serves."""
+    same = place.pad == (1, 1) and place.output == place.input[:2]
+    return place.kernel == (3, 3) and place.stride == (1, 1) and same and place.input[0] >= 2 and place.input[1] >= 3
+
+
+def render(view: LayerView, target: Target) -> Source:
+    """The sums in assembly, where they have a line."""
+    from nnbuild.ops import depthwise_conv2d
+
+    source = depthwise_conv2d.render(view, target)
+    line, place = source.values["line"], view.params.window
+    if line is None:
+        return source
+    height, width, channels = place.input
+    values = {"line": line, "low": view.params.activation_min, "channels": channels}
+    if by_columns(place):
+        values |= {"height": height, "width": width}
+        return replace(source, assembly=(_columns(values),))
+    values |= {"rows": place.kernel[0], "columns": place.kernel[1]}
+    return replace(source, assembly=(_window(values),))
+
+
+def _columns(values: dict[str, Any]) -> Assembly:
+    line, channels, width = values["line"], values["channels"], values["width"]
+    inputs = sum(_load(column * channels) for column in range(3))
+    step = 0 if line.zero is None else 4 + _load(line.zero)
+    output = 18 + (8 if line.wide else 2) + step + (values["low"] != 0)
+    rest = 55 + _load(values["height"] - 1) + 2 * _load(width * channels) + _load(channels)
+    instructions = rest + 2 * inputs + 3 * 7 + 3 * 10 + output
+    return Assembly("depthwise_armv6m.S.j2", "columns", "void", COLUMNS, values, instructions)
+
+
+def _window(values: dict[str, Any]) -> Assembly:
+    rows, columns, channels = values["rows"], values["columns"], values["channels"]
+    row = 6 + sum(5 + _load(column * channels) for column in range(1, columns))
+    instructions = 23 + rows * row + rows - 1 + -(-rows * columns // 32) + requantization(values["line"], values["low"])
+    return Assembly("depthwise_window_armv6m.S.j2", "window", "void", WINDOW, values, instructions)
+
+
+def _load(value: int) -> int:
+    return len(constant("r3", value))
+
+
+def trips(view: LayerView, target: Target) -> dict[str, int]:
+    """By columns: outputs, columns, and channels, for which C shifts weights. By windows: what C and they do."""
+    from nnbuild.ops.conv2d import place_trips
+
+    place, outputs = view.params.window, view.output.size
+    if by_columns(place):
+        channels = place.input[2]
+        return {"output": outputs, "column": place.input[1] * channels, "channel": channels}
+    taps = place.kernel[0] * place.kernel[1]
+    own = {"window_output": outputs, "tap": outputs * taps, "row": outputs * place.kernel[0]}
+    return {**own, **place_trips(place, place.reaching_outside)}

@@ -1,0 +1,212 @@
+"""Lines that replace a 64-bit requantization: equal to the reference everywhere, and a wrong one is never proved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nnbuild import fixedpoint
+from nnbuild.kernels import exact_requantize
+from nnbuild.kernels.exact_requantize import Channels, Line, proves, search
+from nnbuild.network import Array
+from nnbuild.ops import BY_NAME, add
+from nnbuild.placeholder import is_placeholder, placeholder
+
+
+def computed(line: Line, channels: Channels, sums: Array) -> Array:
+    """What a kernel computes for `sums` (channels, any), with every operation in 32 bits."""
+    above = (sums + line.bias[:, None]).astype(np.int32)
+    a, factors = above.astype(np.uint32), line.factors.astype(np.uint32)[:, None]
+    high, low = factors >> np.uint32(16), factors & np.uint32(0xFFFF)
+    if line.form.wide:
+        product = a * high + (a >> np.uint32(16)) * low + ((a & np.uint32(0xFFFF)) * low >> np.uint32(16))
+    else:
+        product = a * high + (a * low >> np.uint32(line.form.low))
+    total = product + (line.offset % 2**32).astype(np.uint32)[:, None]
+    if line.form.zero is not None:
+        total = np.where(total < line.form.zero, total - line.steps.astype(np.uint32)[:, None], total)
+    value = (total >> np.uint32(line.form.high)).astype(np.int64)
+    return np.asarray(np.where(above >= line.limit[:, None], line.form.span, np.where(above > 0, value, 0)))
+
+
+@st.composite
+def layers(draw: st.DrawFn, reach: int = 2**24) -> Channels:
+    """Channels of one layer: scales within a few octaves, biases and sums of any size up to `reach`."""
+    count = draw(st.integers(1, 4))
+    octave = draw(st.floats(-22, 6))
+    real = [2.0 ** (octave + draw(st.floats(-3, 3))) for _ in range(count)]
+    lowest = [-draw(st.integers(0, reach)) for _ in range(count)]
+    highest = [draw(st.integers(0, reach)) for _ in range(count)]
+    bias = [draw(st.integers(-reach, reach)) for _ in range(count)]
+    # As lowering does it: the multiplier is such that no sum leaves 32 bits when it is shifted.
+    pairs = [fixedpoint.quantize_multiplier(each, 2 * reach) for each in real]
+    span = draw(st.integers(1, 255))
+    zero = draw(st.one_of(st.integers(0, span), st.integers(-300, 300)))
+    multiplier, shift = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
+    return Channels(np.array(bias), multiplier, shift, np.array(lowest), np.array(highest), zero, span)
+
+
+@settings(max_examples=150, deadline=None)
+@given(layers(reach=1500), st.booleans())
+def test_a_line_equals_the_reference_for_every_sum(channels: Channels, single: bool) -> None:
+    with fixedpoint.rounding(single):
+        line = search(channels)
+        if line is None:
+            return
+        sums = np.arange(channels.lowest.min(), channels.highest.max() + 1)[None, :]
+        reachable = (sums >= channels.lowest[:, None]) & (sums <= channels.highest[:, None])
+        wrong = computed(line, channels, np.repeat(sums, channels.bias.size, axis=0)) != channels.values(sums)
+        assert not (wrong & reachable).any()
+
+
+@settings(max_examples=150, deadline=None)
+@given(layers(), st.booleans(), st.integers(0, 2**32 - 1))
+def test_a_line_equals_the_reference_around_its_thresholds(channels: Channels, single: bool, seed: int) -> None:
+    with fixedpoint.rounding(single):
+        line = search(channels)
+        if line is None:
+            return
+        thresholds = channels.thresholds()
+        random = np.random.default_rng(seed)
+        anywhere = random.integers(channels.lowest[:, None], channels.highest[:, None] + 1, (channels.bias.size, 500))
+        around = [thresholds + offset for offset in (-2, -1, 0, 1)]
+        sums = np.concatenate([*around, anywhere], axis=1)
+        sums = np.clip(sums, channels.lowest[:, None], channels.highest[:, None])
+        assert np.array_equal(computed(line, channels, sums), channels.values(sums))
+
+
+def usual(two_sided: bool) -> Channels:
+    """64 channels of an ordinary layer."""
+    random = np.random.default_rng(3)
+    pairs = [fixedpoint.quantize_multiplier(float(real), 2**22) for real in random.uniform(0.002, 0.008, 64)]
+    bias, reach = random.integers(-20000, 20000, 64), random.integers(100_000, 600_000, 64)
+    multiplier, shift = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
+    return Channels(bias, multiplier, shift, -reach, reach, 117 if two_sided else 0, 255)
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
+def test_ordinary_layers_have_a_line(two_sided: bool) -> None:
+    line = search(usual(two_sided))
+    assert line is not None
+    assert line.words().size == 64 * (5 if two_sided else 4)
+    assert not line.form.wide
+
+
+def test_long_sums_take_the_wide_form() -> None:
+    channels = usual(False)
+    flat = replace(channels, shift=channels.shift - 5, lowest=channels.lowest * 32, highest=channels.highest * 32)
+    line = search(flat)
+    assert line is not None
+    assert line.form.wide
+
+
+def test_without_a_line_there_is_none() -> None:
+    """Scales of one layer that are too far apart for one pair of shifts, and sums that do not fit 32 bits."""
+    channels = usual(False)
+    shift = np.where(np.arange(64) == 7, 8, channels.shift - 9)
+    far = replace(channels, shift=shift, lowest=channels.lowest * 512, highest=channels.highest * 512)
+    assert search(far) is None
+    assert search(replace(channels, highest=channels.lowest + 2**31)) is None
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
+@pytest.mark.parametrize("name", ["bias", "limit", "factors", "offset", "steps"])
+def test_a_wrong_integer_is_never_proved(name: str, two_sided: bool) -> None:
+    """Every integer of every channel, changed so that some output changes, is noticed."""
+    channels = usual(two_sided)
+    line, thresholds = search(channels), channels.thresholds()
+    assert line is not None
+    assert proves(line, channels, thresholds)
+    if name == "steps" and not two_sided:
+        return
+    large = {"bias": 1, "limit": 1, "factors": 1 << 17, "offset": 1 << 14, "steps": 1 << 14}[name]
+    for change in (-large, large):
+        for channel in range(channels.bias.size):
+            column = getattr(line, name).copy()
+            column[channel] += change
+            if column[channel] >= 0 or name != "steps":
+                assert not proves(replace(line, **{name: column}), channels, thresholds), (channel, change)
+
+
+def test_what_is_proved_is_right_for_small_changes_too() -> None:
+    """Changes that `proves` lets pass change no output."""
+    channels = usual(True)
+    line, thresholds = search(channels), channels.thresholds()
+    assert line is not None
+    sums = np.concatenate([thresholds - 1, thresholds], axis=1)
+    expected = channels.values(sums)
+    passed = 0
+    for name in ("factors", "offset", "steps"):
+        for change in (-300, -40, -3, 3, 40, 300):
+            changed = replace(line, **{name: np.maximum(getattr(line, name) + change, 0)})
+            if proves(changed, channels, thresholds):
+                passed += 1
+                assert np.array_equal(computed(changed, channels, sums), expected)
+            else:
+                assert not np.array_equal(computed(changed, channels, sums), expected)
+    assert passed > 0
+
+
+def test_a_line_that_leaves_32_bits_is_not_proved() -> None:
+    channels = usual(False)
+    line, thresholds = search(channels), channels.thresholds()
+    assert line is not None
+    form = replace(line.form, high=line.form.high + 4)
+    scaled = replace(line, form=form, factors=line.factors * 16, offset=line.offset * 16)
+    assert not proves(scaled, channels, thresholds)
+
+
+def test_placeholders_have_a_form_of_the_same_size() -> None:
+    """What `check` asks: bytes, without values."""
+    for two_sided in (False, True):
+        channels = usual(two_sided)
+        line, unread = search(channels), replace(channels, bias=placeholder((64,), np.int64))
+        judged = search(unread)
+        assert line is not None
+        assert judged is not None
+        assert is_placeholder(judged.words())
+        assert judged.words().nbytes == line.words().nbytes
+
+
+def additions() -> list[add.AddParams]:
+    return [layer.params for case in BY_NAME["add"].cases() for layer in case.network.layers if layer.op == "add"]
+
+
+def test_an_addition_in_one_line_equals_the_reference_for_every_pair() -> None:
+    values = np.arange(-128, 128, dtype=np.int64)
+    found = 0
+    for params in additions():
+        line = add.plane(params)
+        if line is not None:
+            m, n, offset, shift = line
+            total = values[:, None] * m + values * n + offset
+            assert np.abs(total).max() < 2**31
+            outputs = np.clip(total >> shift, params.activation_min, params.activation_max)
+            loops = ((256, 1, 0), (256, 0, 1))
+            both = values.astype(np.int8)
+            expected = add.reference(replace(params, loops=loops), {}, [both, both])
+            assert np.array_equal(outputs.ravel(), expected.ravel())
+            found += 1
+    assert found >= 10
+
+
+def test_halves_in_an_addition_have_no_line() -> None:
+    """0.5 and 0.5 to a scale of 1: every odd sum is a half, rounded away from zero on both sides of it."""
+    halves = [p for p in additions() if p.zero_points == (5, 5) and p.signs == (1, 1)]
+    assert halves
+    assert add.plane(halves[0]) is None
+
+
+def test_the_search_is_quick() -> None:
+    """Of a thousand channels: a build of a large network must not be held up."""
+    import time
+
+    channels = usual(True)
+    start = time.perf_counter()
+    for _ in range(16):
+        assert exact_requantize.search(channels) is not None
+    assert time.perf_counter() - start < 10
