@@ -180,6 +180,7 @@ reference harness' plugin; stack is painted. "Against hand-written" is the diffe
 plan, written by hand for the same networks with the same compiler. kws01 and ic01 are the official int8 networks;
 ad01 and vww96 are quantized by nnbuild with `fully_connected="per_tensor"`, as the hand-written ones are. The last two
 columns are nnbuild's own kernels (`backend="direct"`) for comparison. Every row equals the integer reference.
+Of vww96 nnbuild leaves out the channels that hold one value whatever the input; the hand-written calls compute them.
 
 {HEADER}
 {chr(10).join(lines)}

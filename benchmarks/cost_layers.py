@@ -10,6 +10,7 @@ from nnbuild.contract import Case
 from nnbuild.lower import lower
 from nnbuild.network import Network, QuantParams
 from nnbuild.ops import ALL, singles
+from nnbuild.shrink import shrink
 from tests import random_layers
 
 RANDOM = 80
@@ -58,7 +59,7 @@ PRODUCTS = ((10, 10), (16, 16), (64, 12), (128, 128), (256, 10), (640, 24), (33,
 def networks(shared: Path, folder: Path) -> dict[str, Network]:
     """The reference networks, quantized as users quantize them, and the official int8 ones."""
     models = {name: quantized(shared / "models" / file, folder, shared)[0] for name, file in NETWORKS.items()}
-    return {name: lower(model, name) for name, model in models.items()}
+    return {name: shrink(lower(model, name)) for name, model in models.items()}
 
 
 def cases() -> Iterator[Case]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnx import NodeProto
 
+from nnbuild import intervals
+from nnbuild.intervals import Interval
 from nnbuild.network import Array, Layer, Network, QuantParams, Tensor
 from nnbuild.target import Target
 
@@ -170,6 +172,36 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
+class Channels:
+    """How a layer of an operator loses channels of its tensors, positions along their last axis (`nnbuild.shrink`).
+
+    `divides(view)`: whether the layer is of the form that the others take; no layer that is not loses a channel.
+    `reads(view, kept, inputs)`: which channels of each input (with these intervals) are needed for the channels `kept`
+    (bool) of the output. `without(view, inputs, sources, kept)`: parameters and constants of the layer whose inputs
+    have the channels `sources` (bool, for each input) left, and whose output has the channels `kept`; what is missing
+    and needed holds one value, which is in `inputs`. Where `tied`, output and inputs keep the same channels.
+    """
+
+    divides: Callable[[LayerView], bool]
+    reads: Callable[[LayerView, Array, Sequence[Interval]], Sequence[Array]]
+    without: Callable[[LayerView, Sequence[Interval], Sequence[Array], Array], tuple[Any, Mapping[str, Array]]]
+    tied: bool = False
+
+
+def tied(
+    divides: Callable[[LayerView], bool],
+    without: Callable[[LayerView, Array], tuple[Any, Mapping[str, Array]]],
+) -> Channels:
+    """Of operators whose output channel c comes of the inputs' channels c; `without(view, kept)`."""
+    return Channels(
+        divides,
+        reads=lambda view, kept, inputs: [kept] * len(inputs),
+        without=lambda view, inputs, sources, kept: without(view, kept),
+        tied=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Operator:
     """Everything about one operator.
 
@@ -183,6 +215,11 @@ class Operator:
     `error(params)` is how many output steps a layer may be off from the float operator on the same (dequantized) input.
     `internals(node, values)` are float values inside of a node whose range calibration has to know, by name; `values`
     gives what a name of the float model stands for.
+
+    What `nnbuild.shrink` asks: `bounds(view, inputs)`, the interval of the output from those of the inputs;
+    `channels`, how channels are taken away, where they can be; `copies(view, inputs)`, whether the output is the first
+    input for every input within these intervals; `behind(first, second)`, the constants with which `second`, a layer
+    of this operator, also does what `first` in front of it does, or None.
     """
 
     name: str
@@ -198,5 +235,9 @@ class Operator:
     state: Callable[[LayerView], Array | None] = lambda view: None
     advance: Callable[[Any, Mapping[str, Array], Sequence[Array], Array], tuple[Array, Array]] | None = None
     internals: Callable[[NodeProto, Callable[[str], Array]], Mapping[str, Array]] = lambda node, values: {}
+    bounds: intervals.Rule = lambda view, inputs: intervals.anything(view.output)
+    channels: Channels | None = None
+    copies: Callable[[LayerView, Sequence[Interval]], bool] = lambda view, inputs: False
+    behind: Callable[[Layer, Layer], Mapping[str, Array] | None] = lambda first, second: None
     kernels: tuple[Kernel, ...] = ()
     cases: Callable[[], Iterable[Case]] = lambda: ()

@@ -25,6 +25,7 @@ from nnbuild.network import Array, Network, Port, Tensor
 from nnbuild.placement import Placement
 from nnbuild.raw_input import RawInput, raw_input
 from nnbuild.selection import Choice, select
+from nnbuild.shrink import Removed, shrink
 from nnbuild.target import TARGETS, Target
 
 ARENAS = ("static", "caller", "shared")
@@ -81,7 +82,10 @@ class _NamedPort:
 
 
 def emit(network: Network, options: EmitOptions) -> dict[str, str]:
-    """File name -> text: `<name>.c .h _weights.c _kernels.S .report.json`, and `_selftest.c` where it is asked for."""
+    """File name -> text: `<name>.c .h _weights.c _kernels.S .report.json`, and `_selftest.c` where it is asked for.
+
+    What is emitted is the shrunk network; the model's id is that of `network`, as it is lowered.
+    """
     name = cnames.model_name(options.name)
     if options.arena not in ARENAS:
         raise ConfigError(f"arena '{options.arena}' is unknown", hint=f"one of {', '.join(ARENAS)}")
@@ -89,7 +93,11 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         raise ConfigError(f"selftest {options.selftest} is not a number of samples", hint="0 for none")
     placement = options.placement
     placement.check(options.arena)
-    choices = select(network, options.target, options.pins, options.backend, f"{name}_")
+    model_id, lowered = network.model_id(), network
+    network = shrink(lowered)
+    removed = Removed.between(lowered, network)
+    pins = _pins_of_remaining(options.pins, lowered, network, f"{name}_")
+    choices = select(network, options.target, pins, options.backend, f"{name}_")
     planned = plan(network, choices, options.target, placement.in_arena, placement.arena_align)
     inputs = _named(network, network.inputs, name, "input", planned)
     outputs = _named(network, network.outputs, name, "output", planned)
@@ -102,7 +110,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         "name": name,
         "macro": name.upper(),
         "version": __version__,
-        "model_id": f"0x{network.model_id():08x}",
+        "model_id": f"0x{model_id:08x}",
         "target": options.target,
         "inputs": inputs,
         "outputs": outputs,
@@ -149,7 +157,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
             context,
             functions=[(symbol, assembly_text(own, symbol)) for symbol, own in assembled.values()],
         ),
-        f"{name}.report.json": model_report.as_json(network, options, steps, planned),
+        f"{name}.report.json": model_report.as_json(network, options, steps, planned, model_id, removed),
     }
     if options.selftest:
         samples = selftest_samples(network, options.selftest)
@@ -197,6 +205,15 @@ def _pseudorandom(size: int, state: int, damping: int) -> tuple[Array, int]:
         state = (state * 1664525 + 1013904223) & 0xFFFFFFFF
         values[index] = (state >> (24 + damping)) - (128 >> damping)
     return values.astype(np.int8), state
+
+
+def _pins_of_remaining(pins: Mapping[str, str], lowered: Network, network: Network, prefix: str) -> dict[str, str]:
+    """Without those of layers that shrinking removed; a name that never was a layer stays, and is refused later."""
+    before, after = (
+        {name for layer in each.layers for name in (prefix + layer.name, layer.name, layer.node)}
+        for each in (lowered, network)
+    )
+    return {name: kernel for name, kernel in pins.items() if name not in before - after}
 
 
 def _named(network: Network, ports: Sequence[Port], name: str, kind: str, planned: Plan) -> list[_NamedPort]:

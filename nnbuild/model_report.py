@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nnbuild import __version__, cost
@@ -18,6 +18,7 @@ from nnbuild.network import Network, Port
 from nnbuild.ops import BY_NAME
 from nnbuild.report.schema import MODEL_SCHEMA
 from nnbuild.selection import Choice
+from nnbuild.shrink import Removed
 from nnbuild.target import Target
 
 if TYPE_CHECKING:
@@ -33,14 +34,16 @@ class Step:
     function: str
 
 
-def as_json(network: Network, options: EmitOptions, steps: Sequence[Step], planned: Plan) -> str:
-    """The text of `<name>.report.json`."""
+def as_json(
+    network: Network, options: EmitOptions, steps: Sequence[Step], planned: Plan, model_id: int, removed: Removed
+) -> str:
+    """The text of `<name>.report.json`. `network` is the shrunk one, which lacks what is `removed`."""
     name, target = options.name, options.target
     layers = [_layer(name, index, step, planned, target) for index, step in enumerate(steps)]
     document = {
         "schema": MODEL_SCHEMA,
         "name": name,
-        "model_id": f"0x{network.model_id():08x}",
+        "model_id": f"0x{model_id:08x}",
         "nnbuild": __version__,
         "cpu": target.cpu,
         "backend": options.backend,
@@ -53,6 +56,7 @@ def as_json(network: Network, options: EmitOptions, steps: Sequence[Step], plann
         "scratch_bytes": max((layer["scratch_bytes"] for layer in layers), default=0),
         "peak_layer": planned.peak,
         "macs": sum(layer["macs"] for layer in layers),
+        "removed": asdict(removed),
         "cost": _run_cost([step.choice for step in steps], target),
         "inputs": [_port(network, item) for item in network.inputs],
         "outputs": [_port(network, item) for item in network.outputs],

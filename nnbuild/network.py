@@ -56,6 +56,11 @@ class Tensor:
         return math.prod(self.shape)
 
     @property
+    def channels(self) -> int:
+        """Elements along the last axis."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
     def bytes(self) -> int:
         """Of memory."""
         return self.size * np.dtype(self.dtype).itemsize

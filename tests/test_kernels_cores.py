@@ -23,7 +23,7 @@ from nnbuild.lower import lower
 from nnbuild.ops import ALL
 from nnbuild.target import TARGETS
 
-from . import cmsis_library, host, programs, qemu, random_layers
+from . import cmsis_library, host, programs, qemu, random_layers, test_shrink
 from .cmsis_library import HOST
 from .conftest import ROOT
 
@@ -101,6 +101,23 @@ def test_cmsis_nn(core: str, first: int, tmp_path: Path) -> None:
     if core != HOST:
         qemu.need()
     cases = CASES[first : first + IMAGE[core]]
+    status, printed = run_cmsis_nn(tmp_path, core, cases, None, *(SANITIZE if core == HOST else ()))
+    assert (status, printed) == (0, ""), explain(status, printed, cases)
+
+
+@pytest.mark.parametrize("core", ["m0", "m4", "m55"])
+def test_own_kernels_for_shapes_that_shrinking_leaves(core: str, tmp_path: Path) -> None:
+    qemu.need()
+    cases = test_shrink.chains(12)
+    status, printed = run_direct(tmp_path, qemu.CORES[core], cases)
+    assert (status, printed) == (0, ""), explain(status, printed, cases)
+
+
+@pytest.mark.parametrize("core", [HOST, "m0", "m4", "m55"])
+def test_cmsis_nn_for_shapes_that_shrinking_leaves(core: str, tmp_path: Path) -> None:
+    if core != HOST:
+        qemu.need()
+    cases = test_shrink.chains(12)
     status, printed = run_cmsis_nn(tmp_path, core, cases, None, *(SANITIZE if core == HOST else ()))
     assert (status, printed) == (0, ""), explain(status, printed, cases)
 

@@ -24,6 +24,7 @@ from nnbuild.node_order import positions, restore_order
 from nnbuild.onnxfile import parse
 from nnbuild.placeholder import array_of, forget, is_placeholder, is_unread, packed, placeholder, tensor_of
 from nnbuild.selection import select
+from nnbuild.shrink import shrink
 from nnbuild.target import TARGETS
 from tests.damage import damage
 from tests.graphs import i64, model, node, save, weights
@@ -233,7 +234,8 @@ def test_random_networks_equal_those_of_a_build(drawn: RandomNetwork, seed: int,
         judged = attempted(lambda: network_of(import_outline(path).model, "random"))
     if built is not None:
         assert judged is not None
-        assert layers(judged, "cortex-m0") == layers(built, "cortex-m0")
+        unknown = any(is_placeholder(array) for layer in judged.layers for array in layer.constants.values())
+        assert layers(judged, "cortex-m0") == layers(built if unknown else shrink(built), "cortex-m0")
     assert damaged or built is not None
 
 

@@ -17,8 +17,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the plan."""
     from nnbuild.memory import plan
     from nnbuild.selection import select
+    from nnbuild.shrink import shrink
 
-    network, target = network_arguments.network(arguments), network_arguments.target(arguments)
+    network, target = shrink(network_arguments.network(arguments)), network_arguments.target(arguments)
     choices = select(network, target, network_arguments.pins(arguments), arguments.backend)
     planned = plan(network, choices, target)
     print(f"arena {planned.arena:,} bytes; no plan for these lifetimes needs less than {planned.bound:,}")

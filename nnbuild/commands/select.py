@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 from nnbuild.commands import network_arguments
 
@@ -17,8 +18,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Print one line a layer."""
     from nnbuild.ops import BY_NAME
     from nnbuild.selection import select
+    from nnbuild.shrink import Removed, shrink
 
-    network = network_arguments.network(arguments)
+    lowered = network_arguments.network(arguments)
+    network = shrink(lowered)
     target, pins = network_arguments.target(arguments), network_arguments.pins(arguments)
     choices = select(network, target, pins, arguments.backend)
     print(f"{'layer':28} {'output':>14} {'MACs':>10}  kernel")
@@ -27,4 +30,10 @@ def run(arguments: argparse.Namespace) -> int:
         reasons = "; ".join(f"not {name}: {reason}" for name, reason in choice.reasons.items())
         macs = BY_NAME[choice.layer.op].macs(choice.view)
         print(f"{choice.layer.name:28} {shape:>14} {macs:>10,}  {choice.kernel.name:10} {reasons}".rstrip())
+    removed = Removed.between(lowered, network)
+    if any(dataclasses.astuple(removed)):
+        print(
+            f"shrinking removed {removed.layers} layers, {removed.macs:,} MACs, {removed.constant_bytes:,} bytes of "
+            "constants; no output changes by it"
+        )
     return 0

@@ -21,6 +21,7 @@ from nnbuild.passes import FLOAT_RULES, simplify
 from nnbuild.passes.graph import Graph
 from nnbuild.placeholder import placeholder
 from nnbuild.quantize import quantize
+from nnbuild.shrink import shrink
 
 _LOW, _HIGH = -0.8, 1.0
 _APART = 2.0**-7
@@ -31,14 +32,16 @@ _LOGITS = 24
 def network_of(model: onnx.ModelProto, where: str, input_layout: str = "", per_tensor: bool = False) -> Network:
     """The network of an imported model, float or QDQ, that may hold placeholders; its numbers mean nothing.
 
-    `per_tensor` is `fully_connected="per_tensor"` of a build. ModelError as a build has it.
+    `per_tensor` is `fully_connected="per_tensor"` of a build. ModelError as a build has it. An int8 model of which all
+    is known is shrunk as in a build; of others only a build can tell.
     """
-    if not is_qdq(model):
-        scales = "per_tensor" if per_tensor else "per_channel"
-        try:
-            model = quantize(model, made_up_ranges(model), fully_connected=scales)
-        except ModelError as error:
-            raise error.within(where) from None
+    if is_qdq(model):
+        return shrink(lower(model, where, input_layout))
+    scales = "per_tensor" if per_tensor else "per_channel"
+    try:
+        model = quantize(model, made_up_ranges(model), fully_connected=scales)
+    except ModelError as error:
+        raise error.within(where) from None
     return lower(model, where, input_layout)
 
 

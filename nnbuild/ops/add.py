@@ -13,6 +13,7 @@ import onnx
 
 from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.intervals import corners
 from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
@@ -172,6 +173,8 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(fuses_clamp=True),
     params=AddParams,
     reference=reference,
+    bounds=corners(reference),
+    channels=broadcast.CHANNELS,
     inplace=broadcast.inplace,
     kernels=(Kernel("direct", render, trips=broadcast.trips), cmsis_nn.ADD),
     cases=cases,

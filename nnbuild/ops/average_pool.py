@@ -14,13 +14,14 @@ import numpy as np
 import onnx
 
 from nnbuild import fixedpoint, qdq
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source, tied
+from nnbuild.intervals import monotone
 from nnbuild.kernels import cmsis_nn
 from nnbuild.kernels.exact_requantize import single_requantization
 from nnbuild.lower import Activation, Lowering, Output
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import reduction
-from nnbuild.ops.spatial import Window, window
+from nnbuild.ops.spatial import Window, divides_window, window, without_in_window
 from nnbuild.target import Target
 
 MAX_COUNT = 2**22
@@ -201,6 +202,8 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(fuses_clamp=True),
     params=AveragePoolParams,
     reference=reference,
+    bounds=monotone(reference),
+    channels=tied(divides_window, without_in_window),
     kernels=(Kernel("direct", render, trips=trips), cmsis_nn.AVERAGE_POOL),
     cases=cases,
 )

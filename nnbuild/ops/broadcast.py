@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
 
 from nnbuild import layout
-from nnbuild.contract import LayerView, Source
+from nnbuild.contract import LayerView, Source, tied
 from nnbuild.lower import Activation, Constant, Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.target import Target
@@ -181,3 +182,19 @@ def source(view: LayerView, template: str, **values: object) -> Source:
     places = {"a_at": f"input[{layout.expression(loops, 0)}]", "b_at": f"{second}[{layout.expression(loops, 1)}]"}
     data = {name: view.constants[name] for name in ("operand",) if name in view.constants}
     return Source(template=template, values={"p": view.params, **places, **values}, data=data)
+
+
+def _divides(view: LayerView) -> bool:
+    """Element by element, in the order of memory, over tensors of one shape."""
+    same = all(tensor.shape == view.output.shape for tensor in view.inputs)
+    return same and all(layout.is_contiguous(layout.visit(view.params.loops, place)) for place in (0, 1))
+
+
+def _without(view: LayerView, kept: Array) -> tuple[Any, Mapping[str, Array]]:
+    constants = {name: array.reshape(-1, kept.size)[:, kept].ravel() for name, array in view.constants.items()}
+    order = np.arange(view.output.size // kept.size * int(kept.sum()))
+    return replace(view.params, loops=layout.loops(order, order)), constants
+
+
+CHANNELS = tied(_divides, _without)
+"""How layers over two operands lose channels."""

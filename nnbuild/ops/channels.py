@@ -1,13 +1,18 @@
-"""What every operator with weights does to them: multipliers per output channel, int32 biases, accumulator bounds."""
+"""What every operator with weights does to them: multipliers per output channel, int32 biases, accumulator bounds.
+
+Also how they shrink: which input channels they read, and what is left of weights and biases without the others.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
-from nnbuild.fixedpoint import INT32_MAX, quantize_multiplier
+from nnbuild.fixedpoint import INT32_MAX, quantize_multiplier, requantize, saturate
+from nnbuild.intervals import Interval
 from nnbuild.lower import Constant
 from nnbuild.network import Array, QuantParams
 
@@ -89,3 +94,52 @@ def accumulators(ctx: Lowering, node: onnx.NodeProto, flat: Array, offsets: Arra
         hint = "its weight scale is too small for its bias; quantize this channel with a larger one"
         raise ctx.refuse(node, f"the 32-bit sum of channel {channel} can overflow", hint)
     return np.asarray(reach)
+
+
+def reachable(params: Any, constants: Mapping[str, Array], weights: Array, inputs: Interval) -> Interval:
+    """What a layer's output can be whose sums are weights (channels, n) times n inputs of these intervals.
+
+    Weights may be sums of positive and of negative ones: (2, channels, n), those two. Requantization rises with its
+    sum, so both ends of the sum give both ends of the output.
+    """
+    positive, negative = weights
+    low, high = (np.asarray(end) - params.input_zero_point for end in (inputs.low, inputs.high))
+    sums = [(positive * a + negative * b).sum(axis=1) + constants["bias"] for a, b in ((low, high), (high, low))]
+    ends = [requantize(each, constants["multiplier"], constants["shift"]) + params.output_zero_point for each in sums]
+    found = [saturate(each, params.activation_min, params.activation_max).astype(np.int64) for each in ends]
+    return Interval(found[0], found[1])
+
+
+def signed_sums(weights: Array, axes: tuple[int, ...]) -> Array:
+    """(2, ...): the sums over `axes` of positive and of negative weights."""
+    wide = weights.astype(np.int64)
+    return np.stack([np.maximum(wide, 0).sum(axis=axes), np.minimum(wide, 0).sum(axis=axes)])
+
+
+def padded(interval: Interval, zero_point: int) -> Interval:
+    """The interval with padding, which is the zero point, among its values."""
+    return Interval(np.minimum(interval.low, zero_point), np.maximum(interval.high, zero_point))
+
+
+def foldable(interval: Interval, zero_point: int, pads: bool) -> Array:
+    """Input channels whose part of every sum is one number: constant, and where there is padding equal to it."""
+    return np.asarray(interval.constant & ((interval.low == zero_point) if pads else True))
+
+
+def read(weights: Array, kept: Array, folded: Array) -> Array:
+    """Input channels that outputs `kept` need, of weights (outputs, taps, inputs)."""
+    return np.asarray((weights[kept] != 0).any(axis=(0, 1)) & ~folded)
+
+
+def shrunk(
+    constants: Mapping[str, Array], weights: Array, interval: Interval, zero_point: int, source: Array, kept: Array
+) -> tuple[dict[str, Array], Array]:
+    """Constants of the output channels `kept`, and weights (outputs, taps, inputs) of `kept` and `source`.
+
+    The input channels that go are constant, and their part of the sum joins the bias, or their weights of `kept` are 0.
+    The bias stays within the proof of `accumulators`: it is the sum of some of the terms.
+    """
+    gone = np.where(source, 0, interval.low - zero_point)
+    bias = constants["bias"].astype(np.int64) + weights.astype(np.int64).sum(axis=1) @ gone
+    kept_constants = {name: constants[name][kept] for name in ("multiplier", "shift")}
+    return {"bias": bias[kept].astype(np.int32), **kept_constants}, weights[kept][:, :, source]

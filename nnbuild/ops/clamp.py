@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import onnx
 
 from nnbuild import fixedpoint, layout, qdq
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source, tied
+from nnbuild.intervals import monotone
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import extremum, lookup, maximum, minimum
@@ -100,6 +101,9 @@ OPERATOR = Operator(
     quantization=quantization,
     params=ClampParams,
     reference=reference,
+    bounds=monotone(reference),
+    channels=tied(lookup.divides, lookup.without),
+    copies=lambda view, inputs: inputs[0].within(view.params.low, view.params.high),
     inplace=lambda view: (0,),
     kernels=(Kernel("direct", render),),
     cases=cases,

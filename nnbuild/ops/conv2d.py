@@ -6,14 +6,15 @@ ONNX Conv; TensorFlow Lite CONV_2D. A convolution whose every channel is a group
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
 
 from nnbuild import fixedpoint, qdq
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.contract import Case, Channels, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.intervals import Interval
 from nnbuild.kernels import cmsis_nn, horner, horner_armv6m
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
@@ -136,6 +137,47 @@ def render(view: LayerView, target: Target) -> Source:
     )
 
 
+def bounds(view: LayerView, inputs: Sequence[Interval]) -> Interval:
+    """Every weight meets the end of its input's interval that counts, padding among the values."""
+    params: Conv2DParams = view.params
+    found = inputs[0].spread(params.window.input[2])
+    found = channels.padded(found, params.input_zero_point) if params.window.padded else found
+    low, high = (
+        end.reshape(params.groups, -1).repeat(params.channels // params.groups, axis=0)
+        for end in (found.low, found.high)
+    )
+    weights = channels.signed_sums(view.constants["weights"], (1, 2))
+    return channels.reachable(params, view.constants, weights, Interval(low, high))
+
+
+def _divides(view: LayerView) -> bool:
+    params: Conv2DParams = view.params
+    sizes = (view.inputs[0].channels, view.output.channels)
+    return params.groups == 1 and sizes == (params.window.input[2], params.channels)
+
+
+def _matrices(view: LayerView) -> Array:
+    weights = view.constants["weights"]
+    return np.asarray(weights.reshape(len(weights), -1, weights.shape[-1]))
+
+
+def _reads(view: LayerView, kept: Array, inputs: Sequence[Interval]) -> Sequence[Array]:
+    folded = channels.foldable(inputs[0], view.params.input_zero_point, view.params.window.padded)
+    return [channels.read(_matrices(view), kept, folded)]
+
+
+def _without(
+    view: LayerView, inputs: Sequence[Interval], sources: Sequence[Array], kept: Array
+) -> tuple[Conv2DParams, Mapping[str, Array]]:
+    params: Conv2DParams = view.params
+    constants, weights = channels.shrunk(
+        view.constants, _matrices(view), inputs[0], params.input_zero_point, sources[0], kept
+    )
+    count, inner = len(weights), weights.shape[-1]
+    shaped = packed(weights.reshape(count, *params.window.kernel, inner))
+    return replace(params, window=params.window.with_channels(inner), channels=count), {**constants, "weights": shaped}
+
+
 def cases() -> Iterable[Case]:
     """Odd channels, 1x1 maps, every kind of padding, groups, dilation, one axis, clamps, saturation."""
     from nnbuild.ops import singles
@@ -187,6 +229,8 @@ OPERATOR = Operator(
     params=Conv2DParams,
     reference=reference,
     macs=macs,
+    bounds=bounds,
+    channels=Channels(_divides, _reads, _without),
     kernels=(
         Kernel(
             "assembly",

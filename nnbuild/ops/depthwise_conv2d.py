@@ -6,20 +6,22 @@ ONNX has no operator for it; `conv2d` lowers a Conv whose group is its number of
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
 
 from nnbuild import fixedpoint
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source, tied
 from nnbuild.errors import InternalError
+from nnbuild.intervals import Interval
 from nnbuild.kernels import cmsis_nn, depthwise_armv6m
 from nnbuild.kernels.exact_requantize import requantization
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
-from nnbuild.ops.spatial import Window
+from nnbuild.ops import channels
+from nnbuild.ops.spatial import Window, divides_window
 from nnbuild.placeholder import packed
 from nnbuild.target import Target
 
@@ -86,6 +88,20 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
     return {**place_trips(place, place.reaching_outside), **loops}
 
 
+def bounds(view: LayerView, inputs: Sequence[Interval]) -> Interval:
+    """Every weight meets the end of its channel's interval that counts, padding among the values."""
+    params: DepthwiseConv2DParams = view.params
+    found = inputs[0].spread(params.window.input[2])
+    found = channels.padded(found, params.input_zero_point) if params.window.padded else found
+    weights = channels.signed_sums(view.constants["weights"], (0, 1))[..., None]
+    return channels.reachable(params, view.constants, weights, Interval(found.low[:, None], found.high[:, None]))
+
+
+def _without(view: LayerView, kept: Array) -> tuple[DepthwiseConv2DParams, Mapping[str, Array]]:
+    constants = {name: np.ascontiguousarray(array[..., kept]) for name, array in view.constants.items()}
+    return replace(view.params, window=view.params.window.with_channels(int(kept.sum()))), constants
+
+
 def cases() -> Iterable[Case]:
     """Odd channels, 1x1 maps, every kind of padding, dilation, one axis, clamps, saturation."""
     from nnbuild.ops import singles
@@ -127,6 +143,8 @@ OPERATOR = Operator(
     params=DepthwiseConv2DParams,
     reference=reference,
     macs=macs,
+    bounds=bounds,
+    channels=tied(divides_window, _without),
     kernels=(
         Kernel("assembly", depthwise_armv6m.render, depthwise_armv6m.supports, scratch, depthwise_armv6m.trips),
         Kernel("direct", render, scratch=scratch, trips=trips),

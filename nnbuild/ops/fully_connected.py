@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 
 from nnbuild import fixedpoint, layout, qdq
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.contract import Case, Channels, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.intervals import Interval
 from nnbuild.kernels import cmsis_nn, horner, horner_armv6m
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
@@ -116,6 +117,38 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
     return {"vector": params.rows, "output": view.output.size, "mac": view.output.size * params.inputs}
 
 
+def bounds(view: LayerView, inputs: Sequence[Interval]) -> Interval:
+    """Every weight meets the end of its input's interval that counts; all rows are one."""
+    weights = channels.signed_sums(view.constants["weights"], ())
+    return channels.reachable(view.params, view.constants, weights, inputs[0].spread(view.params.inputs))
+
+
+def _divides(view: LayerView) -> bool:
+    """A row of the input is a whole number of its pixels: the channels of a map that was flattened."""
+    params: FullyConnectedParams = view.params
+    return params.inputs % view.inputs[0].channels == 0 and view.output.channels == params.outputs
+
+
+def _matrices(view: LayerView) -> Array:
+    return np.asarray(view.constants["weights"].reshape(view.params.outputs, -1, view.inputs[0].channels))
+
+
+def _reads(view: LayerView, kept: Array, inputs: Sequence[Interval]) -> Sequence[Array]:
+    folded = channels.foldable(inputs[0], view.params.input_zero_point, pads=False)
+    return [channels.read(_matrices(view), kept, folded)]
+
+
+def _without(
+    view: LayerView, inputs: Sequence[Interval], sources: Sequence[Array], kept: Array
+) -> tuple[FullyConnectedParams, Mapping[str, Array]]:
+    params: FullyConnectedParams = view.params
+    constants, weights = channels.shrunk(
+        view.constants, _matrices(view), inputs[0], params.input_zero_point, sources[0], kept
+    )
+    flat = packed(weights.reshape(len(weights), -1))
+    return replace(params, inputs=flat.shape[1], outputs=len(flat)), {**constants, "weights": flat}
+
+
 def cases() -> Iterable[Case]:
     """One and several rows, odd sizes, both orders of weights, clamps, saturation, weights in another memory order."""
     from nnbuild.ops import singles
@@ -160,6 +193,8 @@ OPERATOR = Operator(
     quantization=_quantization,
     params=FullyConnectedParams,
     reference=reference,
+    bounds=bounds,
+    channels=Channels(_divides, _reads, _without),
     macs=lambda view: view.params.rows * view.params.inputs * view.params.outputs,
     kernels=(
         Kernel(

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
 
 from nnbuild import fixedpoint, layout, qdq
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source, tied
+from nnbuild.intervals import Interval
 from nnbuild.lower import Activation, Lowering
-from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
+from nnbuild.network import INT8_MAX, INT8_MIN, Array, Layer, QuantParams
 from nnbuild.target import Target
 
 Function = Callable[[float, onnx.NodeProto], float]
@@ -236,6 +238,40 @@ def render(view: LayerView, target: Target) -> Source:
     return Source(template="lookup.c.j2", values={"p": view.params}, data={"table": view.constants["table"]})
 
 
+def bounds(view: LayerView, inputs: Sequence[Interval]) -> Interval:
+    """The least and the greatest entry between the ends of each channel's interval."""
+    found, values = inputs[0].spread(view.output.channels), view.constants["table"].astype(np.int64)
+    spans = [
+        values[low - INT8_MIN : high - INT8_MIN + 1]
+        for low, high in zip(found.low.tolist(), found.high.tolist(), strict=True)
+    ]
+    return Interval(np.array([span.min() for span in spans]), np.array([span.max() for span in spans]))
+
+
+def copies(view: LayerView, inputs: Sequence[Interval]) -> bool:
+    """Whether each entry that can be asked for is its own index."""
+    reached = np.arange(inputs[0].low.min(), inputs[0].high.max() + 1)
+    return bool(np.array_equal(view.constants["table"][reached - INT8_MIN], reached))
+
+
+def behind(first: Layer, second: Layer) -> Mapping[str, Array] | None:
+    """One table for two."""
+    if first.op != second.op:
+        return None
+    return {"table": second.constants["table"][first.constants["table"].astype(np.int64) - INT8_MIN]}
+
+
+def divides(view: LayerView) -> bool:
+    """Whether input and output have one shape; also for `clamp`."""
+    return view.inputs[0].shape == view.output.shape
+
+
+def without(view: LayerView, kept: Array) -> tuple[Any, Mapping[str, Array]]:
+    """As many elements as are left; also for `clamp`."""
+    size = view.output.size // kept.size * int(kept.sum())
+    return replace(view.params, size=size), view.constants
+
+
 def cases() -> Iterable[Case]:
     """Every function once, over all 256 inputs; saturation; a change of scale."""
     from nnbuild.ops import singles
@@ -259,6 +295,10 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(fuses_clamp=True, parameters=frozenset((1,))),
     params=LookupParams,
     reference=reference,
+    bounds=bounds,
+    channels=tied(divides, without),
+    copies=copies,
+    behind=behind,
     inplace=lambda view: (0,),
     kernels=(Kernel("direct", render),),
     cases=cases,

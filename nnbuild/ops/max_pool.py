@@ -12,12 +12,13 @@ import numpy as np
 import onnx
 
 from nnbuild import fixedpoint, qdq
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source, tied
+from nnbuild.intervals import monotone
 from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Activation, Lowering, Output
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import lookup, reduction
-from nnbuild.ops.spatial import Window, window
+from nnbuild.ops.spatial import Window, divides_window, window, without_in_window
 from nnbuild.target import Target
 
 
@@ -132,6 +133,8 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(output=SameAsInput()),
     params=MaxPoolParams,
     reference=reference,
+    bounds=monotone(reference),
+    channels=tied(divides_window, without_in_window),
     kernels=(Kernel("direct", render, trips=trips), cmsis_nn.MAX_POOL),
     cases=cases,
 )

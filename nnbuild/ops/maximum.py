@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from nnbuild.contract import Kernel, LayerView, Operator, Source
+from nnbuild.intervals import corners
 from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Lowering
 from nnbuild.network import Array
@@ -41,6 +42,8 @@ OPERATOR = Operator(
     quantization=lambda node: extremum.QUANTIZATION,
     params=extremum.ExtremumParams,
     reference=reference,
+    bounds=corners(reference),
+    channels=broadcast.CHANNELS,
     inplace=broadcast.inplace,
     kernels=(Kernel("direct", render, trips=broadcast.trips), cmsis_nn.MAXIMUM),
     cases=lambda: extremum.cases("Max"),

@@ -14,6 +14,7 @@ import onnx
 
 from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.intervals import corners
 from nnbuild.kernels import cmsis_nn
 from nnbuild.kernels.exact_requantize import single_requantization
 from nnbuild.lower import Lowering
@@ -117,6 +118,8 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(fuses_clamp=True),
     params=MulParams,
     reference=reference,
+    bounds=corners(reference),
+    channels=broadcast.CHANNELS,
     inplace=broadcast.inplace,
     kernels=(Kernel("direct", render, trips=broadcast.trips), cmsis_nn.MUL),
     cases=cases,

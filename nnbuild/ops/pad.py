@@ -11,6 +11,7 @@ import onnx
 
 from nnbuild import layout, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source
+from nnbuild.intervals import monotone
 from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Activation, Lowering, Output
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
@@ -143,6 +144,7 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(output=SameAsInput(), parameters=frozenset((1, 2, 3))),
     params=PadParams,
     reference=reference,
+    bounds=monotone(reference),
     kernels=(Kernel("direct", render, trips=trips), cmsis_nn.PAD),
     cases=cases,
 )

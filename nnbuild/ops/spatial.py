@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -13,6 +13,7 @@ from nnbuild import qdq
 from nnbuild.network import Array
 
 if TYPE_CHECKING:
+    from nnbuild.contract import LayerView
     from nnbuild.lower import Lowering
 
 Pair = tuple[int, int]
@@ -61,6 +62,10 @@ class Window:
             first = -(-self.pad[axis] // self.stride[axis])
             inside.append(max(0, min(self.output[axis] - 1, last // self.stride[axis]) - first + 1))
         return self.pixels - inside[0] * inside[1]
+
+    def with_channels(self, count: int) -> Window:
+        """The same window over `count` channels."""
+        return replace(self, input=(*self.input[:2], count))
 
     def extent(self, axis: int) -> int:
         """Elements from the first to the last one that a window covers."""
@@ -139,3 +144,14 @@ def window(ctx: Lowering, node: onnx.NodeProto, shape: tuple[int, int, int], ker
         pad=pair(pads[:axes], 0),
         pad_end=pair(pads[axes:], 0),
     )
+
+
+def divides_window(view: LayerView) -> bool:
+    """Whether a layer with one filter or pool for each channel has the channels of its tensors; for `tied`."""
+    channels: int = view.params.window.input[2]
+    return view.inputs[0].channels == view.output.channels == channels
+
+
+def without_in_window(view: LayerView, kept: Array) -> tuple[Any, Mapping[str, Array]]:
+    """A pool over the channels `kept`; its constants, if any, are not by channel."""
+    return replace(view.params, window=view.params.window.with_channels(int(kept.sum()))), view.constants

@@ -15,6 +15,7 @@ import onnx
 
 from nnbuild import layout, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source
+from nnbuild.intervals import Interval, monotone
 from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Constant, Lowering
 from nnbuild.network import Array
@@ -68,6 +69,13 @@ def reference(params: TransposeParams, constants: Mapping[str, Array], inputs: S
     return np.asarray(inputs[0].ravel()[layout.visit(params.loops, 0) + params.start], np.int8)
 
 
+def copies(view: LayerView, inputs: Sequence[Interval]) -> bool:
+    """Whether the order is that of the input."""
+    offsets = view.constants.get("offsets")
+    order = layout.visit(view.params.loops, 0) + view.params.start if offsets is None else offsets
+    return order.size == view.inputs[0].size and layout.is_contiguous(order)
+
+
 def render(view: LayerView, target: Target) -> Source:
     """Nested loops with constant strides."""
     values = {"p": view.params, "offset": layout.expression(view.params.loops, 0, view.params.start)}
@@ -107,6 +115,8 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(output=SameAsInput()),
     params=TransposeParams,
     reference=reference,
+    bounds=monotone(reference),
+    copies=copies,
     kernels=(
         Kernel(
             "direct",

@@ -184,7 +184,7 @@ def in_document(model: ModelUsage) -> dict[str, Any] | None:
 def of_layer(model: ModelUsage, layer: Mapping[str, Any]) -> float | None:
     """`models[].layers[].sqnr_db` of fw.size.json."""
     layers = model.accuracy.layers if model.accuracy is not None else ()
-    return next((found.sqnr_db for found in layers if found.index == layer["index"]), None)
+    return next((found.sqnr_db for found in layers if found.name == layer["name"]), None)
 
 
 def verdicts(found: Accuracy, min_agreement: float | None, min_sqnr: float | None) -> list[Verdict]:
