@@ -128,6 +128,7 @@ class Kernel:
     `library` names the library function that it calls, where it calls one.
     `trips` says how often each of the kernel's loops runs for a layer, by the loop's name; `nnbuild.cost` knows what
     a trip of each costs on a core. Constants do not matter to it but by their shapes.
+    `outruns_library` is whether it is to be taken before CMSIS-NN's kernel on a core, where the choice is ours.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Kernel:
     scratch: Callable[[LayerView, Target], int] = lambda view, target: 0
     trips: Callable[[LayerView, Target], Mapping[str, int]] = each_output
     library: Callable[[LayerView, Target], str | None] = lambda view, target: None
+    outruns_library: Callable[[Target], bool] = lambda target: not target.dsp
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import onnx
 from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
 from nnbuild.errors import InternalError
-from nnbuild.kernels import cmsis_nn, depthwise_armv6m
+from nnbuild.kernels import cmsis_nn, depthwise_armv6m, smlad, smlad_depthwise
 from nnbuild.kernels.exact_requantize import requantization
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
@@ -129,6 +129,14 @@ OPERATOR = Operator(
     macs=macs,
     kernels=(
         Kernel("assembly", depthwise_armv6m.render, depthwise_armv6m.supports, scratch, depthwise_armv6m.trips),
+        Kernel(
+            "smlad",
+            smlad_depthwise.render,
+            smlad_depthwise.supports,
+            smlad_depthwise.scratch,
+            smlad_depthwise.trips,
+            outruns_library=smlad.outruns_library,
+        ),
         Kernel("direct", render, scratch=scratch, trips=trips),
         cmsis_nn.DEPTHWISE,
     ),

@@ -14,7 +14,7 @@ import onnx
 
 from nnbuild import fixedpoint, layout, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
-from nnbuild.kernels import cmsis_nn, horner, horner_armv6m
+from nnbuild.kernels import cmsis_nn, horner, horner_armv6m, smlad
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, matmul
@@ -159,6 +159,13 @@ OPERATOR = Operator(
             horner_armv6m.fully_connected,
             horner_armv6m.supports,
             trips=horner_armv6m.fully_connected_trips,
+        ),
+        Kernel(
+            "smlad",
+            smlad.fully_connected,
+            smlad.supports,
+            trips=smlad.fully_connected_trips,
+            outruns_library=smlad.outruns_library,
         ),
         Kernel("horner", horner.fully_connected, trips=horner.fully_connected_trips),
         Kernel("direct", render, trips=trips),

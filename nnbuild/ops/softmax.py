@@ -169,6 +169,9 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(output=Fixed(OUTPUT)),
     params=SoftmaxParams,
     reference=reference,
-    kernels=(Kernel("direct", render, trips=trips), cmsis_nn.SOFTMAX),
+    kernels=(
+        Kernel("direct", render, trips=trips, outruns_library=lambda target: not target.mve),
+        cmsis_nn.SOFTMAX,
+    ),
     cases=cases,
 )
