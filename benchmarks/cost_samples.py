@@ -19,6 +19,7 @@ from benchmarks import cost_layers, executed
 from nnbuild import cmsis_nn, cost, emit
 from nnbuild.errors import KernelError
 from nnbuild.network import Network
+from nnbuild.ops import BY_NAME
 from nnbuild.selection import BACKENDS, Choice, select
 from nnbuild.target import TARGETS, Target
 
@@ -79,7 +80,8 @@ def jobs(reference: Mapping[str, Network], where: Target) -> list[Job]:
         kernels = {choice.kernel.name for choice in select(case.network, where, backend="direct")}
         kernels |= {name for choice in select(case.network, where, backend="direct") for name in choice.reasons}
         for kernel in sorted(kernels):
-            pins = {layer.name: kernel for layer in case.network.layers}
+            names = {layer.name: {own.name for own in BY_NAME[layer.op].kernels} for layer in case.network.layers}
+            pins = {layer: kernel for layer, known in names.items() if kernel in known}
             try:
                 choices = select(case.network, where, pins, backend="direct")
             except KernelError:

@@ -73,8 +73,8 @@ class Ran:
     code: Mapping[str, int]
 
     def code_of(self, function: str) -> int:
-        """Bytes of a layer's function, however the compiler renamed it, and of its constant parameters."""
-        own = rf"{function}(_params|_in|_filter|_out|_order|_gather|_dot|_columns|_window)?(\.[\w.]+)?"
+        """Bytes of a layer's function in C, however the compiler renamed it, and of its constant parameters."""
+        own = rf"{function}(_params|_in|_filter|_out|_order)?(\.[\w.]+)?"
         return sum(size for name, size in self.code.items() if re.fullmatch(own, name))
 
 

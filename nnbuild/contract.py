@@ -89,7 +89,8 @@ class Assembly:
     """A function in assembly that a kernel's C calls as `called.<name>`: `template` rendered with `values` into `.S`.
 
     Functions with equal templates and values are one function. Its symbol is that of the first layer's function with
-    `_<name>` behind it.
+    `_<name>` behind it. It has that many `instructions` of 16 bits; one
+    of 32 bits counts twice.
     """
 
     template: str
@@ -97,6 +98,7 @@ class Assembly:
     returns: str
     parameters: tuple[str, ...]
     values: Mapping[str, Any]
+    instructions: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one layer, or of a whole network: executed instructions, estimated cycles, bytes of code in flash."""
+    """Of one layer, or of a whole network: executed instructions, estimated cycles, bytes of code in flash.
+
+    Functions in assembly are executed and, of a whole network, counted as code.
+    """
 
     instructions: int
     cycles: int
@@ -134,7 +137,7 @@ def weigh(work: Work, timing: Timing) -> Cost:
 
 
 def layer_cost(choice: Choice, target: Target, timing: Timing) -> Cost:
-    """The cost of one layer; its code is that of a function which layers of equal shape share."""
+    """The cost of one layer; its code is that of the C function, which layers of equal shape share."""
     return weigh(layer_work(choice, target, timing.core), timing)
 
 
@@ -153,7 +156,18 @@ def network_cost(
         again = key in seen
         seen.add(key)
         total += Work(work.instructions, work.cycles, work.multiplications, work.waits, 0 if again else work.code)
-    return weigh(total, timing)
+    return weigh(total + Work(code=sum(assembly_bytes(rendered))), timing)
+
+
+def assembly_bytes(sources: Sequence[Source]) -> list[int]:
+    """For each source the bytes of its functions in assembly that no earlier one has: counted, not estimated."""
+    seen: set[str] = set()
+    found = []
+    for source in sources:
+        new = {repr(own): own.instructions for own in source.assembly if repr(own) not in seen}
+        seen |= new.keys()
+        found.append(2 * sum(new.values()))
+    return found
 
 
 def function_key(choice: Choice, source: Source, target: Target) -> str:

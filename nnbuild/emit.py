@@ -18,6 +18,7 @@ import numpy as np
 from nnbuild import __version__, cnames, cost, fixedpoint, interpret, model_report
 from nnbuild.contract import Assembly, Source
 from nnbuild.errors import ConfigError
+from nnbuild.kernels import armv6m
 from nnbuild.kernels.exact_requantize import Form
 from nnbuild.memory import Plan, plan
 from nnbuild.network import Array, Network, Port, Tensor
@@ -138,10 +139,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         f"{name}_weights.c": environment.get_template("weights.c.j2").render(context, arrays=_arrays(steps, name, raw)),
         f"{name}_kernels.S": environment.get_template("kernels.S.j2").render(
             context,
-            functions=[
-                (symbol, environment.get_template(own.template).render(own.values, symbol=symbol).strip("\n"))
-                for symbol, own in assembled.values()
-            ],
+            functions=[(symbol, assembly_text(own, symbol)) for symbol, own in assembled.values()],
         ),
         f"{name}.report.json": model_report.as_json(network, options, steps, planned),
     }
@@ -300,6 +298,11 @@ def _assembled(instances: Sequence[_Instance]) -> dict[str, tuple[str, Assembly]
     return found
 
 
+def assembly_text(assembly: Assembly, symbol: str = "f") -> str:
+    """The function in assembly, without what declares it."""
+    return _environment().get_template(assembly.template).render(assembly.values, symbol=symbol).strip("\n")
+
+
 def _made_from(assembly: Assembly) -> str:
     return repr((assembly.template, assembly.values))
 
@@ -411,14 +414,7 @@ def _product(line: Form, above: str, factors: str) -> str:
 
 
 def _constant(register: str, value: int) -> str:
-    """ARMv6-M instructions that load a constant of up to 32 bits into a low register."""
-    shift = (value & -value).bit_length() - 1 if value > 255 else 0
-    digits = (value >> shift).to_bytes(4, "big").lstrip(b"\0") or b"\0"
-    lines = [f"movs    {register}, #{digits[0]}"]
-    for digit in digits[1:]:
-        lines += [f"lsls    {register}, {register}, #8", *([f"adds    {register}, #{digit}"] if digit else [])]
-    lines += [f"lsls    {register}, {register}, #{shift}"] if shift else []
-    return "\n".join(f"    {line}" for line in lines)
+    return "\n".join(f"    {line}" for line in armv6m.constant(register, value))
 
 
 def _literal(value: int) -> str:

@@ -122,8 +122,11 @@ def _rendered(model: Exported) -> _Rendered:
     files = emit(model.network, model.options)
     report = json.loads(files[f"{name}.report.json"])
     shared = report["arena"] == "shared" and report["arena_bytes"]
-    if shared or _is_empty(files[f"{name}_kernels.S"]):
-        del files[f"{name}_kernels.S"]
+    assembly = files.pop(f"{name}_kernels.S")
+    if shared:
+        assembly = re.sub(r"\n/\* The arena of all models.*?#endif\n", "", assembly, flags=re.DOTALL)
+    if not _is_empty(assembly):
+        files[f"{name}_kernels.S"] = assembly
     sources = tuple(file for file in files if file.endswith((".c", ".S")))
     calls = any(layer["kernel"] == "cmsis_nn" for layer in report["layers"])
     libraries = [library for library, used in (("nnbuild_cmsis_nn", calls), ("nnbuild_shared_arena", shared)) if used]

@@ -112,7 +112,7 @@ def test_a_limit_within_the_margin_is_not_promised(tmp_path: Path) -> None:
 
 def test_the_margin_of_latency_is_the_error_of_the_fit(tmp_path: Path) -> None:
     error = (checked(tmp_path, chain()).figures.error_percent or 0) / 100
-    assert error > MARGIN + 0.02
+    assert abs(error - MARGIN) > 0.02
     cycles = checked(tmp_path, chain()).figures.cycles
     for limit, close in ((cycles * (1 + error - 0.01), True), (cycles * (1 + error + 0.01), False)):
         text = str(checked(tmp_path, chain(), latency=f"{round(limit)} cycles"))
@@ -120,15 +120,15 @@ def test_the_margin_of_latency_is_the_error_of_the_fit(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_says_by_how_much(tmp_path: Path) -> None:
-    found = checked(tmp_path, chain(), ram="12K", latency="100ms @ 48MHz")
+    found = checked(tmp_path, chain(), ram="12K", latency="50ms @ 48MHz")
     ram, cycles = found.ram, found.figures.cycles
     assert not found.fits
     first = str(found).splitlines()[0]
     assert f"does not fit: RAM {ram / 1024:.1f} KB of 12.0 KB ({ram - 12 * 1024:,} bytes over)" in first
-    assert f"latency {cycles / 48e3:.3g} ms of 100 ms" in first
+    assert f"latency {cycles / 48e3:.3g} ms of 50 ms" in first
     assert found.us == pytest.approx(cycles / 48, abs=0.1)
-    counted = checked(tmp_path, chain(), latency="1000000 cycles")
-    assert f"latency {cycles:,} cycles of 1,000,000 cycles ({cycles - 1000000:,} cycles over)" in str(counted)
+    counted = checked(tmp_path, chain(), latency="3000000 cycles")
+    assert f"latency {cycles:,} cycles of 3,000,000 cycles ({cycles - 3000000:,} cycles over)" in str(counted)
     assert counted.us is None
 
 

@@ -128,6 +128,16 @@ def test_cross_compiles_for_the_core_it_names(project: Path, tmp_path: Path) -> 
     assert "was generated for cortex-m0" in refused.stderr
 
 
+def test_a_shared_arena_leaves_kernels_in_assembly_alone(project: Path) -> None:
+    """They share a file with the arena's common symbol, which an export has in C."""
+    export(project, "nn", *BOTH, "--cpu", "cortex-m0", "--arena", "shared")
+    text = (project / "nn/kws_kernels.S").read_text()
+    assert ".thumb_func" in text
+    assert "nn_shared_arena" not in text
+    export(project, "nn", *BOTH, "--cpu", "cortex-m0", "--arena", "shared", "--no-assembly")
+    assert "kws_kernels.S" not in contents(project / "nn")
+
+
 def build_with_cmake(folder: Path, *definitions: str) -> None:
     """`main.c` and the export in `nn`, as its README says."""
     readme = (folder / "nn/README.txt").read_text()

@@ -18,6 +18,7 @@ import pytest
 
 from nnbuild import importer, interpret
 from nnbuild.contract import Case
+from nnbuild.kernels import exact_requantize
 from nnbuild.lower import lower
 from nnbuild.ops import ALL
 from nnbuild.target import TARGETS, Target
@@ -151,6 +152,19 @@ def test_own_kernels_without_assembly(core: str, first: int, tmp_path: Path) -> 
     status, printed = run_direct(tmp_path, qemu.CORES[core], cases, assembly=False)
     assert (status, printed) == (0, ""), explain(status, printed, cases)
     assert not list(tmp_path.glob("kernels.S"))
+
+
+@pytest.mark.parametrize("assembly", [True, False])
+@pytest.mark.parametrize("single", [False, True])
+def test_lines_of_three_products(single: bool, assembly: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What few sums are long enough for, in all kernels, on the core that has some in assembly."""
+    qemu.need()
+    monkeypatch.setattr(exact_requantize, "LOWS", ())
+    weighted = {"conv2d", "depthwise_conv2d", "fully_connected"}
+    cases = [case for case in (SINGLE if single else CASES) if any(la.op in weighted for la in case.network.layers)]
+    status, printed = run_direct(tmp_path, roomy("m0"), cases, assembly)
+    assert (status, printed) == (0, ""), explain(status, printed, cases)
+    assert "nn_scale_wide(" in "".join(path.read_text() for path in tmp_path.glob("m*.c"))
 
 
 @pytest.mark.parametrize("name", ["m0", "m4", "m7", "m33"])

@@ -69,11 +69,17 @@ TEXT_MUTANTS = [
     ("transpose", "i2 *", "i1 *"),
 ]
 V6M_MUTANTS = [
-    ("conv2d", "(low >> 14) & 1u", "0u"),
-    ("conv2d", "(low >> 15) & 1u", "(low >> 16) & 1u"),
+    ("conv_transpose", "(low >> 14) & 1u", "0u"),
+    ("conv_transpose", "(low >> 15) & 1u", "(low >> 16) & 1u"),
     ("conv2d", "+ (low >> 16)", ""),
-    ("conv2d", "((uint32_t)middle & 0xFFFFu)", "0u"),
-    ("conv2d", "(int32_t)((a_low * b_low) >> 16)", "0"),
+    ("conv_transpose", "((uint32_t)middle & 0xFFFFu)", "0u"),
+    ("conv_transpose", "(int32_t)((a_low * b_low) >> 16)", "0"),
+    ("conv2d", "above >= own[1]", "above < own[1]"),
+    ("conv2d", "above > 0 &&", "above > 1 &&"),
+    ("conv2d", "scaled -= (uint32_t)own[4];", ""),
+    ("conv2d", "(uint32_t)above * ((uint32_t)factors & 0xFFFFu)", "0u"),
+    ("fully_connected", "(value >> 16) * low", "0u"),
+    ("add", " >> shift", " >> shift << 1 >> 1 << 0 | 1"),
 ]
 
 

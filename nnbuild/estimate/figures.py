@@ -101,7 +101,9 @@ def figures(network: Network, setup: Setup) -> Figures:
         sources = [choice.kernel.render(choice.view, target) for choice in choices]
     seen: set[str] = set()
     layers = []
-    for choice, source, live in zip(choices, sources, planned.live, strict=True):
+    for choice, source, live, assembly in zip(
+        choices, sources, planned.live, cost.assembly_bytes(sources), strict=True
+    ):
         own = cost.layer_cost(choice, target, setup.timing)
         key = cost.function_key(choice, source, target)
         layers.append(
@@ -112,7 +114,7 @@ def figures(network: Network, setup: Setup) -> Figures:
                 kernel=choice.kernel.name,
                 output=choice.view.output.shape,
                 weights=sum(array.nbytes for array in source.data.values()),
-                code=0 if key in seen else own.code_bytes,
+                code=assembly + (0 if key in seen else own.code_bytes),
                 live=live,
                 cycles=own.cycles,
                 macs=BY_NAME[choice.layer.op].macs(choice.view),

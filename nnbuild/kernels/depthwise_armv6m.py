@@ -11,8 +11,10 @@ All other windows without dilation are computed one by one, all channels of each
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from nnbuild.contract import Assembly, LayerView, Source
+from nnbuild.kernels.armv6m import constant, requantization
 from nnbuild.ops.spatial import Window
 from nnbuild.target import Target
 
@@ -54,12 +56,31 @@ def render(view: LayerView, target: Target) -> Source:
     height, width, channels = place.input
     values = {"line": line, "low": view.params.activation_min, "channels": channels}
     if by_columns(place):
-        shape = {"height": height, "width": width}
-        used = Assembly("depthwise_armv6m.S.j2", "columns", "void", COLUMNS, {**values, **shape})
-    else:
-        shape = {"rows": place.kernel[0], "columns": place.kernel[1]}
-        used = Assembly("depthwise_window_armv6m.S.j2", "window", "void", WINDOW, {**values, **shape})
-    return replace(source, assembly=(used,))
+        values |= {"height": height, "width": width}
+        return replace(source, assembly=(_columns(values),))
+    values |= {"rows": place.kernel[0], "columns": place.kernel[1]}
+    return replace(source, assembly=(_window(values),))
+
+
+def _columns(values: dict[str, Any]) -> Assembly:
+    line, channels, width = values["line"], values["channels"], values["width"]
+    inputs = sum(_load(column * channels) for column in range(3))
+    step = 0 if line.zero is None else 4 + _load(line.zero)
+    output = 18 + (8 if line.wide else 2) + step + (values["low"] != 0)
+    rest = 55 + _load(values["height"] - 1) + 2 * _load(width * channels) + _load(channels)
+    instructions = rest + 2 * inputs + 3 * 7 + 3 * 10 + output
+    return Assembly("depthwise_armv6m.S.j2", "columns", "void", COLUMNS, values, instructions)
+
+
+def _window(values: dict[str, Any]) -> Assembly:
+    rows, columns, channels = values["rows"], values["columns"], values["channels"]
+    row = 6 + sum(5 + _load(column * channels) for column in range(1, columns))
+    instructions = 23 + rows * row + rows - 1 + -(-rows * columns // 32) + requantization(values["line"], values["low"])
+    return Assembly("depthwise_window_armv6m.S.j2", "window", "void", WINDOW, values, instructions)
+
+
+def _load(value: int) -> int:
+    return len(constant("r3", value))
 
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:

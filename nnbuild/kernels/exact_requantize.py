@@ -170,7 +170,7 @@ def search(channels: Channels) -> Line | None:
     arrays = (channels.bias, channels.multiplier, channels.lowest, channels.highest)
     if any(is_placeholder(array) for array in arrays):
         unknown = placeholder((channels.bias.size,), np.int64)
-        form = Form(False, LOWS[0], HIGHS[0], channels.span, 0 if channels.two_sided else None)
+        form = _form(channels, LOWS[0], HIGHS[0])
         return Line(form, unknown, unknown, unknown, unknown, unknown)
     if channels.span == 0 or (channels.highest - channels.lowest).max() >= 2**31 - 1:
         return None
@@ -237,9 +237,12 @@ def _fitted(channels: Channels, thresholds: Array, low: int, high: int) -> Line 
     if left.size:
         return None
     factors = slopes // unit << 16 | slopes % unit
+    return Line(_form(channels, low, high), 1 - thresholds[:, 0], limit, factors, offset, steps)
+
+
+def _form(channels: Channels, low: int, high: int) -> Form:
     zero = (channels.zero << high) + (1 << high - 1) if channels.two_sided else None
-    form = Form(low == WIDE, low, high, channels.span, zero)
-    return Line(form, 1 - thresholds[:, 0], limit, factors, offset, steps)
+    return Form(low == WIDE, low, high, channels.span, zero)
 
 
 @dataclass(frozen=True, slots=True)

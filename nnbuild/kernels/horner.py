@@ -51,7 +51,15 @@ def conv2d(view: LayerView, target: Target, raised: int = 0) -> Source:
     from nnbuild.ops.conv2d import gathers
 
     place = view.params.window
-    return _source("horner_conv2d.c.j2", view, target, raised, w=place, gathers=gathers(place))
+    return _source(
+        "horner_conv2d.c.j2",
+        view,
+        target,
+        raised,
+        w=place,
+        gathers=gathers(place),
+        spare=raised > 0 and not gathers(place),
+    )
 
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:

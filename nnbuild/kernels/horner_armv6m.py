@@ -10,12 +10,15 @@ beside them stands the same in C for other compilers, and for sums without a lin
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from nnbuild.contract import Assembly, LayerView, Source
 from nnbuild.kernels import horner
+from nnbuild.kernels.armv6m import requantization
+from nnbuild.kernels.exact_requantize import Form
 from nnbuild.target import Target
 
-FLAT = 32
+FLAT = 16
 """Inputs up to which all of them are written one after the other."""
 UNROLLED, COPIED = 16, 8
 """The most inputs that one pass of a loop takes: in the main loop, and where a window is copied."""
@@ -57,7 +60,9 @@ def conv2d(view: LayerView, target: Target) -> Source:
     if source.values["line"] is None:
         return source
     passes, unrolled, tail = split(length, COPIED)
-    gather = Assembly("gather_armv6m.S.j2", "gather", "int32_t", GATHER, {"unrolled": unrolled, "tail": tail})
+    values = {"unrolled": unrolled, "tail": tail}
+    instructions = 17 + 4 * (unrolled + tail) + (tail > 0)
+    gather = Assembly("gather_armv6m.S.j2", "gather", "int32_t", GATHER, values, instructions)
     values = {**source.values, "copied": passes * unrolled}
     return _assembled(replace(source, values=values), rows * length, view.params.channels, (gather,))
 
@@ -73,7 +78,7 @@ def fully_connected(view: LayerView, target: Target) -> Source:
 def _assembled(source: Source, inputs: int, channels: int, gather: tuple[Assembly, ...]) -> Source:
     """The C of `source` with its windows computed in assembly."""
     passes, unrolled, tail = (1, inputs, 0) if inputs <= FLAT else split(inputs, UNROLLED)
-    form = {
+    form: dict[str, Any] = {
         "line": source.values["line"],
         "low": source.values["p"].activation_min,
         "unsigned": bool(gather),
@@ -84,8 +89,16 @@ def _assembled(source: Source, inputs: int, channels: int, gather: tuple[Assembl
     }
     values = {**source.values, "length": passes * unrolled, "channels": channels}
     parameters = (*ARRAYS, *(["int32_t total"] if gather else []), *SIZES)
-    dot = Assembly("horner_armv6m.S.j2", "dot", "void", parameters, form)
+    dot = Assembly("horner_armv6m.S.j2", "dot", "void", parameters, form, _instructions(**form))
     return replace(source, values=values, assembly=(*gather, dot))
+
+
+def _instructions(line: Form, low: int, unsigned: bool, flat: bool, unrolled: int, tail: int, rest: int) -> int:
+    """Of horner_armv6m.S.j2."""
+    inputs, moves = unrolled + tail, not flat or tail > 0
+    summing = 1 if unsigned else 2 + 3 * inputs + moves + 2 * (not flat)
+    walking = (14 if unsigned else 15) * inputs + 3 * moves + 3 * (not flat)
+    return 12 + 3 * (not flat) + summing + 4 + walking + 13 + 4 * (requantization(line, low) + 1) + 4 + 6 + 6
 
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:

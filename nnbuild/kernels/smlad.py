@@ -14,8 +14,9 @@ Sums become outputs by one product of which SMMLAR keeps the upper half; see `Re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -154,7 +155,8 @@ def conv2d(view: LayerView, target: Target) -> Source:
     channels = -(-len(weights) // 4) * 4
     found = requantization(view, weights.reshape(len(weights), -1), channels)
     if found is None:
-        return horner.conv2d(view, target)
+        source = horner.conv2d(view, target)
+        return replace(source, values={**source.values, "spare": not gathers(place)})
     form, scaling = found
     rows, length = place.kernel[0], place.kernel[1] * place.input[2]
     fours, tail = divmod(place.input[2] if _segmented(place) else length, 4)
@@ -172,8 +174,8 @@ def conv2d(view: LayerView, target: Target) -> Source:
         values,
         {"weights": words(weights.reshape(len(weights), rows, length), 4), "scaling": scaling},
         assembly=(
-            Assembly("smlad_gather.S.j2", "gather", "int32_t", GATHER, gather),
-            Assembly("smlad_pair.S.j2", "dot", "void", (*ARRAYS, *PAIR), dot),
+            Assembly("smlad_gather.S.j2", "gather", "int32_t", GATHER, gather, _gather_length(**gather)),
+            Assembly("smlad_pair.S.j2", "dot", "void", (*ARRAYS, *PAIR), dot, _pair_length(form, dot)),
         ),
     )
 
@@ -192,8 +194,32 @@ def fully_connected(view: LayerView, target: Target) -> Source:
         "smlad_fully_connected.c.j2",
         {"p": params, "form": form, "padded": channels, "block": OUTPUTS},
         {"weights": words(weights.reshape(params.outputs, 1, params.inputs), OUTPUTS), "scaling": scaling},
-        assembly=(Assembly("smlad_row.S.j2", "dot", "void", (*ARRAYS, *ROW), dot),),
+        assembly=(Assembly("smlad_row.S.j2", "dot", "void", (*ARRAYS, *ROW), dot, _row_length(form, dot)),),
     )
+
+
+# How long the functions are, in halfwords; a test compares with what assemblers make of them.
+
+
+def output_length(form: Requantization) -> int:
+    """The macro `output` of smlad_requantize.S.j2."""
+    clamp = 2 + sum(2 if limit >= 0 else 4 for limit in (form.low, form.high))
+    return (9 if form.lowered else 6) + (2 if (form.low, form.high) == (INT8_MIN, INT8_MAX) else clamp)
+
+
+def _gather_length(unrolled: int, tail: int) -> int:
+    loop = 5 + 11 * unrolled if unrolled else 0
+    return 12 + loop + ((13 if tail < 3 else 16) if tail else 0)
+
+
+def _pair_length(form: Requantization, dot: Mapping[str, Any]) -> int:
+    return 70 + 56 * int(dot["unrolled"]) + (0 if dot["flat"] else 10) + 8 * output_length(form)
+
+
+def _row_length(form: Requantization, dot: Mapping[str, Any]) -> int:
+    loop = 24 + 70 * int(dot["unrolled"]) if dot["unrolled"] else 0
+    tail = (81 if dot["tail"] < 3 else 89) if dot["tail"] else 0
+    return 79 + loop + tail + 8 * output_length(form)
 
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:

@@ -110,16 +110,23 @@ def render(view: LayerView, target: Target) -> Source:
     form, scaling = found
     order, used = _order(channels), rows(place)
     own = placeholder((4 * order.size,), np.int32) if is_placeholder(scaling) else scaling.reshape(-1, 4)[order].ravel()
-    length, tail = divmod(max(min(place.input[1], used.width - place.pad[1]), 0) * channels, 4)
-    copy = {"unrolled": smlad.unrolled(length, COPIED), "tail": tail}
+    fours, tail = divmod(max(min(place.input[1], used.width - place.pad[1]), 0) * channels, 4)
+    copy = {"unrolled": smlad.unrolled(fours, COPIED), "tail": tail}
     columns = tuple(column * place.dilation[1] * channels for column in range(place.kernel[1]))
     shape = {"rows": place.kernel[0], "columns": columns, "second": used.second, "rest": channels % 4}
     values = {"p": view.params, "w": place, "form": form, "rows": used, "words": order.size}
-    values["copied"] = 4 * length + tail
-    windows = Assembly("smlad_depthwise.S.j2", "window", "void", WINDOWS, {"form": form, **shape})
-    copying = (Assembly("smlad_copy.S.j2", "gather", "void", COPY, copy),) if place.padded else ()
+    values["copied"] = 4 * fours + tail
+    length = 51 + 32 * taps + 3 * place.kernel[0] + (12 if channels % 4 else 6) + 8 * smlad.output_length(form)
+    windows = Assembly("smlad_depthwise.S.j2", "window", "void", WINDOWS, {"form": form, **shape}, length)
+    copying = (Assembly("smlad_copy.S.j2", "gather", "void", COPY, copy, _copy_length(**copy)),) if place.padded else ()
     data = {"weights": words(weights.reshape(taps, channels)), "scaling": own}
     return Source("smlad_depthwise.c.j2", values, data, assembly=(*copying, windows))
+
+
+def _copy_length(unrolled: int, tail: int) -> int:
+    """Halfwords of smlad_copy.S.j2."""
+    loop = 5 + 2 * (unrolled - unrolled // 2) + 4 * (unrolled // 2) if unrolled else 0
+    return 1 + loop + 2 * tail
 
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:

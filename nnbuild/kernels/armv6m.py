@@ -1,0 +1,25 @@
+"""What kernels in assembly for ARMv6-M share: constants in registers, and how long their code is.
+
+Lengths are in instructions, all of which have 16 bits. Estimates need them where no template can be rendered; a test
+compares them with the rendered text.
+"""
+
+from __future__ import annotations
+
+from nnbuild.kernels.exact_requantize import Form
+
+
+def constant(register: str, value: int) -> list[str]:
+    """Instructions that load a constant of up to 32 bits into a low register."""
+    shift = (value & -value).bit_length() - 1 if value > 255 else 0
+    digits = (value >> shift).to_bytes(4, "big").lstrip(b"\0") or b"\0"
+    lines = [f"movs    {register}, #{digits[0]}"]
+    for digit in digits[1:]:
+        lines += [f"lsls    {register}, {register}, #8", *([f"adds    {register}, #{digit}"] if digit else [])]
+    return [*lines, *([f"lsls    {register}, {register}, #{shift}"] if shift else [])]
+
+
+def requantization(line: Form, low: int) -> int:
+    """From a sum to the byte that is stored: the macro `requantize` of horner_armv6m.S.j2."""
+    step = 0 if line.zero is None else 4 + len(constant("r6", line.zero))
+    return 17 + (7 if line.wide else 3) + step + (low != 0)
