@@ -112,7 +112,8 @@ class Assembly:
     """A function in assembly that a kernel's C calls as `called.<name>`: `template` rendered with `values` into `.S`.
 
     Functions with equal templates and values are one function. Its symbol is that of the first layer's function with
-    `_<name>` behind it. It has that many `instructions`, of 16 bits each.
+    `_<name>` behind it. It has that many `instructions` of 16 bits; one
+    of 32 bits counts twice.
     """
 
     template: str
@@ -152,6 +153,7 @@ class Kernel:
     `library` names the library function that it calls, where it calls one.
     `trips` says how often each of the kernel's loops runs for a layer, by the loop's name; `nnbuild.cost` knows what
     a trip of each costs on a core. Constants do not matter to it but by their shapes.
+    `outruns_library` is whether it is to be taken before CMSIS-NN's kernel on a core, where the choice is ours.
     """
 
     name: str
@@ -160,6 +162,7 @@ class Kernel:
     scratch: Callable[[LayerView, Target], int] = lambda view, target: 0
     trips: Callable[[LayerView, Target], Mapping[str, int]] = each_output
     library: Callable[[LayerView, Target], str | None] = lambda view, target: None
+    outruns_library: Callable[[Target], bool] = lambda target: not target.dsp
 
 
 @dataclass(frozen=True, slots=True)

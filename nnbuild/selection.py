@@ -32,7 +32,7 @@ def select(
 
     `pins` maps a layer's name, with or without the model's `prefix` as reports have it (`kws_`), or its ONNX node's, to
     a kernel. `backend="direct"` never takes CMSIS-NN, `"cmsis_nn"`
-    takes it wherever it serves, `"auto"` where it is the faster one: on cores with DSP. KernelError names every pin
+    takes it wherever it serves, `"auto"` where no kernel of ours outruns it on this core. KernelError names every pin
     that cannot be held and every layer that no kernel serves.
     """
     if backend not in BACKENDS:
@@ -86,5 +86,11 @@ def _choose(view: LayerView, target: Target, pin: str | None, backend: str) -> C
 
 def _preferred(kernels: tuple[Kernel, ...], target: Target, backend: str) -> list[Kernel]:
     """Kernels in the order in which they are tried; stable, so each operator's own order decides among ours."""
-    first = backend == "cmsis_nn" or (backend == "auto" and target.dsp)
-    return sorted(kernels, key=lambda kernel: (kernel.name == "cmsis_nn") != first)
+
+    def place(kernel: Kernel) -> int:
+        if kernel.name == "cmsis_nn":
+            return 1
+        first = backend == "direct" or (backend == "auto" and kernel.outruns_library(target))
+        return 0 if first else 2
+
+    return sorted(kernels, key=place)

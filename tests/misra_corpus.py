@@ -13,7 +13,7 @@ from nnbuild.ops import ALL
 from nnbuild.placement import Placement
 from nnbuild.target import TARGETS
 
-PORTABLE, SMALL = TARGETS["generic"], TARGETS["cortex-m0"]
+PORTABLE, SMALL, DSP = TARGETS["generic"], TARGETS["cortex-m0"], TARGETS["cortex-m4"]
 CASES = [case for operator in ALL for case in operator.cases()]
 VARIANTS = (
     EmitOptions("", SMALL, selftest=1, raw=("u8", 1 / 255, 0.0)),
@@ -36,7 +36,7 @@ def _candidates() -> Iterator[tuple[Network, EmitOptions]]:
     for options in VARIANTS:
         yield varied, options
         yield keeping, replace(options, raw=None)
-    for target in (SMALL, PORTABLE):
+    for target in (SMALL, PORTABLE, DSP):
         for case in CASES:
             for network in _rounding(case.network):
                 yield network, EmitOptions("", target)

@@ -20,7 +20,7 @@ from benchmarks import cost_fit, executed, instruction_timings
 from benchmarks.cost_page import COUNTED
 from benchmarks.instruction_timings import Instruction
 from nnbuild import calibrate, cmsis_nn, cost, importer, quantize, samples
-from nnbuild.contract import LayerView
+from nnbuild.contract import Assembly, LayerView
 from nnbuild.cost import Timing
 from nnbuild.emit import EmitOptions, assembly_text, emit
 from nnbuild.lower import lower
@@ -170,6 +170,32 @@ def test_assembly_is_counted_to_the_byte(compiler: str, tmp_path: Path) -> None:
         found = sum(symbol["st_size"] for symbol in table.iter_symbols() if symbol["st_info"]["type"] == "STT_FUNC")
     sources = [choice.kernel.render(choice.view, target) for choice in select(network, target)]
     assert sum(cost.assembly_bytes(sources)) == found
+
+
+def test_assembly_with_wide_instructions_is_counted_to_the_byte(tmp_path: Path) -> None:
+    """Every function of the cases and of random layers for cores with DSP."""
+    if shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("arm-none-eabi-gcc is not installed")
+    target = TARGETS["cortex-m4"]
+    used: dict[str, Assembly] = {}
+    networks = [case.network for operator in ALL for case in operator.cases()]
+    for network in (*networks, *(case.network for case in random_layers.cases(0, 40))):
+        for choice in select(network, target):
+            used |= {repr(own): own for own in choice.kernel.render(choice.view, target).assembly}
+    lines = [".syntax unified", ".thumb"]
+    for number, own in enumerate(used.values()):
+        name = f"f{number}"
+        lines += [f".type {name}, %function", assembly_text(own, name), f".size {name}, . - {name}"]
+    (tmp_path / "f.S").write_text("\n".join([*lines, ""]))
+    command = ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-c", "f.S", "-o", "f.o"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    with (tmp_path / "f.o").open("rb") as file:
+        table = ELFFile(file).get_section_by_name(".symtab")
+        assert isinstance(table, SymbolTableSection)
+        sizes = {symbol.name: symbol["st_size"] for symbol in table.iter_symbols()}
+    wrong = [own for number, own in enumerate(used.values()) if sizes[f"f{number}"] != 2 * own.instructions]
+    assert wrong == []
+    assert len(used) > 50
 
 
 # --- what it is made of --------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from nnbuild.contract import Case
 from nnbuild.kernels import exact_requantize
 from nnbuild.lower import lower
 from nnbuild.ops import ALL
-from nnbuild.target import TARGETS
+from nnbuild.target import TARGETS, Target
 
 from . import cmsis_library, host, programs, qemu, random_layers, test_shrink
 from .cmsis_library import HOST
@@ -133,7 +133,7 @@ def test_random_layers_with_cmsis_nn(core: str, seed: int, tmp_path: Path) -> No
     assert (status, printed) == (0, ""), explain(status, printed, cases)
 
 
-@pytest.mark.parametrize(("core", "first"), [image for image in images(SINGLE) if image[0] in ("m0", "m3")])
+@pytest.mark.parametrize(("core", "first"), [image for image in images(SINGLE) if image[0] in ("m0", "m3", "m4")])
 def test_own_kernels_with_single_rounding(core: str, first: int, tmp_path: Path) -> None:
     qemu.need()
     cases = SINGLE[first : first + IMAGE[core]]
@@ -161,12 +161,12 @@ def test_the_rounding_shows() -> None:
     assert shown >= RESCALING, RESCALING - shown
 
 
-@pytest.mark.parametrize("first", range(0, len(CASES), IMAGE["m0"]))
-def test_own_kernels_without_assembly(first: int, tmp_path: Path) -> None:
-    """On the core that has kernels in assembly."""
+@pytest.mark.parametrize(("core", "first"), [image for image in images(CASES) if image[0] in ("m0", "m4")])
+def test_own_kernels_without_assembly(core: str, first: int, tmp_path: Path) -> None:
+    """On cores that have kernels in assembly."""
     qemu.need()
-    cases = CASES[first : first + IMAGE["m0"]]
-    status, printed = run_direct(tmp_path, qemu.CORES["m0"], cases, assembly=False)
+    cases = CASES[first : first + IMAGE[core]]
+    status, printed = run_direct(tmp_path, qemu.CORES[core], cases, assembly=False)
     assert (status, printed) == (0, ""), explain(status, printed, cases)
     assert not list(tmp_path.glob("kernels.S"))
 
@@ -184,12 +184,13 @@ def test_lines_of_three_products(single: bool, assembly: bool, tmp_path: Path, m
     assert "nn_scale_wide(" in "".join(path.read_text() for path in tmp_path.glob("m*.c"))
 
 
+@pytest.mark.parametrize("name", ["m0", "m4", "m7", "m33"])
 @pytest.mark.parametrize("seed", range(1, 2 + int(os.environ.get("NNBUILD_SWEEP", "0"))))
-def test_random_layers_with_assembly(seed: int, tmp_path: Path) -> None:
+def test_random_layers_with_assembly(seed: int, name: str, tmp_path: Path) -> None:
     """Sizes of windows and channels of any kind. NNBUILD_SWEEP=N adds N times as many."""
     qemu.need()
     cases = list(random_layers.cases(seed, RANDOM))
-    core = roomy("m0")
+    core = roomy(name)
     status, printed = run_direct(tmp_path, core, cases)
     assert (status, printed) == (0, ""), explain(status, printed, cases)
     assert (tmp_path / "kernels.S").exists()
@@ -236,13 +237,18 @@ def test_official_networks_with_cmsis_nn(reference_dir: Path, core: str, tmp_pat
 TWO = [case for case in CASES if case.network.layers[0].op == "fully_connected"][:2]
 
 
+def has_assembly(target: Target) -> bool:
+    """Whether fully connected layers are in assembly."""
+    return target.armv6m or (target.dsp and not target.mve)
+
+
 @pytest.mark.parametrize("core", qemu.CORES)
 def test_a_wrong_byte_is_noticed(core: str, tmp_path: Path) -> None:
     qemu.need()
     machine = qemu.CORES[core]
     sources = programs.write(tmp_path, TWO, machine.target)
     weights = tmp_path / "m1_weights.c"
-    before, brace, after = weights.read_text().partition("_scaling[" if machine.target.armv6m else "_bias[")
+    before, brace, after = weights.read_text().partition("_scaling[" if has_assembly(machine.target) else "_bias[")
     first = after.index("{\n    ") + len("{\n    ")
     weights.write_text(f"{before}{brace}{after[:first]}4000 + {after[first:]}")
     assert qemu.run(qemu.link(tmp_path, sources, machine), machine) == (2, "differs: 2\n")

@@ -19,7 +19,9 @@ from nnbuild.target import TARGETS, Target
 from . import host
 
 CASES = [case for operator in ALL for case in operator.cases()]
-TARGETS_HERE = {"portable": TARGETS["generic"], "armv6m": replace(TARGETS["cortex-m0"], guard="")}
+TARGETS_HERE = {"portable": TARGETS["generic"]} | {
+    name: replace(TARGETS[cpu], guard="") for name, cpu in (("armv6m", "cortex-m0"), ("dsp", "cortex-m4"))
+}
 
 
 def mismatches(case: Case, target: Target, folder: Path, pins: Mapping[str, str] | None = None) -> int:

@@ -90,7 +90,17 @@ def image(folder: Path, network: Network, core: str, optimize: str, target: Targ
 
 
 @pytest.mark.parametrize(
-    ("core", "optimize"), [("m0", "-O0"), ("m0", "-Os"), ("m0", "-O2"), ("m3", "-O2"), ("m55", "-O0"), ("m55", "-O3")]
+    ("core", "optimize"),
+    [
+        ("m0", "-O0"),
+        ("m0", "-Os"),
+        ("m0", "-O2"),
+        ("m3", "-O2"),
+        ("m4", "-O2"),
+        ("m4", "-O0"),
+        ("m55", "-O0"),
+        ("m55", "-O3"),
+    ],
 )
 def test_computed_is_what_is_used(tmp_path: Path, network: Network, core: str, optimize: str) -> None:
     """Never less; at most a word more, where a function makes room that it does not use."""

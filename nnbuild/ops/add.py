@@ -104,7 +104,7 @@ def _sums(params: AddParams, first: Array, second: Array) -> Array:
 def render(view: LayerView, target: Target) -> Source:
     """One loop for each of `loops`."""
     total = {(1, 1): "a + b", (1, -1): "a - b", (-1, 1): "b - a"}[view.params.signs]
-    line = plane(view.params) if target.armv6m else None
+    line = plane(view.params) if target.armv6m or (target.dsp and not target.mve) else None
     return broadcast.source(view, "add.c.j2", left_shift=LEFT_SHIFT, total=total, line=line)
 
 
@@ -176,6 +176,9 @@ OPERATOR = Operator(
     bounds=corners(reference),
     channels=broadcast.CHANNELS,
     inplace=broadcast.inplace,
-    kernels=(Kernel("direct", render, trips=broadcast.trips), cmsis_nn.ADD),
+    kernels=(
+        Kernel("direct", render, trips=broadcast.trips, outruns_library=lambda target: not target.mve),
+        cmsis_nn.ADD,
+    ),
     cases=cases,
 )

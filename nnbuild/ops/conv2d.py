@@ -15,7 +15,7 @@ import onnx
 from nnbuild import fixedpoint, qdq
 from nnbuild.contract import Case, Channels, Kernel, LayerView, Operator, Quantization, Source
 from nnbuild.intervals import Interval
-from nnbuild.kernels import cmsis_nn, horner, horner_armv6m
+from nnbuild.kernels import cmsis_nn, horner, horner_armv6m, smlad
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, depthwise_conv2d
@@ -238,6 +238,14 @@ OPERATOR = Operator(
             horner_armv6m.supports_conv2d,
             horner_armv6m.scratch,
             horner_armv6m.conv2d_trips,
+        ),
+        Kernel(
+            "smlad",
+            smlad.conv2d,
+            smlad.supports_conv2d,
+            smlad.scratch,
+            smlad.conv2d_trips,
+            outruns_library=smlad.outruns_library,
         ),
         Kernel("horner", horner.conv2d, horner.supports_conv2d, scratch, horner.conv2d_trips),
         Kernel("direct", render, scratch=scratch, trips=trips),

@@ -16,7 +16,7 @@ from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source, tied
 from nnbuild.errors import InternalError
 from nnbuild.intervals import Interval
-from nnbuild.kernels import cmsis_nn, depthwise_armv6m
+from nnbuild.kernels import cmsis_nn, depthwise_armv6m, smlad, smlad_depthwise
 from nnbuild.kernels.exact_requantize import requantization
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
@@ -147,6 +147,14 @@ OPERATOR = Operator(
     channels=tied(divides_window, _without),
     kernels=(
         Kernel("assembly", depthwise_armv6m.render, depthwise_armv6m.supports, scratch, depthwise_armv6m.trips),
+        Kernel(
+            "smlad",
+            smlad_depthwise.render,
+            smlad_depthwise.supports,
+            smlad_depthwise.scratch,
+            smlad_depthwise.trips,
+            outruns_library=smlad.outruns_library,
+        ),
         Kernel("direct", render, scratch=scratch, trips=trips),
         cmsis_nn.DEPTHWISE,
     ),

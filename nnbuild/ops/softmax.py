@@ -170,6 +170,9 @@ OPERATOR = Operator(
     params=SoftmaxParams,
     reference=reference,
     error=lambda params: 2,
-    kernels=(Kernel("direct", render, trips=trips), cmsis_nn.SOFTMAX),
+    kernels=(
+        Kernel("direct", render, trips=trips, outruns_library=lambda target: not target.mve),
+        cmsis_nn.SOFTMAX,
+    ),
     cases=cases,
 )

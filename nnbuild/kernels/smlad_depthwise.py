@@ -1,0 +1,143 @@
+"""Depthwise convolutions in assembly for cores with the DSP extension and without MVE.
+
+Four channels of a pixel are one load; SXTB16 makes the pairs (0, 2) and (1, 3) of them, weights lie in that order as
+16-bit numbers, and SMLABB and SMLATT multiply the halves. Two outputs are computed together and share each load of
+weights: one below the other, or side by side. Where windows reach over a border, C copies the rows under them into a
+patch with the zero point around them, so that assembly sees no border. Where the number of channels is no multiple of
+four, the last four overlap the ones before, so that nothing is read or written beside the tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnbuild.contract import Assembly, LayerView, Source
+from nnbuild.kernels import smlad
+from nnbuild.network import Array
+from nnbuild.ops.spatial import Window
+from nnbuild.placeholder import is_placeholder, packed, placeholder
+from nnbuild.target import Target
+
+COPY = ("const int8_t *from", "int8_t *to", "int32_t length")
+WINDOWS = (
+    *("const int8_t *window", "int8_t *output", "const int32_t *weights", "const int32_t *scaling"),
+    *("int32_t row", "int32_t step", "const int32_t *end"),
+)
+TAPS = 64
+"""The largest window: all its inputs are written one after the other."""
+REACH = 4095
+"""Bytes that a load reaches from its base."""
+COPIED = 8
+"""The most words that one pass of the copying loop takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where assembly finds windows: `width` pixels of each of `count` rows, in the patch or in the input.
+
+    With `vertical` two outputs lie one below the other; `second` is from the first one's window to the second one's
+    in bytes, 0 where the map has one output along that axis and both are the same.
+    """
+
+    count: int
+    width: int
+    vertical: bool
+    second: int
+
+
+def rows(place: Window) -> Rows:
+    """The rows of a layer."""
+    channels = place.input[2]
+    width = (place.output[1] - 1) * place.stride[1] + place.extent(1) if place.padded else place.input[1]
+    reach = (place.kernel[1] - 1) * place.dilation[1] * channels
+    below, beside = place.stride[0] * width * channels, place.stride[1] * channels
+    vertical = place.output[0] >= place.output[1] and below + reach <= REACH
+    count = place.extent(0) + (place.stride[0] if vertical and place.output[0] > 1 else 0)
+    second = below if vertical else beside
+    return Rows(count, width, vertical, second if place.output[0 if vertical else 1] > 1 else 0)
+
+
+def supports(view: LayerView, target: Target) -> str | None:
+    """As smlad.py; and windows that loads reach, of at least four channels."""
+    reason = smlad.supports(view, target)
+    if reason is not None:
+        return reason
+    place = view.params.window
+    if place.input[2] < 4:
+        return "its assembly is for at least 4 channels"
+    if place.kernel[0] * place.kernel[1] > TAPS:
+        return f"its assembly is for windows of at most {TAPS}"
+    reach = (place.kernel[1] - 1) * place.dilation[1] * place.input[2] + rows(place).second
+    return None if reach <= REACH else "its windows are too wide for its assembly"
+
+
+def scratch(view: LayerView, target: Target) -> int:
+    """The patch, where windows reach over a border."""
+    place = view.params.window
+    used = rows(place)
+    return used.count * used.width * place.input[2] if place.padded else 0
+
+
+def _order(channels: int) -> Array:
+    """The channels as assembly takes them: fours, of which the last may overlap the one before."""
+    starts = [*range(0, channels - 3, 4), *([channels - 4] if channels % 4 else [])]
+    return (np.array(starts)[:, None] + np.arange(4)).ravel()
+
+
+def words(weights: Array) -> Array:
+    """(taps, channels) int8 -> int32: for each four channels and tap a word of (0, 2) and one of (1, 3)."""
+    taps, channels = weights.shape
+    order = _order(channels)
+    if is_placeholder(weights):
+        return placeholder((order.size // 2 * taps,), np.int32)
+    fours = weights.astype(np.int64)[:, order].reshape(taps, -1, 4)
+    word = (fours[..., :2] & 0xFFFF) | fours[..., 2:] << 16
+    return np.asarray(word.transpose(1, 0, 2).astype(np.int32).ravel())
+
+
+def render(view: LayerView, target: Target) -> Source:
+    """Two windows at a time, all channels of both."""
+    from nnbuild.ops import depthwise_conv2d
+
+    place, weights = view.params.window, view.constants["weights"]
+    channels, taps = place.input[2], place.kernel[0] * place.kernel[1]
+    by_channel = packed(weights.transpose(2, 0, 1))
+    found = smlad.requantization(view, by_channel.reshape(channels, taps), channels)
+    if found is None:
+        return depthwise_conv2d.render(view, target)
+    form, scaling = found
+    order, used = _order(channels), rows(place)
+    own = placeholder((4 * order.size,), np.int32) if is_placeholder(scaling) else scaling.reshape(-1, 4)[order].ravel()
+    fours, tail = divmod(max(min(place.input[1], used.width - place.pad[1]), 0) * channels, 4)
+    copy = {"unrolled": smlad.unrolled(fours, COPIED), "tail": tail}
+    columns = tuple(column * place.dilation[1] * channels for column in range(place.kernel[1]))
+    shape = {"rows": place.kernel[0], "columns": columns, "second": used.second, "rest": channels % 4}
+    values = {"p": view.params, "w": place, "form": form, "rows": used, "words": order.size}
+    values["copied"] = 4 * fours + tail
+    length = 51 + 32 * taps + 3 * place.kernel[0] + (12 if channels % 4 else 6) + 8 * smlad.output_length(form)
+    windows = Assembly("smlad_depthwise.S.j2", "window", "void", WINDOWS, {"form": form, **shape}, length)
+    copying = (Assembly("smlad_copy.S.j2", "gather", "void", COPY, copy, _copy_length(**copy)),) if place.padded else ()
+    data = {"weights": words(weights.reshape(taps, channels)), "scaling": own}
+    return Source("smlad_depthwise.c.j2", values, data, assembly=(*copying, windows))
+
+
+def _copy_length(unrolled: int, tail: int) -> int:
+    """Halfwords of smlad_copy.S.j2."""
+    loop = 5 + 2 * (unrolled - unrolled // 2) + 4 * (unrolled // 2) if unrolled else 0
+    return 1 + loop + 2 * tail
+
+
+def trips(view: LayerView, target: Target) -> dict[str, int]:
+    """The loops of smlad_depthwise.S.j2 and smlad_copy.S.j2, and those of C around them."""
+    place, used = view.params.window, rows(view.params.window)
+    height, width = place.output
+    down, across = (-(-height // 2), width) if used.vertical else (height, -(-width // 2))
+    blocks = down * across * -(-place.input[2] // 4)
+    taps = place.kernel[0] * place.kernel[1]
+    own = {"pair": down * across, "block": blocks, "tap": blocks * taps, "row": blocks * place.kernel[0]}
+    if not place.padded:
+        return own
+    copied = down * used.count
+    return {**own, "copy": copied, "copied": copied * used.width * place.input[2]}
