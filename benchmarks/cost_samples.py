@@ -21,6 +21,7 @@ from nnbuild.errors import KernelError
 from nnbuild.network import Network
 from nnbuild.ops import BY_NAME
 from nnbuild.selection import BACKENDS, Choice, select
+from nnbuild.shrink import shrink
 from nnbuild.target import TARGETS, Target
 
 # What is fitted on each class: the cores whose timings apply to its instructions.
@@ -76,17 +77,18 @@ def jobs(reference: Mapping[str, Network], where: Target) -> list[Job]:
     for name, network in reference.items():
         for backend in ("direct", "cmsis_nn"):
             found.append(Job(name, backend, network, select(network, where, backend=backend), {}))
-    for case in cost_layers.cases():
-        kernels = {choice.kernel.name for choice in select(case.network, where, backend="direct")}
-        kernels |= {name for choice in select(case.network, where, backend="direct") for name in choice.reasons}
+    # As `emit` writes them: without what no input changes.
+    for network in (shrink(case.network) for case in cost_layers.cases()):
+        kernels = {choice.kernel.name for choice in select(network, where, backend="direct")}
+        kernels |= {name for choice in select(network, where, backend="direct") for name in choice.reasons}
         for kernel in sorted(kernels):
-            names = {layer.name: {own.name for own in BY_NAME[layer.op].kernels} for layer in case.network.layers}
+            names = {layer.name: {own.name for own in BY_NAME[layer.op].kernels} for layer in network.layers}
             pins = {layer: kernel for layer, known in names.items() if kernel in known}
             try:
-                choices = select(case.network, where, pins, backend="direct")
+                choices = select(network, where, pins, backend="direct")
             except KernelError:
                 continue
-            found.append(Job("", "", case.network, choices, pins))
+            found.append(Job("", "", network, choices, pins))
     return found
 
 
