@@ -295,7 +295,7 @@ def test_with_cmsis_nn_the_files_that_it_calls_are_listed(tmp_path: Path, cmsis_
     if shutil.which(qemu.COMPILER) is None:
         pytest.skip(f"{qemu.COMPILER} is not installed")
     lay_out_image(tmp_path)
-    export_image(tmp_path, "--cpu", "cortex-m4", "--cmsis-nn", str(cmsis_nn_dir))
+    export_image(tmp_path, "--cpu", "cortex-m4", "--backend", "cmsis_nn", "--cmsis-nn", str(cmsis_nn_dir))
     names = (tmp_path / "nn/cmsis_nn_sources.txt").read_text().splitlines()
     assert "Source/ConvolutionFunctions/arm_convolve_s8.c" in names
     assert not any("softmax" in name.lower() for name in names)

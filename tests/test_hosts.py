@@ -124,6 +124,8 @@ def test_the_bare_firmware_runs(tmp_path: Path) -> None:
 def test_the_library_with_cmsis_nn(tmp_path: Path, cmsis_nn_dir: Path) -> None:
     """What the network calls is found, although `-lkws` is all that the application names."""
     folder = lay_out("library", tmp_path / "fw")
+    script = folder / "nn/SConscript"
+    script.write_text(script.read_text().replace("selftest=4", 'selftest=4, backend="cmsis_nn"'))
     scons(folder, "-j2", variables={**INSTALLED, "CMSIS_NN": str(cmsis_nn_dir)})
     assert any(name.startswith("arm_fully_connected") for name in symbols(folder / "fw.elf"))
 

@@ -241,7 +241,9 @@ def test_interrupted_commands_leave_nothing(real: Project, stage: str) -> None:
             break
     assert "Traceback" not in output
     left = sorted(path.name for path in nn.rglob("*") if path.is_file()) if nn.exists() else []
-    assert left in ([], ["kws.int8.onnx"])
+    # All that `emit` writes may be there, where it was faster than the signal; some of it may not.
+    whole = {f"kws{ending}" for ending in (".c", ".h", "_weights.c", "_kernels.S", ".report.json", "_selftest.c")}
+    assert set(left) - {"kws.int8.onnx"} in (set(), whole), left
     real.scons()
     assert subprocess.run([real.folder / "src/fw"], check=False).returncode == 0
 
