@@ -20,8 +20,9 @@ _TEXT = """# Conformance
 
 The ONNX project's backend tests of single nodes (onnx {version}) with float32 data whose operators nnbuild lists.
 Each is imported, calibrated with its own inputs, quantized to int8, lowered, and run by the integer reference, which is
-what the generated C computes. *Passed* is within one output step for each layer (two for softmax) of the float operator
-on the dequantized inputs. *Refused* ends in one line that names what is not supported.
+what the generated C computes. *Passed* is within one output step for each layer (two for softmax, one a time step for
+recurrent layers) of the float operator on the dequantized inputs. *Refused* ends in one line that names what is not
+supported.
 `python -m benchmarks.conformance` writes this page; a test compares it, and fails where a test is wrong or crashes.
 
 | tests | passed | refused | wrong | crashed |

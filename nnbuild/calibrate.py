@@ -11,6 +11,7 @@ On the reference networks `percentile` gives the best SQNR, and with few samples
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -127,7 +128,8 @@ def ranges(model: onnx.ModelProto, samples: Samples, method: str = DEFAULT_METHO
     session = float_model.session(model, names)
     inputs = [value.name for value in model.graph.input]
     statistics = {name: _Statistics() for name in (*inputs, *names)}
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    constant = functools.cache(lambda name: numpy_helper.to_array(initializers[name]))
     digest = hashlib.sha256()
     count = 0
     for sample in samples:
@@ -139,7 +141,7 @@ def ranges(model: onnx.ModelProto, samples: Samples, method: str = DEFAULT_METHO
             if not np.isfinite(found[name]).all():
                 raise CalibrationError(f"value '{name}' is not finite for sample {count}", samples.spec)
             statistics[name].add(found[name])
-        for name, values in _internals(session.model, {**constants, **sample, **found}).items():
+        for name, values in _internals(session.model, {**sample, **found}, constant).items():
             statistics.setdefault(name, _Statistics()).add(values)
         count += 1
         _progress(count)
@@ -151,14 +153,14 @@ def ranges(model: onnx.ModelProto, samples: Samples, method: str = DEFAULT_METHO
     return Ranges(tensors, method, count, digest.hexdigest())
 
 
-def _internals(model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[str, Array]:
-    """What operators compute inside of a node and have to know the range of."""
+def _internals(model: onnx.ModelProto, seen: Mapping[str, Array], constant: Callable[[str], Array]) -> dict[str, Array]:
+    """What operators compute inside of a node and have to know the range of; constants are read where one asks."""
     from nnbuild.ops import BY_ONNX
 
     found: dict[str, Array] = {}
     for node in model.graph.node:
         if node.op_type in BY_ONNX:
-            found |= BY_ONNX[node.op_type].internals(node, values.__getitem__)
+            found |= BY_ONNX[node.op_type].internals(node, lambda name: seen[name] if name in seen else constant(name))
     return found
 
 

@@ -78,7 +78,7 @@ def advance(
 
 def reference(params: GruParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
     """`advance` from the start."""
-    return advance(params, constants, inputs, recurrent.packed_state(constants["hidden"], constants["cells"]))[0]
+    return advance(params, constants, inputs, recurrent.start(constants))[0]
 
 
 def render(view: LayerView, target: Target) -> Source:
@@ -126,7 +126,7 @@ OPERATOR = Operator(
     params=GruParams,
     reference=reference,
     advance=advance,
-    state=recurrent.kept_cells,
+    state=recurrent.kept,
     macs=recurrent.macs,
     error=recurrent.error,
     kernels=(Kernel("direct", render, scratch=scratch, trips=recurrent.trips),),

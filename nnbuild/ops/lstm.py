@@ -84,7 +84,7 @@ def advance(
 
 def reference(params: LstmParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
     """`advance` from the start."""
-    return advance(params, constants, inputs, recurrent.packed_state(constants["hidden"], constants["cells"]))[0]
+    return advance(params, constants, inputs, recurrent.start(constants))[0]
 
 
 def internals(node: onnx.NodeProto, values: Callable[[str], Array]) -> Mapping[str, Array]:
@@ -165,7 +165,7 @@ OPERATOR = Operator(
     params=LstmParams,
     reference=reference,
     advance=advance,
-    state=recurrent.kept_cells,
+    state=recurrent.kept,
     internals=internals,
     macs=recurrent.macs,
     error=recurrent.error,

@@ -128,8 +128,8 @@ def read(
     other = _product(ctx, node, recurrent, recurrent_scales, of_state, sources, gate)
     loops = replace(loops, saturates=_saturates(constants, other, wide))
     constants |= {"recurrent" if name == "weights" else f"recurrent_{name}": each for name, each in other.items()}
-    start = _start(ctx, node, 5, "initial state", loops)
-    constants |= {"sigmoid": sigmoid_table(), "hidden": quant.quantize(start)}
+    real = _start(ctx, node, 5, "initial state", loops)
+    constants |= {"sigmoid": sigmoid_table(), "hidden": quant.quantize(real)}
     tensor = ctx.arrange(activation, index, node, (steps, batch, inputs) if batch > 1 else (steps, inputs))
     return Reading(tensor, source, output.value, quant, loops, constants)
 
@@ -371,9 +371,14 @@ def unpacked(params: RecurrentParams, state: Array, wide: bool) -> tuple[Array, 
     return hidden.reshape(shape).astype(np.int64), cells.reshape(shape).astype(np.int64)
 
 
-def kept_cells(view: LayerView) -> Array | None:
-    """Cells and hidden values at the start, where they outlive a call."""
-    return packed_state(view.constants["hidden"], view.constants["cells"]) if view.params.loops.keep else None
+def start(constants: Mapping[str, Array]) -> Array:
+    """The bytes of the state that a sequence begins with."""
+    return packed_state(constants["hidden"], constants.get("cells"))
+
+
+def kept(view: LayerView) -> Array | None:
+    """The state at the start, where it outlives a call."""
+    return start(view.constants) if view.params.loops.keep else None
 
 
 def packed_state(hidden: Array, cells: Array | None) -> Array:

@@ -65,12 +65,7 @@ def advance(
 
 def reference(params: RnnParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
     """`advance` from the start."""
-    return advance(params, constants, inputs, recurrent.packed_state(constants["hidden"], None))[0]
-
-
-def state(view: LayerView) -> Array | None:
-    """Hidden values at the start, where they outlive a call."""
-    return recurrent.packed_state(view.constants["hidden"], None) if view.params.loops.keep else None
+    return advance(params, constants, inputs, recurrent.start(constants))[0]
 
 
 def render(view: LayerView, target: Target) -> Source:
@@ -114,7 +109,7 @@ OPERATOR = Operator(
     params=RnnParams,
     reference=reference,
     advance=advance,
-    state=state,
+    state=recurrent.kept,
     macs=recurrent.macs,
     error=recurrent.error,
     kernels=(Kernel("direct", render, scratch=scratch, trips=recurrent.trips),),
