@@ -293,6 +293,23 @@ def test_classes_of_instructions() -> None:
     assert returns == {"several": 1, "registers": 5, "jump": 1}
 
 
+def test_blocks_that_qemu_cuts_count_as_one() -> None:
+    """At the end of a page, between two loads of which the second overlaps the first; some runs jump in behind it."""
+    code = {
+        0: Instruction("movs", "r2, #0", 2),
+        2: Instruction("ldrsb", "r0, [r1, r2]", 2),
+        4: Instruction("ldrsb", "r3, [r4, r2]", 2),
+        6: Instruction("bne", "0 <loop>", 2),
+    }
+    reader = executed._Reader(code, {})
+    whole, _ = reader.stretch([(0, 6, 10, 8)], 0)
+    cut, _ = reader.stretch([(0, 2, 10, 0), (4, 6, 10, 8)], 0)
+    assert cut == whole
+    assert whole.classes["next_load"] == 10
+    jumped, _ = reader.stretch([(0, 2, 10, 0), (4, 6, 13, 8)], 0)
+    assert (jumped.classes["load"], jumped.classes["next_load"]) == (13, 10)
+
+
 @pytest.mark.parametrize("core", ["cortex-m0plus", "cortex-m4", "cortex-m7", "cortex-m33"])
 def test_cores_of_one_instruction_set_are_told_apart(core: str) -> None:
     qemu.need()
