@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks import cmsis_nn as library_benchmark
 from benchmarks import executed, instruction_timings, kernel_layers, target
@@ -30,7 +31,6 @@ from nnbuild.emit import EmitOptions, emit
 from nnbuild.files import write_text
 from nnbuild.network import Layer, Network
 from nnbuild.ops import BY_NAME
-from nnbuild.selection import select
 from nnbuild.shrink import shrink
 from nnbuild.target import TARGETS, Target
 
@@ -58,11 +58,11 @@ class Variant:
 def variants(case: Case, where: Target) -> Iterator[Variant]:
     """Every kernel that serves the layer of `case`, of which some are what nnbuild takes."""
     network = shrink(case.network)
-    layer = _measured_layer(network)
+    layer = network.layers[_index(network)]
     view = LayerView.of(network, layer)
     in_c = replace(where, assembly=False)
-    roles = {"own": _chosen(network, layer, where, "direct"), "auto": _chosen(network, layer, where, "auto")}
-    plain = _chosen(network, layer, in_c, "direct")
+    roles = {"own": _taken(network, where, "direct"), "auto": _taken(network, where, "auto")}
+    plain = _taken(network, in_c, "direct")
     kernels = {kernel.name: where for kernel in BY_NAME[layer.op].kernels if kernel.supports(view, where) is None}
     if plain in kernels and _text(network, layer, plain, where) == _text(network, layer, plain, in_c):
         roles["c"] = plain
@@ -75,14 +75,22 @@ def variants(case: Case, where: Target) -> Iterator[Variant]:
         yield Variant(case.name, label, mine, view, _options(layer, kernel, made_for), network)
 
 
-def _measured_layer(network: Network) -> Layer:
-    """The one layer that is no transpose."""
-    (layer,) = (layer for layer in network.layers if layer.op != "transpose")
-    return layer
+def _index(network: Network) -> int:
+    """Of the one layer that is no transpose."""
+    (index,) = (at for at, layer in enumerate(network.layers) if layer.op != "transpose")
+    return index
 
 
-def _chosen(network: Network, layer: Layer, where: Target, backend: str) -> str:
-    return next(choice.kernel.name for choice in select(network, where, backend=backend) if choice.layer is layer)
+def _taken(network: Network, where: Target, backend: str) -> str:
+    """The kernel that the layer gets when nobody pins one."""
+    kernels = [layer["kernel"] for layer in _report(emit(network, EmitOptions("n0", where, backend=backend)), "n0")]
+    return str(kernels[_index(network)])
+
+
+def _report(files: Mapping[str, str], name: str) -> list[dict[str, Any]]:
+    """What the report says of each layer."""
+    layers: list[dict[str, Any]] = json.loads(files[f"{name}.report.json"])["layers"]
+    return layers
 
 
 def _options(layer: Layer, kernel: str, where: Target) -> EmitOptions:
@@ -137,9 +145,8 @@ def _images(wanted: Sequence[Variant]) -> Iterator[list[Variant]]:
 
 
 def _row(core: str, variant: Variant, files: Mapping[str, str], name: str, ran: executed.Ran) -> Row:
-    report = json.loads(files[f"{name}.report.json"])["layers"]
-    index = next(at for at, layer in enumerate(report) if layer["op"] != "transpose")
-    layer, found = report[index], ran.layers[index]
+    index = _index(variant.network)
+    layer, found = _report(files, name)[index], ran.layers[index]
     cycles = round(found.cycles(core)) if core in instruction_timings.CORES else None
     weights = re.findall(r"^const \w+ (\w+)\[", files[f"{name}_weights.c"], re.MULTILINE)
     view = variant.view
