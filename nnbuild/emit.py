@@ -22,9 +22,10 @@ from nnbuild.kernels import armv6m
 from nnbuild.kernels.exact_requantize import Form
 from nnbuild.memory import Plan, initial_state, plan
 from nnbuild.network import Array, Network, Port, Tensor
+from nnbuild.optimize import Aim, optimize
 from nnbuild.placement import Placement
 from nnbuild.raw_input import RawInput, raw_input
-from nnbuild.selection import Choice, select
+from nnbuild.selection import Choice, candidates
 from nnbuild.shrink import Removed, shrink
 from nnbuild.target import TARGETS, Target
 
@@ -37,7 +38,8 @@ class EmitOptions:
     """What the C is generated for. `raw` is (kind, scale, offset); `pins` maps a layer or node to a kernel.
 
     `arena` is who owns the working memory: this model ("static"), the caller, or all models of the image that say
-    "shared" together. `backend` is as in `selection.select`; `placement` is where weights, arena and ports lie.
+    "shared" together. `backend` is as in `selection.candidates`, and `aim` decides between the kernels that it allows;
+    `placement` is where weights, arena and ports lie.
     """
 
     name: str
@@ -47,6 +49,7 @@ class EmitOptions:
     arena: str = "static"
     pins: Mapping[str, str] = field(default_factory=dict)
     backend: str = "auto"
+    aim: Aim = field(default_factory=Aim)
     placement: Placement = field(default_factory=Placement)
 
 
@@ -97,8 +100,15 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     network = shrink(lowered)
     removed = Removed.between(lowered, network)
     pins = _pins_of_remaining(options.pins, lowered, network, f"{name}_")
-    choices = select(network, options.target, pins, options.backend, f"{name}_")
-    planned = plan(network, choices, options.target, placement.in_arena, placement.arena_align)
+    serving = candidates(network, options.target, pins, options.backend, f"{name}_")
+
+    def planner(choices: Sequence[Choice]) -> Plan:
+        return plan(network, choices, options.target, placement.in_arena, placement.arena_align)
+
+    with fixedpoint.rounding(network.single_rounding):
+        selection = optimize(serving, options.target, options.aim, planner)
+    choices = selection.choices
+    planned = planner(choices)
     inputs = _named(network, network.inputs, name, "input", planned)
     outputs = _named(network, network.outputs, name, "output", planned)
     with fixedpoint.rounding(network.single_rounding):
@@ -157,7 +167,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
             context,
             functions=[(symbol, assembly_text(own, symbol)) for symbol, own in assembled.values()],
         ),
-        f"{name}.report.json": model_report.as_json(network, options, steps, planned, model_id, removed),
+        f"{name}.report.json": model_report.as_json(network, options, steps, planned, selection, model_id, removed),
     }
     if options.selftest:
         samples = selftest_samples(network, options.selftest)

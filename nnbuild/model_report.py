@@ -16,6 +16,8 @@ from nnbuild.contract import Kernel, Source
 from nnbuild.memory import Plan
 from nnbuild.network import Network, Port
 from nnbuild.ops import BY_NAME
+from nnbuild.optimize import Selection
+from nnbuild.report import curve
 from nnbuild.report.schema import MODEL_SCHEMA
 from nnbuild.selection import Choice
 from nnbuild.shrink import Removed
@@ -35,7 +37,13 @@ class Step:
 
 
 def as_json(
-    network: Network, options: EmitOptions, steps: Sequence[Step], planned: Plan, model_id: int, removed: Removed
+    network: Network,
+    options: EmitOptions,
+    steps: Sequence[Step],
+    planned: Plan,
+    selection: Selection,
+    model_id: int,
+    removed: Removed,
 ) -> str:
     """The text of `<name>.report.json`. `network` is the shrunk one, which lacks what is `removed`."""
     name, target = options.name, options.target
@@ -47,6 +55,8 @@ def as_json(
         "nnbuild": __version__,
         "cpu": target.cpu,
         "backend": options.backend,
+        "optimize": options.aim.goal,
+        "curve": curve.thinned(selection.curve, selection.chosen),
         "cmsis_nn": target.cmsis_nn.version if target.cmsis_nn else None,
         "arena": options.arena,
         "arena_bytes": planned.arena,

@@ -33,6 +33,12 @@ def full() -> dict[str, Any]:
         **{"ram": {"arena": 640, "scratch": 0, "other": 12, "total": 652}, "other_code": 100},
         **{"scratch_in_arena": 64, "shared_arena": 0, "arena_bytes": 640},
         "stack": {"bytes": 312, "path": ["kws_run", "kws_l00_conv2d"], "note": "without interrupts"},
+        "optimize": "balanced",
+        "curve": [
+            {"flash": 12_000, "cycles": 900_000, "chosen": False},
+            {"flash": 14_000, "cycles": 610_000, "chosen": True},
+            {"flash": 17_500, "cycles": 520_000, "chosen": False},
+        ],
         "latency": {
             **{"cycles": 51_000, "us": 1_062.5, "mhz": 48.0, "wait_states": 1, "mul_cycles": 1},
             **{"basis": "fit", "error_percent": 12.0},

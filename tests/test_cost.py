@@ -27,6 +27,7 @@ from nnbuild.lower import lower
 from nnbuild.network import Network
 from nnbuild.ops import ALL, BY_NAME
 from nnbuild.ops.spatial import Window
+from nnbuild.optimize import Aim
 from nnbuild.selection import select
 from nnbuild.target import TARGETS, Target, of_compiler
 from tests import qemu, random_layers
@@ -161,7 +162,7 @@ def test_assembly_is_counted_to_the_byte(compiler: str, tmp_path: Path) -> None:
     if shutil.which(compiler.split()[0]) is None:
         pytest.skip(f"{compiler} is not installed")
     target, network = TARGETS["cortex-m0"], example("touch_cnn")
-    (tmp_path / "m_kernels.S").write_text(emit(network, EmitOptions("m", target))["m_kernels.S"])
+    (tmp_path / "m_kernels.S").write_text(emit(network, EmitOptions("m", target, aim=Aim("speed")))["m_kernels.S"])
     command = [*compiler.split(), "-mcpu=cortex-m0", "-mthumb", "-c", "m_kernels.S", "-o", "m.o"]
     subprocess.run(command, cwd=tmp_path, check=True)
     with (tmp_path / "m.o").open("rb") as file:

@@ -28,7 +28,16 @@ def minimal() -> dict[str, Any]:
     model = {
         **{"name": "m", "model_id": "0x1", "cpu": "generic", "flash": sizes, "other_code": None},
         **{"ram": {"arena": 0, "scratch": 0, "other": 0, "total": 0}, "scratch_in_arena": 0, "shared_arena": 0},
-        **{"arena_bytes": 0, "stack": None, "latency": None, "accuracy": None, "arena": [buffer], "layers": [layer]},
+        **{
+            "arena_bytes": 0,
+            "stack": None,
+            "latency": None,
+            "accuracy": None,
+            "optimize": "size",
+            "curve": [],
+            "arena": [buffer],
+            "layers": [layer],
+        },
     }
     return {
         **{"schema": 2, "nnbuild": "0", "files": ["fw.elf"], "regions": [], "budgets": [], "baseline": None},
