@@ -28,8 +28,9 @@ there it is instructions, of which one may work on 16 bytes. Weights are random 
 case for kernels that gain from small ones. Code is the layer's function and all that it leads to: helpers, assembly,
 the library; layers of a network share it where they can. Data is weights and parameters.
 
-"In C" is what `NN_ASSEMBLY=False` takes. **Bold** is what `backend="auto"` takes where CMSIS-NN is there. The last
-column has our other kernels that serve, with their "each".
+The kernel is what a network of this layer alone gets of ours with `optimize="balanced"`, "in C" what it gets with
+`NN_ASSEMBLY=False`, and **bold** is what `backend="auto"` takes where CMSIS-NN is there. The last column has our other
+kernels that serve, with their "each".
 
 {chr(10).join(_section(table, core) for core in cores)}"""
 

@@ -135,7 +135,8 @@ def test_one_instruction_more_in_a_kernel_is_found(
     monkeypatch.setattr(emit, "assembly_text", slower)
     assert kernels.main() == 1
     printed = capsys.readouterr().out
-    (row,) = (row for row in found.rows if "own" in row.roles)
+    row = found.row(ON, LAYER, "assembly")
+    assert row is not None
     assert f"{row.kernel}: instructions {row.instructions:,} -> {row.instructions + 1:,}" in printed
     assert f"{row.kernel}: code {row.code:,} -> {row.code + 2:,}" in printed
 
