@@ -298,7 +298,8 @@ def _steps(
         tensors = (places[tensor] for tensor in (*layer.inputs, layer.output))
         arguments = (*tensors, *memory.values(), *symbols.values())
         function = functions.setdefault(cost.function_key(choice, source, target), f"{name}_{layer.name}")
-        steps.append(_Step(choice, source, function, arguments, symbols, tuple(memory)))
+        ranges = [assembly_range(own, target.cpu) for own in source.assembly]
+        steps.append(_Step(choice, source, function, static_cost.total(ranges), arguments, symbols, tuple(memory)))
     return steps
 
 

@@ -69,6 +69,14 @@ def instructions(text: str, symbol: str, runs: Mapping[str, int]) -> Range:
     return _range(text, symbol, runs, lambda line, previous, taken: (1, 1))
 
 
+def total(ranges: Sequence[Range | None]) -> Range | None:
+    """Their sum; None where there are none, or one is not known."""
+    known = [each for each in ranges if each is not None]
+    if not known or len(known) < len(ranges):
+        return None
+    return Range(sum(each.least for each in known), sum(each.most for each in known))
+
+
 _Cost = Callable[[_Line, _Line | None, bool], tuple[float, float]]
 
 
