@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks import instruction_timings, reach
-from benchmarks.instruction_timings import Instruction
+from benchmarks import reach
+from nnbuild import instruction_timings
+from nnbuild.instruction_timings import Instruction
 from tests import qemu
 
 PLUGIN = Path(__file__).with_name("executed.c")

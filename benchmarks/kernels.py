@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cmsis_nn as library_benchmark
-from benchmarks import executed, instruction_timings, kernel_layers, target
+from benchmarks import executed, kernel_layers, target
 from benchmarks.kernel_page import PAGE, page
 from benchmarks.kernel_table import DATA, Row, Table, judge
-from nnbuild import cmsis_nn
+from nnbuild import cmsis_nn, instruction_timings
 from nnbuild.contract import Case, LayerView
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.files import write_text

@@ -21,6 +21,7 @@ from nnbuild.report import curve
 from nnbuild.report.schema import MODEL_SCHEMA
 from nnbuild.selection import Choice
 from nnbuild.shrink import Removed
+from nnbuild.static_cost import Range
 from nnbuild.target import Target
 
 if TYPE_CHECKING:
@@ -29,11 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One layer as the generated code has it: its kernel, what that contributes, the C function that it calls."""
+    """One layer as the generated code has it: its kernel, what that contributes, the C function that it calls.
+
+    `assembly` are the cycles of its functions in assembly, None where it has none.
+    """
 
     choice: Choice
     source: Source
     function: str
+    assembly: Range | None
 
 
 def as_json(
@@ -103,6 +108,7 @@ def _layer(name: str, index: int, step: Step, planned: Plan, target: Target) -> 
         "scratch_bytes": choice.kernel.scratch(view, target),
         "live_bytes": planned.live[index],
         "cost": _cost(choice, target),
+        "assembly": asdict(step.assembly) if step.assembly else None,
         "alternatives": {
             kernel.name: _cost(replace(choice, kernel=kernel), target) for kernel in _others(choice, target)
         },

@@ -16,13 +16,13 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-from benchmarks import cost_fit, executed, instruction_timings
+from benchmarks import cost_fit, executed
 from benchmarks.cost_page import COUNTED
-from benchmarks.instruction_timings import Instruction
-from nnbuild import calibrate, cmsis_nn, cost, importer, quantize, samples
+from nnbuild import calibrate, cmsis_nn, cost, importer, instruction_timings, quantize, samples
 from nnbuild.contract import Assembly, LayerView
 from nnbuild.cost import Timing
 from nnbuild.emit import EmitOptions, assembly_text, emit
+from nnbuild.instruction_timings import Instruction
 from nnbuild.lower import lower
 from nnbuild.network import Network
 from nnbuild.ops import ALL, BY_NAME
