@@ -206,6 +206,11 @@ def cases() -> Iterable[Case]:
         yield singles.unary(f"average_pool_{name}_global", "GlobalAveragePool", (1, 5, 25, 5), quant, output)
         one = {"kernel_shape": [4], "strides": [3]}
         yield singles.unary(f"average_pool_{name}_1d", "AveragePool", (1, 3, 10), quant, output, one)
+    # Counts that no factor divides by in 32 bits, and windows of several such.
+    yield singles.unary("average_pool_many", "GlobalAveragePool", (1, 5, 49, 10), quant, quant)
+    wide = {"kernel_shape": [20, 20], "strides": [5, 5], "pads": [5, 5, 5, 5]}
+    yield singles.unary("average_pool_many_padded", "AveragePool", (1, 2, 20, 20), quant, quant, wide)
+    yield singles.unary("average_pool_rows", "AveragePool", (1, 6, 7, 9), quant, quant, {"kernel_shape": [5, 7]})
     yield singles.unary("average_pool_relu", "GlobalAveragePool", (1, 3, 3, 3), quant, quant, clamp=("Relu",))
     yield singles.unary("average_pool_one", "GlobalAveragePool", (1, 3, 1, 1), quant, quant)
     for name, axes, shape in (("last", [3], (1, 3, 4, 5)), ("channels", [1], (1, 7, 5)), ("all", [0, 1, 2], (2, 3, 4))):
