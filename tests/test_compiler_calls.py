@@ -17,7 +17,6 @@ import pytest
 from nnbuild.contract import Case
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.ops import ALL
-from nnbuild.target import TARGETS
 
 from . import host, programs, qemu, random_layers
 from .test_kernels_cores import RESCALING
@@ -36,7 +35,9 @@ def calls(folder: Path, cases: Sequence[Case], core: qemu.Core = qemu.CORES["m0"
     text = ""
     for number, case in enumerate(cases):
         rounded = any(layer.op in RESCALING for layer in case.network.layers)
-        for form, (assembly, single) in enumerate([(True, False), (False, False), (False, True)][: 3 if rounded else 2]):
+        for form, (assembly, single) in enumerate(
+            [(True, False), (False, False), (False, True)][: 3 if rounded else 2]
+        ):
             network = replace(case.network, single_rounding=single)
             name = f"m{number}_{form}"
             target = replace(core.target, assembly=assembly)

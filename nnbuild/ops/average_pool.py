@@ -18,6 +18,7 @@ from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, So
 from nnbuild.intervals import monotone
 from nnbuild.kernels import cmsis_nn
 from nnbuild.kernels.exact_requantize import single_requantization
+from nnbuild.kernels.upper_half import upper
 from nnbuild.lower import Activation, Lowering, Output
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import reduction
@@ -167,7 +168,8 @@ def render(view: LayerView, target: Target) -> Source:
         multiplier, shift = (int(view.constants[name][count]) for name in ("multiplier", "shift"))
         ends = (count * (INT8_MIN - params.input_zero_point), count * (INT8_MAX - params.input_zero_point))
         found = (None, []) if varied else single_requantization(params, multiplier, shift, ends, target)
-        values |= {"multiplier": multiplier, "shift": shift, "line": found[0], "own": found[1]}
+        whole = None if varied or target.armv6m else upper(params, multiplier, shift, ends)
+        values |= {"multiplier": multiplier, "shift": shift, "line": found[0], "own": found[1], "upper": whole}
         return Source("average_pool_rescaled.c.j2", values, dict(view.constants) if varied else {})
     known = np.unique(counts).tolist()
     factors, shift, exact = reciprocals(known)

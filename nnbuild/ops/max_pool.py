@@ -122,7 +122,14 @@ def cases() -> Iterable[Case]:
     yield singles.unary("max_pool_rows", "MaxPool", (1, 3, 7, 9), quant, quant, {"kernel_shape": [4, 7]})
     crooked = {"kernel_shape": [3, 2], "dilations": [2, 3], "pads": [2, 1, 1, 2]}
     yield singles.unary("max_pool_dilated_padded", "MaxPool", (1, 2, 5, 6), quant, quant, crooked)
-    yield singles.unary("max_pool_dilated_rows", "MaxPool", (1, 2, 9, 8), quant, quant, {**crooked, "kernel_shape": [4, 3], "pads": [0, 0, 0, 0]})
+    yield singles.unary(
+        "max_pool_dilated_rows",
+        "MaxPool",
+        (1, 2, 9, 8),
+        quant,
+        quant,
+        {**crooked, "kernel_shape": [4, 3], "pads": [0, 0, 0, 0]},
+    )
     yield singles.unary("max_pool_1d", "MaxPool", (1, 3, 9), quant, quant, {"kernel_shape": [3], "strides": [2]})
     yield singles.unary("max_pool_relu", "MaxPool", (1, 3, 6, 4), quant, quant, two, clamp=("Relu",))
     for kind in ("ReduceMax", "ReduceMin"):
