@@ -44,13 +44,13 @@ class Scaled:
 
     def expected(self, sums: Array) -> Array:
         scaled = fixedpoint.requantize(sums, self.multiplier, self.shift) + self.outputs.output_zero_point
-        return np.clip(scaled, self.outputs.activation_min, self.outputs.activation_max)
+        return np.asarray(np.clip(scaled, self.outputs.activation_min, self.outputs.activation_max))
 
     def found(self, form: Upper, sums: Array) -> Array:
         raised = (sums << form.left) * form.factor
         assert np.abs(sums << form.left).max() < 2**31
         assert np.abs((raised >> 32) + form.offset).max() + form.step < 2**31
-        return np.clip(form.values(sums), self.outputs.activation_min, self.outputs.activation_max)
+        return np.asarray(np.clip(form.values(sums), self.outputs.activation_min, self.outputs.activation_max))
 
     def form(self) -> Upper | None:
         return upper(self.outputs, self.multiplier, self.shift, self.reach)

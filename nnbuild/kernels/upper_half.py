@@ -56,8 +56,9 @@ def upper(params: Any, multiplier: int, shift: int, reach: tuple[int, int]) -> U
     factor = round(fraction * 2.0 ** (exponent + right))
     if right < 1 or not 0 < factor < 2**31:
         return None
-    given = (np.array([number], np.int64) for number in (0, multiplier, shift, *reach))
-    thresholds = Channels(*given, params.output_zero_point - low, high - low).thresholds()[0]
+    bias, *given = (np.array([number], np.int64) for number in (0, multiplier, shift, *reach))
+    channels = Channels(bias, given[0], given[1], given[2], given[3], params.output_zero_point - low, high - low)
+    thresholds = channels.thresholds()[0]
     bounds = [_bounds(Upper(left, factor, 0, 0, 0), thresholds, low, right, reach, below) for below in (False, True)]
     (least, most), (least_below, most_below) = bounds
     offset = _between(max(least, least_below), min(most, most_below))
