@@ -14,12 +14,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nnbuild import fixedpoint
+from nnbuild import fixedpoint, interpret
+from nnbuild.emit import EmitOptions, emit
 from nnbuild.kernels.upper_half import Upper, upper
 from nnbuild.network import Array
+from nnbuild.ops import BY_NAME
 from nnbuild.ops.average_pool import reciprocals
 from nnbuild.ops.pooling import walk
 from nnbuild.ops.spatial import Window
+from nnbuild.target import TARGETS
 
 from . import host
 
@@ -123,6 +126,20 @@ def test_reciprocals_divide_every_sum_of_int8_values(counts: list[int], data: st
 def test_a_count_has_a_factor_or_is_counted_up() -> None:
     assert [reciprocals([count])[2] for count in (1, 2, 9, 64, 125, 361, 490, 2304)] == [True] * 6 + [False] * 2
     assert reciprocals([2, 3, 4, 6, 9])[2]
+
+
+def test_a_mean_is_counted_up_where_its_factor_is_too_small(tmp_path: Path) -> None:
+    """245 values of 99 and 245 of 100: half away from zero, and the product alone says 99."""
+    (case,) = (case for case in BY_NAME["average_pool"].cases() if case.name == "average_pool_many")
+    values = np.repeat(np.array([99, 100], np.int8), 245)
+    sample = np.tile(values, (5, 1)).ravel()
+    assert (interpret.run(case.network, [sample])[0] == 100).all()
+    files = emit(case.network, EmitOptions("m", TARGETS["generic"]))
+    (found,) = host.call(host.shared_library(tmp_path / "true", files), "m_run", [sample], [5])
+    assert (found == 100).all()
+    files["m.c"] = files["m.c"].replace("while (size", "while (0u > size")
+    (found,) = host.call(host.shared_library(tmp_path / "false", files), "m_run", [sample], [5])
+    assert (found == 99).all()
 
 
 @settings(max_examples=300, deadline=None)

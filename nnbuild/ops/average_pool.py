@@ -231,6 +231,9 @@ OPERATOR = Operator(
     reference=reference,
     bounds=monotone(reference),
     channels=tied(divides_window, without_in_window),
-    kernels=(Kernel("direct", render, trips=trips), cmsis_nn.AVERAGE_POOL),
+    kernels=(
+        Kernel("direct", render, trips=trips, outruns_library=lambda target: not target.mve),
+        cmsis_nn.AVERAGE_POOL,
+    ),
     cases=cases,
 )

@@ -123,6 +123,9 @@ OPERATOR = Operator(
     bounds=corners(reference),
     channels=broadcast.CHANNELS,
     inplace=broadcast.inplace,
-    kernels=(Kernel("direct", render, trips=broadcast.trips), cmsis_nn.MUL),
+    kernels=(
+        Kernel("direct", render, trips=broadcast.trips, outruns_library=lambda target: not target.mve),
+        cmsis_nn.MUL,
+    ),
     cases=cases,
 )
