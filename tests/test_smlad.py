@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from nnbuild.ops.spatial import Window
 from nnbuild.selection import select
 from nnbuild.target import TARGETS, Target
 from tests import programs, qemu
+from tests.test_kernels_host import mismatches
 
 M4 = TARGETS["cortex-m4"]
 
@@ -168,6 +170,9 @@ def test_reasons_against() -> None:
     assert reasons(TARGETS["cortex-m55"])["smlad"] == "its assembly is for cores without MVE"
     assert reasons(replace(M4, assembly=False))["smlad"] == "assembly is switched off"
     assert reasons(M4)["horner"] == "smlad comes first"
+    assert reasons(M4)["mla"] == "its assembly is for ARMv7-M without DSP instructions"
+    assert reasons(TARGETS["cortex-m3"])["horner"] == "mla comes first"
+    assert reasons(replace(TARGETS["cortex-m3"], assembly=False))["mla"] == "assembly is switched off"
 
 
 def test_auto_takes_what_is_faster_on_the_core() -> None:
@@ -177,9 +182,17 @@ def test_auto_takes_what_is_faster_on_the_core() -> None:
     for cpu in ("cortex-m3", "cortex-m4", "cortex-m33", "cortex-m55"):
         choices = select(convolution().network, replace(TARGETS[cpu], cmsis_nn=library))
         taken[cpu] = next(choice.kernel.name for choice in choices if choice.layer.op == "conv2d")
-    assert taken == {"cortex-m3": "horner", "cortex-m4": "smlad", "cortex-m33": "smlad", "cortex-m55": "cmsis_nn"}
+    assert taken == {"cortex-m3": "mla", "cortex-m4": "smlad", "cortex-m33": "smlad", "cortex-m55": "cmsis_nn"}
     without = select(convolution().network, replace(M4, cmsis_nn=library, assembly=False))
     assert "cmsis_nn" in {choice.kernel.name for choice in without}
+
+
+def test_weights_of_four_channels_are_the_bytes_of_a_word() -> None:
+    weights = np.array([[[1, 2]], [[-1, -2]], [[3, 4]], [[-128, 127]], [[5, 6]]], np.int8)
+    words = smlad.bytes_of_four(weights).astype(np.int64) & 0xFFFFFFFF
+    assert words.tolist() == [0x8003FF01, 0x7F04FE02, 5, 6]
+    by_tap = np.array([[1, 2, 3, 4, 5, 6]], np.int8)
+    assert smlad_depthwise.bytes_of_four(by_tap).tolist() == [1, 2, 3, 4, 3, 4, 5, 6]
 
 
 def place_of(case: Case) -> Window:
@@ -233,10 +246,9 @@ def test_depthwise_outputs_are_paired_along_the_longer_axis() -> None:
     assert not smlad_depthwise.rows(replace(tall, output=(1, 4))).vertical
 
 
-@pytest.mark.parametrize("assembly", [True, False])
-def test_weights_of_minus_128(assembly: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["m4", "m3", "here"])
+def test_weights_of_minus_128(where: str, tmp_path: Path) -> None:
     """Pairs that are no halfword without an offset: at borders, with odd channels, in rows of fewer than four bytes."""
-    qemu.need()
     quant, out = QuantParams(0.05, -20), QuantParams(0.3, 5)
     shapes = [((1, 3, 6, 5), (5, 3, 3, 3), 1), ((1, 8, 4, 4), (6, 8, 3, 3), 1), ((1, 22, 3, 3), (7, 22, 1, 1), 0)]
     shapes += [((1, 1, 6, 6), (4, 1, 3, 3), 0), ((1, 6, 5, 3), (3, 6, 2, 2), 0)]
@@ -253,20 +265,25 @@ def test_weights_of_minus_128(assembly: bool, tmp_path: Path) -> None:
             layers.append(layer)
         network = replace(case.network, layers=tuple(layers))
         cases.append(replace(case, network=network))
-    run(cases, assembly, tmp_path)
+    run(cases, where, tmp_path)
 
 
-def run(cases: list[Case], assembly: bool, folder: Path) -> None:
-    core = qemu.CORES["m4"]
-    sources = programs.write(folder, cases, replace(core.target, assembly=assembly), backend="direct")
+def run(cases: list[Case], where: str, folder: Path) -> None:
+    """In assembly on a core, or the C beside it on this machine."""
+    if where == "here":
+        for number, (case, cpu) in enumerate(itertools.product(cases, ("cortex-m4", "cortex-m3"))):
+            assert mismatches(case, replace(TARGETS[cpu], guard=""), folder / str(number)) == 0
+        return
+    qemu.need()
+    core = qemu.CORES[where]
+    sources = programs.write(folder, cases, core.target, backend="direct")
     assert qemu.run(qemu.link(folder, programs.units(folder, sources), core), core) == (0, "")
 
 
-@pytest.mark.parametrize("assembly", [True, False])
+@pytest.mark.parametrize("where", ["m4", "m3", "here"])
 @pytest.mark.parametrize("zero", [-128, 9])
-def test_windows_of_every_kind(assembly: bool, zero: int, tmp_path: Path) -> None:
+def test_windows_of_every_kind(where: str, zero: int, tmp_path: Path) -> None:
     """Both forms of requantization: left over bytes in one four, strips with odd lines and channels, a pixel alone."""
-    qemu.need()
     table: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
         ((1, 3, 7, 9), (6, 3, 3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
         ((1, 3, 5, 5), (4, 3, 3, 3), {}),
@@ -284,4 +301,4 @@ def test_windows_of_every_kind(assembly: bool, zero: int, tmp_path: Path) -> Non
         output, clamp = QuantParams(0.2, zero), ("Relu",) if number % 2 else ()
         case = singles.weighted(f"c{number}", "Conv", shape, weights, 0, INPUT, output, attributes, clamp)
         cases.append(case)
-    run(cases, assembly, tmp_path)
+    run(cases, where, tmp_path)

@@ -34,8 +34,8 @@ from nnbuild.target import Target
 if TYPE_CHECKING:
     from nnbuild.ops.spatial import Window
 
-PAIRED, FOURS = 16, 8
-"""The most fours of inputs that one pass of a loop takes: convolutions, and products."""
+PAIRED, FOURS, MLA = 16, 8, 4
+"""The most fours of inputs that one pass of a loop takes: convolutions, products, and convolutions without SMLAD."""
 PACKED = 8
 """Whole fours of a window up to which its rows are unrolled, so that what they leave over is one four."""
 FLAT = 4
@@ -108,14 +108,23 @@ def words(weights: Array, block: int, offset: int = 128) -> Array:
     return np.asarray(fixedpoint.wrap32(word.transpose(0, 2, 3, 4, 1)).astype(np.int32).ravel())
 
 
-def _blocks(weights: Array, own: Array, offset: int) -> Array:
-    """The words of `weights` (channels, rows, inputs), and behind those of four channels `own` (channels, size)."""
+def bytes_of_four(weights: Array) -> Array:
+    """(channels, rows, inputs) int8 -> int32 words for MLA: the weights of four channels for an input."""
     blocks = -(-len(weights) // 4)
-    words_of_block = words(weights, 4, offset).reshape(blocks, -1)
+    flat = weights.reshape(len(weights), -1)
     if is_placeholder(weights):
-        return placeholder((words_of_block.size + blocks * 4 * own.shape[1],), np.int32)
+        return placeholder((blocks * flat.shape[1],), np.int32)
+    whole = np.pad(flat, ((0, 4 * blocks - len(flat)), (0, 0))).reshape(blocks, 4, -1)
+    return np.ascontiguousarray(whole.transpose(0, 2, 1)).view("<i4").astype(np.int32).ravel()
+
+
+def _blocks(weights: Array, own: Array) -> Array:
+    """The words of `weights`, and behind those of four channels `own` (channels, size)."""
+    blocks = -(-len(own) // 4)
+    if is_placeholder(weights) or is_placeholder(own):
+        return placeholder((weights.size + blocks * 4 * own.shape[1],), np.int32)
     constants = np.pad(own, ((0, 4 * blocks - len(own)), (0, 0))).reshape(blocks, -1)
-    return np.asarray(np.concatenate([words_of_block, constants], axis=1).ravel())
+    return np.asarray(np.concatenate([weights.reshape(blocks, -1), constants], axis=1).ravel())
 
 
 def padded(own: Array, channels: int) -> Array:
@@ -139,6 +148,18 @@ def supports(view: LayerView, target: Target) -> str | None:
     return None if target.assembly else "assembly is switched off"
 
 
+def supports_mla(view: LayerView, target: Target) -> str | None:
+    """ARMv7-M without DSP, with assembly wanted."""
+    if target.cpu != "cortex-m3":
+        return "its assembly is for ARMv7-M without DSP instructions"
+    return None if target.assembly else "assembly is switched off"
+
+
+def supports_mla_conv2d(view: LayerView, target: Target) -> str | None:
+    """The same, and all channels must see the same inputs."""
+    return supports_mla(view, target) or horner.supports_conv2d(view, target)
+
+
 def outruns_library(target: Target) -> bool:
     """On cores with DSP and without MVE our kernels take half of the cycles of CMSIS-NN's, or less."""
     return not target.mve
@@ -156,21 +177,23 @@ def _segmented(place: Window) -> bool:
     return gathers(place) and place.input[2] % 4 == 0
 
 
-def _patch(view: LayerView) -> tuple[int, int]:
+def _fours(place: Window) -> int:
+    """Fours of inputs of an unpacked window."""
+    parts = packed(place)
+    return parts[0] * parts[1] + 1 if parts else place.kernel[0] * -(-place.kernel[1] * place.input[2] // 4)
+
+
+def _patch(place: Window, dsp: bool) -> tuple[int, int]:
     """Bytes of the pixel, or the window in whole words, that C prepares for borders, and of two unpacked windows."""
     from nnbuild.ops.conv2d import gathers
 
-    place = view.params.window
-    rows, length = place.kernel[0], place.kernel[1] * place.input[2]
-    prepared = place.input[2] if _segmented(place) else -(-rows * length // 4) * 4 if gathers(place) else 0
-    parts = packed(place)
-    fours = parts[0] * parts[1] + 1 if parts else rows * -(-length // 4)
-    return prepared, 16 * fours
+    whole = -(-place.kernel[0] * place.kernel[1] * place.input[2] // 4) * 4 if gathers(place) else 0
+    return place.input[2] if _segmented(place) else whole, _fours(place) * (16 if dsp else 8)
 
 
 def scratch(view: LayerView, target: Target) -> int:
     """Both patches."""
-    return sum(_patch(view))
+    return sum(_patch(view.params.window, target.dsp))
 
 
 def inside(place: Window) -> tuple[range, range]:
@@ -198,36 +221,38 @@ def conv2d(view: LayerView, target: Target) -> Source:
     from nnbuild.ops.conv2d import gathers
 
     place, weights = view.params.window, view.constants["weights"]
-    found = requantization(view, weights.reshape(len(weights), -1), scaled=8)
+    found = requantization(view, weights.reshape(len(weights), -1), scaled=8 if target.dsp else 0)
     if found is None:
         source = horner.conv2d(view, target)
         return replace(source, values={**source.values, "spare": not gathers(place)})
     form, own = found
     length = place.kernel[1] * place.input[2]
     by_row, parts = _rows(place, weights), packed(place)
-    offset = 128 if wraps(by_row) else 0
-    patch, pairs = _patch(view)
-    fours = pairs // 16
+    offset = 128 if target.dsp and wraps(by_row) else 0
+    patch, fours = _patch(place, target.dsp)[0], _fours(place)
     flat, short = fours if fours <= FLAT or parts else 0, length if length < 4 else 0
-    pixels = {"form": form, "offset": offset, "flat": flat, "short": short, "packed": parts}
+    core = {"dsp": target.dsp, "offset": offset}
+    pixels = {"form": form, **core, "flat": flat, "short": short, "packed": parts}
     count, run = _runs(place)
     values = {
-        **{"p": view.params, "w": place, "gathers": gathers(place), "form": form, "length": length, "offset": offset},
-        **{"segmented": _segmented(place), "patch": patch, "pairs": pairs, "runs": count, "run": run},
+        **{"p": view.params, "w": place, "gathers": gathers(place), "form": form, "length": length, **core},
+        **{"segmented": _segmented(place), "patch": patch, "fours": fours, "runs": count, "run": run},
         "packed": parts,
         **{"inside": inside(place), "border": place.pixels > count * run},
     }
-    piece = place.input[2] if _segmented(place) else length
-    gather = {"offset": offset, "short": piece if piece < 4 else 0}
+    gather = {**core, "short": short}
     parameters = (*PIXELS, *(TOTALS if offset else ()))
-    assembly = [
-        Assembly(
-            "smlad_pixels.S.j2", "pixels", "void", parameters, pixels, _pixels_length(form, offset, flat, short, parts)
-        )
-    ]
+    halfwords = _pixels_length(form, target.dsp, offset, flat, short, parts)
+    assembly = [Assembly("smlad_pixels.S.j2", "pixels", "void", parameters, pixels, halfwords)]
     if values["border"]:
-        assembly.append(Assembly("smlad_gather.S.j2", "gather", "int32_t", GATHER, gather, _gather_length(**gather)))
-    return Source("smlad_conv2d.c.j2", values, {"weights": _blocks(by_row, own, offset)}, assembly=tuple(assembly))
+        halfwords = _gather_length(target.dsp, offset, short)
+        assembly.append(Assembly("smlad_gather.S.j2", "gather", "int32_t", GATHER, gather, halfwords))
+    return Source(
+        "smlad_conv2d.c.j2",
+        values,
+        {"weights": _blocks(words(by_row, 4, offset) if target.dsp else bytes_of_four(by_row), own)},
+        assembly=tuple(assembly),
+    )
 
 
 def fully_connected(view: LayerView, target: Target) -> Source:
@@ -252,19 +277,19 @@ def fully_connected(view: LayerView, target: Target) -> Source:
 # How long the functions are, in halfwords; a test compares with what assemblers make of them.
 
 
-def _gather_length(offset: int, short: int) -> int:
-    unpack = 8 + (4 if offset else 0)
-    body = (unpack if short < 3 else unpack + 3) - 1 if short else 10 + 2 * unpack
-    return 14 + (2 if offset else 0) + body
+def _gather_length(dsp: bool, offset: int, short: int) -> int:
+    unpack = (11 if offset else 7) if dsp else 2
+    return 14 + (2 if offset else 0) + (unpack + (3 if short == 3 else 0) if short else 12 + 2 * unpack)
 
 
-def _pixels_length(form: Requantization, offset: int, flat: int, short: int, parts: tuple[int, ...]) -> int:
-    unpack = 21 if offset else 13
+def _pixels_length(form: Requantization, dsp: bool, offset: int, flat: int, short: int, parts: tuple[int, ...]) -> int:
+    unpack = (21 if offset else 13) if dsp else 3
     windows = (14 if short == 3 else 8) + unpack if short else 26 + 2 * unpack
     if parts:
         rows, whole, tail = parts
-        windows = 2 * rows - 2 + rows * whole * (unpack + 2) + 6 * rows * tail + unpack
-    return (76 + 56 * flat if flat else 1070) + (26 if offset else 0) + windows + outputs_length(form)
+        windows = 2 * rows - 2 + rows * whole * (unpack + 2) + 6 * rows * tail + unpack + (0 if dsp else 1)
+    flat_length, loop = (76 + 56 * flat, 1070) if dsp else (72 + 120 * flat, 702)
+    return (flat_length if flat else loop) + (26 if offset else 0) + windows + outputs_length(form, dsp)
 
 
 def _row_length(form: Requantization, dot: Mapping[str, Any]) -> int:
@@ -276,14 +301,16 @@ def _row_length(form: Requantization, dot: Mapping[str, Any]) -> int:
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of smlad_pixels.S.j2 and smlad_gather.S.j2, and those of C around them."""
     place = view.params.window
-    rows, fours = place.kernel[0], _patch(view)[1] // 16
+    rows, fours = place.kernel[0], _fours(place)
     runs, run = _runs(place)
     border = place.pixels - runs * run
     inner = runs * -(-run // 2)
     pairs = inner + -(-border // 2)
     blocks = pairs * -(-view.params.channels // 4)
     own = {"pair": pairs, "block": blocks, "four": blocks * fours, "run": runs}
-    own |= {"pass": blocks * -(-(fours - 1) // PAIRED) if fours > FLAT and not packed(place) else 0}
+    own |= {
+        "pass": blocks * -(-(fours - 1) // (PAIRED if target.dsp else MLA)) if fours > FLAT and not packed(place) else 0
+    }
     own |= {"row": inner * rows, "unpacked": inner * fours}
     if not border:
         return own

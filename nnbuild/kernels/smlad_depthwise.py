@@ -62,13 +62,18 @@ def rows(place: Window) -> Rows:
 
 def supports(view: LayerView, target: Target) -> str | None:
     """As smlad.py; and windows that loads reach, of at least four channels."""
-    reason = smlad.supports(view, target)
-    if reason is not None:
-        return reason
-    place = view.params.window
+    return smlad.supports(view, target) or _reaches(view.params.window, target)
+
+
+def supports_mla(view: LayerView, target: Target) -> str | None:
+    """The same on ARMv7-M without DSP."""
+    return smlad.supports_mla(view, target) or _reaches(view.params.window, target)
+
+
+def _reaches(place: Window, target: Target) -> str | None:
     if place.input[2] < 4:
         return "its assembly is for at least 4 channels"
-    if smlad_strips.serves(place):
+    if target.dsp and smlad_strips.serves(place):
         return None
     if place.kernel[0] * place.kernel[1] > TAPS:
         return f"its assembly is for windows of at most {TAPS}"
@@ -79,7 +84,7 @@ def supports(view: LayerView, target: Target) -> str | None:
 def scratch(view: LayerView, target: Target) -> int:
     """The patch, where windows reach over a border."""
     place = view.params.window
-    if smlad_strips.serves(place):
+    if target.dsp and smlad_strips.serves(place):
         return smlad_strips.scratch(place)
     used = rows(place)
     return used.count * used.width * place.input[2] if place.padded else 0
@@ -102,6 +107,15 @@ def words(weights: Array) -> Array:
     return np.asarray(word.transpose(1, 0, 2).astype(np.int32).ravel())
 
 
+def bytes_of_four(weights: Array) -> Array:
+    """(taps, channels) int8 -> the same for cores without SMLAD: for each four channels and tap four bytes."""
+    taps, channels = weights.shape
+    order = _order(channels)
+    if is_placeholder(weights):
+        return placeholder((order.size * taps,), np.int8)
+    return np.asarray(weights[:, order].reshape(taps, -1, 4).transpose(1, 0, 2).ravel())
+
+
 def render(view: LayerView, target: Target) -> Source:
     """Two windows at a time, all channels of both."""
     from nnbuild.ops import depthwise_conv2d
@@ -114,7 +128,7 @@ def render(view: LayerView, target: Target) -> Source:
         return depthwise_conv2d.render(view, target)
     form, own = found
     order, used = _order(channels), rows(place)
-    if smlad_strips.serves(place):
+    if target.dsp and smlad_strips.serves(place):
         if is_placeholder(weights) or is_placeholder(own):
             by_four = placeholder((*weights.shape[:2], order.size), np.int8)
             return smlad_strips.source(view, form, by_four, placeholder((order.size, form.size), np.int32))
@@ -124,12 +138,19 @@ def render(view: LayerView, target: Target) -> Source:
     copy = {"unrolled": smlad.unrolled(fours, COPIED), "tail": tail}
     columns = tuple(column * place.dilation[1] * channels for column in range(place.kernel[1]))
     shape = {"rows": place.kernel[0], "columns": columns, "second": used.second, "rest": channels % 4}
-    values = {"p": view.params, "w": place, "form": form, "rows": used, "words": order.size}
+    values = {"p": view.params, "w": place, "form": form, "rows": used, "words": order.size, "dsp": target.dsp}
     values["copied"] = 4 * fours + tail
-    length = 31 + 32 * taps + 3 * place.kernel[0] + (12 if channels % 4 else 6) + outputs_length(form)
-    windows = Assembly("smlad_depthwise.S.j2", "window", "void", WINDOWS, {"form": form, **shape}, length)
+    length = 31 + (32 if target.dsp else 40) * taps + 3 * place.kernel[0] + (12 if channels % 4 else 6)
+    length += outputs_length(form, target.dsp)
+    parameters = tuple(
+        WINDOWS if target.dsp else (text.replace("int32_t *weights", "int8_t *weights") for text in WINDOWS)
+    )
+    windows = Assembly(
+        "smlad_depthwise.S.j2", "window", "void", parameters, {"form": form, "dsp": target.dsp, **shape}, length
+    )
     copying = (Assembly("smlad_copy.S.j2", "gather", "void", COPY, copy, _copy_length(**copy)),) if place.padded else ()
-    data = {"weights": words(weights.reshape(taps, channels)), "scaling": scaling}
+    by_tap = weights.reshape(taps, channels)
+    data = {"weights": words(by_tap) if target.dsp else bytes_of_four(by_tap), "scaling": scaling}
     return Source("smlad_depthwise.c.j2", values, data, assembly=(*copying, windows))
 
 
@@ -142,7 +163,7 @@ def _copy_length(unrolled: int, tail: int) -> int:
 def trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of smlad_depthwise.S.j2 and smlad_copy.S.j2, and those of C around them."""
     place, used = view.params.window, rows(view.params.window)
-    if smlad_strips.serves(place):
+    if target.dsp and smlad_strips.serves(place):
         return smlad_strips.trips(place)
     height, width = place.output
     down, across = (-(-height // 2), width) if used.vertical else (height, -(-width // 2))

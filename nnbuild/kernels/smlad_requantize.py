@@ -1,6 +1,6 @@
-"""How sums become outputs on cores with SMMUL, the upper half of a product of 32 bits: two forms, both exact.
+"""How sums become outputs where a core gives the upper half of a product (SMMUL, SMULL): two forms, both exact.
 
-A line takes two instructions: y = ((sum << raised) + bias) * multiplier >> 48. The reference rises with its sum, so the
+A line takes few instructions: y = ((sum << raised) + bias) * multiplier >> 48. The reference rises with its sum, so the
 line is proved at the 255 sums at which the reference's output changes; the fraction of the bias leaves a choice, and
 `line` looks for a multiplier that has one. There is none for most layers with outputs on both sides of zero, since
 halves are rounded away from zero there, and where the scales of channels are too far apart.
@@ -146,14 +146,16 @@ def line(channels: Channels, raised: int) -> Array | None:
 # How long the macros of smlad_requantize.S.j2 are, in halfwords.
 
 
-def output_length(form: Requantization) -> int:
-    """`output`, without a scale."""
-    clamp = 2 + sum(2 if limit >= 0 else 4 for limit in (form.low, form.high))
-    return (9 if form.lowered else 6) + (2 if form.full else clamp)
+def output_length(form: Requantization, dsp: bool = True) -> int:
+    """`output` of one sum, without a scale."""
+    clamp = 2 if form.full else 2 + sum(2 if limit >= 0 else 4 for limit in (form.low, form.high))
+    if dsp:
+        return (9 if form.lowered else 6) + clamp
+    return 7 + (2 if form.nearest else 0) + (2 if form.lowered else 0) + clamp
 
 
-def outputs_length(form: Requantization) -> int:
+def outputs_length(form: Requantization, dsp: bool = True) -> int:
     """`outputs`: four channels of two pixels."""
     if form.raised:
-        return 2 * (2 + 4 * 4) + 2 * 12
-    return 4 * 2 + 8 * output_length(form) + 2 * 6
+        return 60 if dsp else 68
+    return 4 * 2 + 8 * output_length(form, dsp) + 2 * 6
