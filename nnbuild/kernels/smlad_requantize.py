@@ -21,7 +21,7 @@ from nnbuild.kernels.exact_requantize import Channels
 from nnbuild.network import INT8_MAX, INT8_MIN, Array
 from nnbuild.placeholder import is_placeholder, placeholder
 
-RAISED = (12, 11, 10, 9)
+RAISED = (12, 11, 10, 9, 13, 14)
 """How far a line shifts its sums: what fits first, so that layers have equal code."""
 NEIGHBOURS = 64
 """Multipliers that are tried around the nearest."""
