@@ -105,7 +105,7 @@ def test_cmsis_nn(core: str, first: int, tmp_path: Path) -> None:
     assert (status, printed) == (0, ""), explain(status, printed, cases)
 
 
-@pytest.mark.parametrize("core", ["m0", "m4", "m55"])
+@pytest.mark.parametrize("core", ["m0", "m3", "m4", "m55"])
 def test_own_kernels_for_shapes_that_shrinking_leaves(core: str, tmp_path: Path) -> None:
     qemu.need()
     cases = test_shrink.chains(12)
@@ -184,7 +184,7 @@ def test_lines_of_three_products(single: bool, assembly: bool, tmp_path: Path, m
     assert "nn_scale_wide(" in "".join(path.read_text() for path in tmp_path.glob("m*.c"))
 
 
-@pytest.mark.parametrize("name", ["m0", "m4", "m7", "m33"])
+@pytest.mark.parametrize("name", ["m0", "m3", "m4", "m7", "m33"])
 @pytest.mark.parametrize("seed", range(1, 2 + int(os.environ.get("NNBUILD_SWEEP", "0"))))
 def test_random_layers_with_assembly(seed: int, name: str, tmp_path: Path) -> None:
     """Sizes of windows and channels of any kind. NNBUILD_SWEEP=N adds N times as many."""

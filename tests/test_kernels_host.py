@@ -20,7 +20,8 @@ from . import host
 
 CASES = [case for operator in ALL for case in operator.cases()]
 TARGETS_HERE = {"portable": TARGETS["generic"]} | {
-    name: replace(TARGETS[cpu], guard="") for name, cpu in (("armv6m", "cortex-m0"), ("dsp", "cortex-m4"))
+    name: replace(TARGETS[cpu], guard="")
+    for name, cpu in (("armv6m", "cortex-m0"), ("armv7m", "cortex-m3"), ("dsp", "cortex-m4"))
 }
 
 

@@ -1,21 +1,24 @@
 """Dual multiplications (SMLAD) in assembly for cores with the DSP extension and without MVE: Cortex-M4, M7, M33.
 
-A halfword h = 256 * b + a + 128 holds the weights of two output channels for one input, a word those for two inputs.
-SMLAD of two inputs and the word adds x * h for both; SXTB16 of the word turned by eight bits leaves the two b, and
-SMLAD with these gives the upper channel. The lower one is the first sum less 256 times the second and 128 times the
-sum of the inputs. All of it is modulo 2^32, so nothing can overflow; the sticky Q flag may be set and nobody reads it.
+A halfword h = 256 * b + a holds the weights of two output channels for one input, a word those for two inputs. SMLAD
+of two inputs and the word adds x * h for both; SXTB16 of the word leaves the two a, and SMLAD with these gives the
+lower channel. The first sum less the second is 256 times the upper channel's, and requantization takes it so. Where a
+pair has b = -128 and a negative a, and in products, the lower weight is raised by 128, and 128 times the sum of the
+inputs is taken off. All of it is modulo 2^32, so nothing can overflow; the sticky Q flag may be set, nobody reads it.
 
-Inputs are taken four at a time: SXTB16 makes pairs (0, 2) and (1, 3) of them, and weights lie in that order, each row
-of a window padded to a multiple of four. A convolution unpacks the windows of two pixels into a patch and shares each
-word of weights between them, four channels at a time; a fully connected layer unpacks as it goes, for eight channels.
+Inputs are taken four at a time: SXTB16 makes pairs (0, 2) and (1, 3) of them, and weights lie in that order. A
+convolution unpacks the windows of two pixels into a patch and shares each word of weights between them, four channels
+at a time; one function does so for all windows of a row that lie in the input, whatever their size. A row of a window
+that is no multiple of four bytes has a first four that overlaps the next, with weights of zero there, so that nothing
+is read beside it. A fully connected layer unpacks as it goes, for eight channels.
 
-Sums become outputs by one product of which SMMLAR keeps the upper half; see `Requantization`.
+Sums become outputs by one product of which SMMUL keeps the upper half; see smlad_requantize.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,72 +26,76 @@ import numpy as np
 from nnbuild import fixedpoint
 from nnbuild.contract import Assembly, LayerView, Source
 from nnbuild.kernels import horner
-from nnbuild.network import INT8_MAX, INT8_MIN, Array
+from nnbuild.kernels.smlad_requantize import Requantization, output_length, outputs_length, requantization
+from nnbuild.network import INT8_MIN, Array
 from nnbuild.placeholder import is_placeholder, placeholder
 from nnbuild.target import Target
 
 if TYPE_CHECKING:
     from nnbuild.ops.spatial import Window
 
-PAIRED, FOURS, COPIED = 16, 8, 4
-"""The most fours of inputs that one pass of a loop takes: convolutions, products, and where windows are unpacked."""
+PAIRED, FOURS, MLA = 16, 8, 4
+"""The most fours of inputs that one pass of a loop takes: convolutions, products, and convolutions without SMLAD."""
+PACKED = 8
+"""Whole fours of a window up to which its rows are unrolled, so that what they leave over is one four."""
+FLAT = 4
+"""Fours of inputs up to which a convolution has code of its own, without a loop."""
 OUTPUTS = 8
 """Channels that a fully connected layer computes together."""
 GATHER = ("const int8_t *window", "int8_t *patch", "int32_t length", "int32_t skip", "int32_t rows")
 ARRAYS = ("const int8_t *inputs", "int8_t *output", "const int32_t *weights", "const int32_t *scaling")
-PAIR = ("int32_t length", "int32_t step", "const int32_t *end", "int32_t start", "int32_t second_start")
+PIXELS = (
+    *("const int8_t *window", "int8_t *output", "const int32_t *weights", "int8_t *patch", "int32_t count"),
+    *("int32_t advance", "int32_t rows", "int32_t length", "int32_t skip", "int32_t channels", "int32_t step"),
+    "int32_t fours",
+)
+TOTALS = ("int32_t total", "int32_t second")
 ROW = ("int32_t length", "const int32_t *end")
 
 
-@dataclass(frozen=True, slots=True)
-class Requantization:
-    """How sums become outputs; each channel has four integers, kernels read them side by side.
+def overlapping(weights: Array) -> Array:
+    """(channels, rows, inputs) int8 -> rows padded to a multiple of four by zeros behind the first inputs % 4."""
+    inputs = weights.shape[2]
+    if is_placeholder(weights):
+        return placeholder((*weights.shape[:2], -(-inputs // 4) * 4), weights.dtype)
+    lead = inputs % 4
+    gap = np.zeros((*weights.shape[:2], -inputs % 4), weights.dtype)
+    return np.concatenate([weights[..., :lead], gap, weights[..., lead:]], axis=2)
 
-    With a = sum + bias, s >= 1 and c = 2^(s - 1) + zero point * 2^s, an output is (top(2 * a * multiplier) + c) >> s,
-    clamped to [low, high]; top is the upper half of 64 bits, rounded to nearest (`nearest`), or down where the network
-    rounds once. Rounding twice takes halves away from zero, so negative tops are lowered by one (`lowered`), which a
-    layer without outputs below its zero point can leave out: there all negative tops end at the clamp.
+
+def packed(place: Window) -> tuple[int, ...]:
+    """(rows, whole fours of each, bytes left over) of windows whose left over bytes make one four; () for others."""
+    rows, (words, tail) = place.kernel[0], divmod(place.kernel[1] * place.input[2], 4)
+    useful = 0 < tail < rows * tail <= 4 and words > 0 and rows * words <= PACKED and place.dilation == (1, 1)
+    return (rows, words, tail) if useful else ()
+
+
+def _rows(place: Window, weights: Array) -> Array:
+    """The weights (channels, ...) of windows as rows of whole fours."""
+    flat = weights.reshape(len(weights), place.kernel[0], -1)
+    parts = packed(place)
+    if not parts:
+        return overlapping(flat)
+    rows, words, tail = parts
+    if is_placeholder(weights):
+        return placeholder((len(weights), 1, 4 * (rows * words + 1)), weights.dtype)
+    whole, rest = (part.reshape(len(weights), -1) for part in (flat[..., : 4 * words], flat[..., 4 * words :]))
+    return np.concatenate([whole, np.pad(rest, ((0, 0), (0, 4 - rows * tail)))], axis=1)[:, None]
+
+
+def wraps(weights: Array) -> bool:
+    """Whether a pair of channels (channels, rows, inputs) is no halfword as it is: -128 above a negative weight."""
+    if is_placeholder(weights):
+        return False
+    count = len(weights) // 2
+    return bool(((weights[1 : 2 * count : 2] == INT8_MIN) & (weights[0 : 2 * count : 2] < 0)).any())
+
+
+def words(weights: Array, block: int, offset: int = 128) -> Array:
+    """(channels, rows, inputs) int8 -> int32 words, as the module's text has them, by blocks of `block` channels.
+
+    `offset` is by what the lower weight of a halfword is raised.
     """
-
-    nearest: bool
-    lowered: bool
-    low: int
-    high: int
-
-
-def requantization(view: LayerView, weights: Array, padded: int) -> tuple[Requantization, Array] | None:
-    """The form of a layer, and 2 * bias, multiplier, c and s of `padded` channels, flat int32.
-
-    `weights` is (channels, taps), and sums are of raw inputs: the zero point is folded into the bias. None where a
-    channel's scale is a half or more, or where its numbers do not fit; a placeholder's have no values.
-    """
-    params, constants = view.params, view.constants
-    twice = not fixedpoint.rounds_once()
-    lowered = twice and params.activation_min < params.output_zero_point
-    form = Requantization(twice, lowered, params.activation_min, params.activation_max)
-    arrays = [weights, constants["bias"], constants["multiplier"], constants["shift"]]
-    if any(is_placeholder(array) for array in arrays):
-        return form, placeholder((4 * padded,), np.int32)
-    taps, bias, multiplier, shift = (array.astype(np.int64) for array in arrays)
-    bias = bias - params.input_zero_point * taps.sum(axis=1)
-    lowest, highest = (pick(taps * INT8_MIN, taps * INT8_MAX).sum(axis=1) for pick in (np.minimum, np.maximum))
-    reach = np.maximum(np.abs(bias + lowest), np.abs(bias + highest))
-    # Channels that never change, such as those without weights, may have any scale: no sum counts in them.
-    ends = [fixedpoint.requantize(bias + end, multiplier, shift) for end in (lowest, highest)]
-    first, last = (np.clip(end + params.output_zero_point, form.low, form.high) for end in ends)
-    changes = first != last
-    bias, multiplier, reach = (np.where(changes, array, 0) for array in (bias, multiplier, reach))
-    right = np.where(changes, -shift, 1)
-    at_rest, up = np.where(changes, params.output_zero_point, first), np.maximum(right, 1)
-    added = (np.int64(1) << up - 1) + (at_rest << up)
-    if (right < 1).any() or (reach >= 2**30).any() or ((reach * multiplier >> 31) + 1 + np.abs(added) >= 2**31).any():
-        return None
-    own = np.stack([2 * bias, multiplier, added, right], axis=1)
-    return form, np.pad(own, ((0, padded - len(own)), (0, 0))).astype(np.int32).ravel()
-
-
-def words(weights: Array, block: int) -> Array:
-    """(channels, rows, inputs) int8 -> int32 words, as the module's text has them, by blocks of `block` channels."""
     channels, rows, inputs = weights.shape
     blocks, fours = -(-channels // block), -(-inputs // 4)
     if is_placeholder(weights):
@@ -96,9 +103,35 @@ def words(weights: Array, block: int) -> Array:
     padded = np.pad(weights.astype(np.int64), ((0, blocks * block - channels), (0, 0), (0, 4 * fours - inputs)))
     # Axes: block, pair of channels, channel of it, row, four inputs, which half of the word, which word.
     channel = padded.reshape(blocks, block // 2, 2, rows, fours, 2, 2)
-    half = (256 * channel[:, :, 1] + channel[:, :, 0] + 128) & 0xFFFF
+    half = (256 * channel[:, :, 1] + channel[:, :, 0] + offset) & 0xFFFF
     word = half[..., 0, :] | half[..., 1, :] << 16
     return np.asarray(fixedpoint.wrap32(word.transpose(0, 2, 3, 4, 1)).astype(np.int32).ravel())
+
+
+def bytes_of_four(weights: Array) -> Array:
+    """(channels, rows, inputs) int8 -> int32 words for MLA: the weights of four channels for an input."""
+    blocks = -(-len(weights) // 4)
+    flat = weights.reshape(len(weights), -1)
+    if is_placeholder(weights):
+        return placeholder((blocks * flat.shape[1],), np.int32)
+    whole = np.pad(flat, ((0, 4 * blocks - len(flat)), (0, 0))).reshape(blocks, 4, -1)
+    return np.ascontiguousarray(whole.transpose(0, 2, 1)).view("<i4").astype(np.int32).ravel()
+
+
+def _blocks(weights: Array, own: Array) -> Array:
+    """The words of `weights`, and behind those of four channels `own` (channels, size)."""
+    blocks = -(-len(own) // 4)
+    if is_placeholder(weights) or is_placeholder(own):
+        return placeholder((weights.size + blocks * 4 * own.shape[1],), np.int32)
+    constants = np.pad(own, ((0, 4 * blocks - len(own)), (0, 0))).reshape(blocks, -1)
+    return np.asarray(np.concatenate([weights.reshape(blocks, -1), constants], axis=1).ravel())
+
+
+def padded(own: Array, channels: int) -> Array:
+    """The constants (channels, size) of a layer, flat, with zeros up to `channels`."""
+    if is_placeholder(own):
+        return placeholder((channels * own.shape[1],), np.int32)
+    return np.pad(own, ((0, channels - len(own)), (0, 0))).ravel()
 
 
 def unrolled(count: int, most: int) -> int:
@@ -113,6 +146,18 @@ def supports(view: LayerView, target: Target) -> str | None:
     if target.mve:
         return "its assembly is for cores without MVE"
     return None if target.assembly else "assembly is switched off"
+
+
+def supports_mla(view: LayerView, target: Target) -> str | None:
+    """ARMv7-M without DSP, with assembly wanted."""
+    if target.cpu != "cortex-m3":
+        return "its assembly is for ARMv7-M without DSP instructions"
+    return None if target.assembly else "assembly is switched off"
+
+
+def supports_mla_conv2d(view: LayerView, target: Target) -> str | None:
+    """The same, and all channels must see the same inputs."""
+    return supports_mla(view, target) or horner.supports_conv2d(view, target)
 
 
 def outruns_library(target: Target) -> bool:
@@ -132,19 +177,43 @@ def _segmented(place: Window) -> bool:
     return gathers(place) and place.input[2] % 4 == 0
 
 
-def _patch(view: LayerView) -> tuple[int, int]:
+def _fours(place: Window) -> int:
+    """Fours of inputs of an unpacked window."""
+    parts = packed(place)
+    return parts[0] * parts[1] + 1 if parts else place.kernel[0] * -(-place.kernel[1] * place.input[2] // 4)
+
+
+def _patch(place: Window, dsp: bool) -> tuple[int, int]:
     """Bytes of the pixel, or the window in whole words, that C prepares for borders, and of two unpacked windows."""
     from nnbuild.ops.conv2d import gathers
 
-    place = view.params.window
-    rows, length = place.kernel[0], place.kernel[1] * place.input[2]
-    prepared = place.input[2] if _segmented(place) else -(-rows * length // 4) * 4 if gathers(place) else 0
-    return prepared, rows * -(-length // 4) * 16
+    whole = -(-place.kernel[0] * place.kernel[1] * place.input[2] // 4) * 4 if gathers(place) else 0
+    return place.input[2] if _segmented(place) else whole, _fours(place) * (16 if dsp else 8)
 
 
 def scratch(view: LayerView, target: Target) -> int:
     """Both patches."""
-    return sum(_patch(view))
+    return sum(_patch(view.params.window, target.dsp))
+
+
+def inside(place: Window) -> tuple[range, range]:
+    """Rows and columns of the output whose windows lie in the input and need no dilation."""
+    if place.dilation != (1, 1) or not place.fits:
+        return range(0), range(0)
+    ranges = []
+    for axis in (0, 1):
+        last = (place.input[axis] - place.extent(axis) + place.pad[axis]) // place.stride[axis]
+        ranges.append(range(-(-place.pad[axis] // place.stride[axis]), min(place.output[axis] - 1, last) + 1))
+    return ranges[0], ranges[1]
+
+
+def _runs(place: Window) -> tuple[int, int]:
+    """How many runs of pixels inside there are, and pixels of each; windows in one line are one run."""
+    rows, columns = inside(place)
+    whole = len(rows) * len(columns) == place.pixels
+    if whole and (len(rows) == 1 or place.stride[0] * place.input[1] == place.output[1] * place.stride[1]):
+        return 1, place.pixels
+    return len(rows), len(columns)
 
 
 def conv2d(view: LayerView, target: Target) -> Source:
@@ -152,31 +221,37 @@ def conv2d(view: LayerView, target: Target) -> Source:
     from nnbuild.ops.conv2d import gathers
 
     place, weights = view.params.window, view.constants["weights"]
-    channels = -(-len(weights) // 4) * 4
-    found = requantization(view, weights.reshape(len(weights), -1), channels)
+    found = requantization(view, weights.reshape(len(weights), -1), scaled=8 if target.dsp else 0)
     if found is None:
         source = horner.conv2d(view, target)
         return replace(source, values={**source.values, "spare": not gathers(place)})
-    form, scaling = found
-    rows, length = place.kernel[0], place.kernel[1] * place.input[2]
-    fours, tail = divmod(place.input[2] if _segmented(place) else length, 4)
-    gather = {"unrolled": unrolled(fours, COPIED), "tail": tail}
-    patch, pairs = _patch(view)
-    passes = rows * -(-length // 4)
-    dot = {"form": form, "unrolled": unrolled(passes, PAIRED), "flat": passes <= PAIRED, "rest": len(weights) % 4}
+    form, own = found
+    length = place.kernel[1] * place.input[2]
+    by_row, parts = _rows(place, weights), packed(place)
+    offset = 128 if target.dsp and wraps(by_row) else 0
+    patch, fours = _patch(place, target.dsp)[0], _fours(place)
+    flat, short = fours if fours <= FLAT or parts else 0, length if length < 4 else 0
+    core = {"dsp": target.dsp, "offset": offset}
+    pixels = {"form": form, **core, "flat": flat, "short": short, "packed": parts}
+    count, run = _runs(place)
     values = {
-        **{"p": view.params, "w": place, "gathers": gathers(place), "form": form, "length": length},
-        "segmented": _segmented(place),
-        **{"patch": patch, "pairs": pairs, "padded": channels},
+        **{"p": view.params, "w": place, "gathers": gathers(place), "form": form, "length": length, **core},
+        **{"segmented": _segmented(place), "patch": patch, "fours": fours, "runs": count, "run": run},
+        "packed": parts,
+        **{"inside": inside(place), "border": place.pixels > count * run},
     }
+    gather = {**core, "short": short}
+    parameters = (*PIXELS, *(TOTALS if offset else ()))
+    halfwords = _pixels_length(form, target.dsp, offset, flat, short, parts)
+    assembly = [Assembly("smlad_pixels.S.j2", "pixels", "void", parameters, pixels, halfwords)]
+    if values["border"]:
+        halfwords = _gather_length(target.dsp, offset, short)
+        assembly.append(Assembly("smlad_gather.S.j2", "gather", "int32_t", GATHER, gather, halfwords))
     return Source(
         "smlad_conv2d.c.j2",
         values,
-        {"weights": words(weights.reshape(len(weights), rows, length), 4), "scaling": scaling},
-        assembly=(
-            Assembly("smlad_gather.S.j2", "gather", "int32_t", GATHER, gather, _gather_length(**gather)),
-            Assembly("smlad_pair.S.j2", "dot", "void", (*ARRAYS, *PAIR), dot, _pair_length(form, dot)),
-        ),
+        {"weights": _blocks(words(by_row, 4, offset) if target.dsp else bytes_of_four(by_row), own)},
+        assembly=tuple(assembly),
     )
 
 
@@ -184,10 +259,11 @@ def fully_connected(view: LayerView, target: Target) -> Source:
     """A fully connected layer, eight channels at a time."""
     params, weights = view.params, view.constants["weights"]
     channels = -(-params.outputs // OUTPUTS) * OUTPUTS
-    found = requantization(view, weights, channels)
+    found = requantization(view, weights, lines=False)
     if found is None:
         return horner.fully_connected(view, target)
-    form, scaling = found
+    form, own = found
+    scaling = padded(own, channels)
     fours, tail = divmod(params.inputs, 4)
     dot = {"form": form, "unrolled": unrolled(fours, FOURS), "tail": tail, "rest": params.outputs % OUTPUTS}
     return Source(
@@ -201,19 +277,19 @@ def fully_connected(view: LayerView, target: Target) -> Source:
 # How long the functions are, in halfwords; a test compares with what assemblers make of them.
 
 
-def output_length(form: Requantization) -> int:
-    """The macro `output` of smlad_requantize.S.j2."""
-    clamp = 2 + sum(2 if limit >= 0 else 4 for limit in (form.low, form.high))
-    return (9 if form.lowered else 6) + (2 if (form.low, form.high) == (INT8_MIN, INT8_MAX) else clamp)
+def _gather_length(dsp: bool, offset: int, short: int) -> int:
+    unpack = (11 if offset else 7) if dsp else 2
+    return 14 + (2 if offset else 0) + (unpack + (3 if short == 3 else 0) if short else 12 + 2 * unpack)
 
 
-def _gather_length(unrolled: int, tail: int) -> int:
-    loop = 5 + 11 * unrolled if unrolled else 0
-    return 12 + loop + ((13 if tail < 3 else 16) if tail else 0)
-
-
-def _pair_length(form: Requantization, dot: Mapping[str, Any]) -> int:
-    return 70 + 56 * int(dot["unrolled"]) + (0 if dot["flat"] else 10) + 8 * output_length(form)
+def _pixels_length(form: Requantization, dsp: bool, offset: int, flat: int, short: int, parts: tuple[int, ...]) -> int:
+    unpack = (21 if offset else 13) if dsp else 3
+    windows = (14 if short == 3 else 8) + unpack if short else 26 + 2 * unpack
+    if parts:
+        rows, whole, tail = parts
+        windows = 2 * rows - 2 + rows * whole * (unpack + 2) + 6 * rows * tail + unpack + (0 if dsp else 1)
+    flat_length, loop = (76 + 56 * flat, 1070) if dsp else (72 + 120 * flat, 702)
+    return (flat_length if flat else loop) + (26 if offset else 0) + windows + outputs_length(form, dsp)
 
 
 def _row_length(form: Requantization, dot: Mapping[str, Any]) -> int:
@@ -223,29 +299,30 @@ def _row_length(form: Requantization, dot: Mapping[str, Any]) -> int:
 
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
-    """The loops of smlad_pair.S.j2 and smlad_gather.S.j2, and those of C around them."""
-    from nnbuild.ops.conv2d import gathered, place_trips
-
+    """The loops of smlad_pixels.S.j2 and smlad_gather.S.j2, and those of C around them."""
     place = view.params.window
-    rows, length = place.kernel[0], place.kernel[1] * place.input[2]
-    pairs, passes = -(-place.pixels // 2), rows * -(-length // 4)
+    rows, fours = place.kernel[0], _fours(place)
+    runs, run = _runs(place)
+    border = place.pixels - runs * run
+    inner = runs * -(-run // 2)
+    pairs = inner + -(-border // 2)
     blocks = pairs * -(-view.params.channels // 4)
-    own = _trips(blocks, passes, unrolled(passes, PAIRED), 8 * blocks)
-    copied = {"copied": 2 * pairs * passes, "row": 2 * pairs * rows}
-    windows = place_trips(place, gathered(place))
-    if _segmented(place):
-        windows = {"pixel": place.pixels, "segment": windows["gathered_tap"]}
-    return {**own, **copied, **windows}
+    own = {"pair": pairs, "block": blocks, "four": blocks * fours, "run": runs}
+    own |= {
+        "pass": blocks * -(-(fours - 1) // (PAIRED if target.dsp else MLA)) if fours > FLAT and not packed(place) else 0
+    }
+    own |= {"row": inner * rows, "unpacked": inner * fours}
+    if not border:
+        return own
+    taps = border * rows * place.kernel[1]
+    own |= {"border": border, "copied": border * fours, "position": place.pixels}
+    return {**own, "segment" if _segmented(place) else "gathered": taps * (1 if _segmented(place) else place.input[2])}
 
 
 def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
-    """The loops of smlad_row.S.j2, and that over rows."""
+    """The loops of smlad_row.S.j2: `four` is four inputs for eight sums, `pass` what a loop takes in one go."""
     params = view.params
     blocks, fours = params.rows * -(-params.outputs // OUTPUTS), -(-params.inputs // 4)
-    own = _trips(blocks, fours, unrolled(params.inputs // 4, FOURS), OUTPUTS * blocks)
+    passes = blocks * fours // max(unrolled(params.inputs // 4, FOURS), 1)
+    own = {"block": blocks, "four": blocks * fours, "pass": passes, "output": OUTPUTS * blocks}
     return {**own, "input": params.rows * fours, "vector": params.rows}
-
-
-def _trips(blocks: int, fours: int, unrolled: int, outputs: int) -> dict[str, int]:
-    """`four` is four inputs for eight sums; `pass` is what a loop takes in one go."""
-    return {"block": blocks, "four": blocks * fours, "pass": blocks * fours // max(unrolled, 1), "output": outputs}

@@ -1,4 +1,4 @@
-"""Depthwise convolutions in assembly for cores with the DSP extension and without MVE.
+"""Depthwise convolutions in assembly for cores with the DSP extension and without MVE; see smlad_strips.py too.
 
 Four channels of a pixel are one load; SXTB16 makes the pairs (0, 2) and (1, 3) of them, weights lie in that order as
 16-bit numbers, and SMLABB and SMLATT multiply the halves. Two outputs are computed together and share each load of
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnbuild.contract import Assembly, LayerView, Source
-from nnbuild.kernels import smlad
+from nnbuild.kernels import smlad, smlad_strips
+from nnbuild.kernels.smlad_requantize import outputs_length, requantization
 from nnbuild.network import Array
 from nnbuild.ops.spatial import Window
 from nnbuild.placeholder import is_placeholder, packed, placeholder
@@ -61,12 +62,19 @@ def rows(place: Window) -> Rows:
 
 def supports(view: LayerView, target: Target) -> str | None:
     """As smlad.py; and windows that loads reach, of at least four channels."""
-    reason = smlad.supports(view, target)
-    if reason is not None:
-        return reason
-    place = view.params.window
+    return smlad.supports(view, target) or _reaches(view.params.window, target)
+
+
+def supports_mla(view: LayerView, target: Target) -> str | None:
+    """The same on ARMv7-M without DSP."""
+    return smlad.supports_mla(view, target) or _reaches(view.params.window, target)
+
+
+def _reaches(place: Window, target: Target) -> str | None:
     if place.input[2] < 4:
         return "its assembly is for at least 4 channels"
+    if target.dsp and smlad_strips.serves(place):
+        return None
     if place.kernel[0] * place.kernel[1] > TAPS:
         return f"its assembly is for windows of at most {TAPS}"
     reach = (place.kernel[1] - 1) * place.dilation[1] * place.input[2] + rows(place).second
@@ -76,6 +84,8 @@ def supports(view: LayerView, target: Target) -> str | None:
 def scratch(view: LayerView, target: Target) -> int:
     """The patch, where windows reach over a border."""
     place = view.params.window
+    if target.dsp and smlad_strips.serves(place):
+        return smlad_strips.scratch(place)
     used = rows(place)
     return used.count * used.width * place.input[2] if place.padded else 0
 
@@ -97,6 +107,15 @@ def words(weights: Array) -> Array:
     return np.asarray(word.transpose(1, 0, 2).astype(np.int32).ravel())
 
 
+def bytes_of_four(weights: Array) -> Array:
+    """(taps, channels) int8 -> the same for cores without SMLAD: for each four channels and tap four bytes."""
+    taps, channels = weights.shape
+    order = _order(channels)
+    if is_placeholder(weights):
+        return placeholder((order.size * taps,), np.int8)
+    return np.asarray(weights[:, order].reshape(taps, -1, 4).transpose(1, 0, 2).ravel())
+
+
 def render(view: LayerView, target: Target) -> Source:
     """Two windows at a time, all channels of both."""
     from nnbuild.ops import depthwise_conv2d
@@ -104,22 +123,34 @@ def render(view: LayerView, target: Target) -> Source:
     place, weights = view.params.window, view.constants["weights"]
     channels, taps = place.input[2], place.kernel[0] * place.kernel[1]
     by_channel = packed(weights.transpose(2, 0, 1))
-    found = smlad.requantization(view, by_channel.reshape(channels, taps), channels)
+    found = requantization(view, by_channel.reshape(channels, taps))
     if found is None:
         return depthwise_conv2d.render(view, target)
-    form, scaling = found
+    form, own = found
     order, used = _order(channels), rows(place)
-    own = placeholder((4 * order.size,), np.int32) if is_placeholder(scaling) else scaling.reshape(-1, 4)[order].ravel()
+    if target.dsp and smlad_strips.serves(place):
+        if is_placeholder(weights) or is_placeholder(own):
+            by_four = placeholder((*weights.shape[:2], order.size), np.int8)
+            return smlad_strips.source(view, form, by_four, placeholder((order.size, form.size), np.int32))
+        return smlad_strips.source(view, form, weights[..., order], own[order])
+    scaling = smlad.padded(own if is_placeholder(own) else own[order], order.size)
     fours, tail = divmod(max(min(place.input[1], used.width - place.pad[1]), 0) * channels, 4)
     copy = {"unrolled": smlad.unrolled(fours, COPIED), "tail": tail}
     columns = tuple(column * place.dilation[1] * channels for column in range(place.kernel[1]))
     shape = {"rows": place.kernel[0], "columns": columns, "second": used.second, "rest": channels % 4}
-    values = {"p": view.params, "w": place, "form": form, "rows": used, "words": order.size}
+    values = {"p": view.params, "w": place, "form": form, "rows": used, "words": order.size, "dsp": target.dsp}
     values["copied"] = 4 * fours + tail
-    length = 51 + 32 * taps + 3 * place.kernel[0] + (12 if channels % 4 else 6) + 8 * smlad.output_length(form)
-    windows = Assembly("smlad_depthwise.S.j2", "window", "void", WINDOWS, {"form": form, **shape}, length)
+    length = 31 + (32 if target.dsp else 40) * taps + 3 * place.kernel[0] + (12 if channels % 4 else 6)
+    length += outputs_length(form, target.dsp)
+    parameters = tuple(
+        WINDOWS if target.dsp else (text.replace("int32_t *weights", "int8_t *weights") for text in WINDOWS)
+    )
+    windows = Assembly(
+        "smlad_depthwise.S.j2", "window", "void", parameters, {"form": form, "dsp": target.dsp, **shape}, length
+    )
     copying = (Assembly("smlad_copy.S.j2", "gather", "void", COPY, copy, _copy_length(**copy)),) if place.padded else ()
-    data = {"weights": words(weights.reshape(taps, channels)), "scaling": own}
+    by_tap = weights.reshape(taps, channels)
+    data = {"weights": words(by_tap) if target.dsp else bytes_of_four(by_tap), "scaling": scaling}
     return Source("smlad_depthwise.c.j2", values, data, assembly=(*copying, windows))
 
 
@@ -132,6 +163,8 @@ def _copy_length(unrolled: int, tail: int) -> int:
 def trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of smlad_depthwise.S.j2 and smlad_copy.S.j2, and those of C around them."""
     place, used = view.params.window, rows(view.params.window)
+    if target.dsp and smlad_strips.serves(place):
+        return smlad_strips.trips(place)
     height, width = place.output
     down, across = (-(-height // 2), width) if used.vertical else (height, -(-width // 2))
     blocks = down * across * -(-place.input[2] // 4)

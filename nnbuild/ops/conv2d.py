@@ -247,6 +247,7 @@ OPERATOR = Operator(
             smlad.conv2d_trips,
             outruns_library=smlad.outruns_library,
         ),
+        Kernel("mla", smlad.conv2d, smlad.supports_mla_conv2d, smlad.scratch, smlad.conv2d_trips),
         Kernel("horner", horner.conv2d, horner.supports_conv2d, scratch, horner.conv2d_trips),
         Kernel("direct", render, scratch=scratch, trips=trips),
         cmsis_nn.CONVOLVE,

@@ -155,6 +155,9 @@ OPERATOR = Operator(
             smlad_depthwise.trips,
             outruns_library=smlad.outruns_library,
         ),
+        Kernel(
+            "mla", smlad_depthwise.render, smlad_depthwise.supports_mla, smlad_depthwise.scratch, smlad_depthwise.trips
+        ),
         Kernel("direct", render, scratch=scratch, trips=trips),
         cmsis_nn.DEPTHWISE,
     ),

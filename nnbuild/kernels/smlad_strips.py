@@ -1,0 +1,85 @@
+"""Depthwise convolutions with windows of three rows and stride 1, two lines of outputs at a time, with SMLAD.
+
+Inputs that lie one below the other are factors of one SMLAD: of four lines the first two are added up with the weights
+(0, 1) for the upper output, of the last two with (1, 2) for the lower one; the second line times weight 0 and the third
+times weight 2 are what is left. Assembly takes four channels at a time through all columns: it interleaves the bytes of
+two lines, so that SXTB16 finds those of one channel, in a patch that each of the windows over a column reads. So
+neither code nor patch depends on how many channels there are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nnbuild.contract import Assembly, LayerView, Source
+from nnbuild.kernels.smlad_requantize import Requantization, outputs_length
+from nnbuild.network import Array
+from nnbuild.ops.spatial import Window
+from nnbuild.placeholder import is_placeholder, placeholder
+
+STRIP = (
+    *("const int8_t *const *lines", "int8_t *output", "const int32_t *weights", "int8_t *patch", "int32_t channels"),
+    *("int32_t columns", "int32_t pixels", "int32_t step", "const int8_t *outside", "int8_t *inner"),
+)
+REACH = 64
+"""Columns under a window that loads and their instructions reach."""
+
+
+def serves(place: Window) -> bool:
+    """Windows whose columns others read too; of maps with at least two lines."""
+    rows = place.kernel[0] == 3 and place.stride == (1, 1) and place.dilation[0] == 1 and place.output[0] > 1
+    return rows and 1 < place.kernel[1] <= TAPS and place.extent(1) <= REACH
+
+
+TAPS = 9
+"""Columns of a window, all of which are written one after the other."""
+
+
+def _width(place: Window) -> int:
+    """Columns of the patch."""
+    return place.output[1] - 1 + place.extent(1)
+
+
+def _copied(place: Window) -> int:
+    """Those that are inputs."""
+    return max(min(place.input[1], _width(place) - place.pad[1]), 0)
+
+
+def scratch(place: Window) -> int:
+    """The patch of four channels, and zero points for lines outside."""
+    return 16 * _width(place) + 4
+
+
+def words(weights: Array) -> Array:
+    """(3, columns, channels) int8 -> (fours of channels, words): for each column words of rows (0, 1), then (1, 2)."""
+    columns, channels = weights.shape[1:]
+    if is_placeholder(weights):
+        return placeholder((channels // 4, 8 * columns), np.int32)
+    fours = weights.astype(np.int64).reshape(3, columns, channels // 4, 4)
+    word = np.stack([(fours[row] & 0xFFFF) | fours[row + 1] << 16 for row in (0, 1)], axis=1)
+    return np.asarray(word.transpose(2, 0, 1, 3).reshape(channels // 4, -1).astype(np.int32))
+
+
+def source(view: LayerView, form: Requantization, weights: Array, own: Array) -> Source:
+    """`weights` (3, columns, channels) and `own` (channels, size) are in the order of channels that assembly takes."""
+    place = view.params.window
+    fours = words(weights)
+    constants = own if is_placeholder(own) else own.reshape(len(fours), -1)
+    if is_placeholder(fours) or is_placeholder(constants):
+        data = placeholder((fours.size + own.size,), np.int32)
+    else:
+        data = np.concatenate([fours, constants], axis=1).ravel()
+    columns = tuple(16 * column * place.dilation[1] for column in range(place.kernel[1]))
+    length = 137 + 72 * len(columns) + outputs_length(form)
+    strip = Assembly("smlad_strips.S.j2", "strip", "void", STRIP, {"form": form, "columns": columns}, length)
+    values = {"p": view.params, "w": place, "form": form, "patch": scratch(place) - 4, "copied": _copied(place)}
+    return Source("smlad_strips.c.j2", values, {"weights": data}, assembly=(strip,))
+
+
+def trips(place: Window) -> dict[str, int]:
+    """The loops of smlad_strips.S.j2, and that over pairs of lines."""
+    strips = -(-place.output[0] // 2)
+    groups = strips * -(-place.input[2] // 4)
+    blocks = groups * place.output[1]
+    own = {"strip": strips, "group": groups, "column": 2 * groups * _copied(place), "filled": scratch(place)}
+    return {**own, "strip_block": blocks, "strip_tap": blocks * place.kernel[1]}
