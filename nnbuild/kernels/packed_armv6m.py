@@ -35,6 +35,8 @@ ACCUMULATORS = ("r12", "lr", "r8", "r9", "r10", "r11")
 """Those that a function may change without saving them come first."""
 AT_ONCE = 5
 """Words that one LDM loads."""
+UNROLLED = 8
+"""The most inputs that one pass of a loop takes."""
 LEAST_BITS = 8
 """Of a field: no block then has more outputs than STRB can reach."""
 TINY = 1500
@@ -162,9 +164,7 @@ def fully_connected(view: LayerView, target: Target) -> Source:
         return horner.fully_connected(view, target)
     own = packing(weights)
     pieces = own.pieces()
-    passes, unrolled, tail = (
-        (1, params.inputs, 0) if params.inputs <= horner_armv6m.FLAT else horner_armv6m.split(params.inputs, 16)
-    )
+    passes, unrolled, tail = _split(params.inputs)
     form: dict[str, Any] = {
         "line": line,
         "low": params.activation_min,
@@ -180,6 +180,10 @@ def fully_connected(view: LayerView, target: Target) -> Source:
     values = {"p": params, "line": line, "own": own, "pieces": pieces, "length": passes * unrolled}
     data = {"weights": words(weights, own), **constants}
     return Source("packed_fully_connected.c.j2", values, data, assembly=(dot,))
+
+
+def _split(inputs: int) -> tuple[int, int, int]:
+    return (1, inputs, 0) if inputs <= horner_armv6m.FLAT else horner_armv6m.split(inputs, UNROLLED)
 
 
 def _instructions(
@@ -207,9 +211,8 @@ def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
     params, own = view.params, packing(view.constants["weights"])
     blocks = params.rows * own.blocks(params.outputs)
     inputs = blocks * params.inputs
-    passes = horner_armv6m.split(params.inputs, horner_armv6m.UNROLLED)[0] if params.inputs > horner_armv6m.FLAT else 1
     split = params.rows * params.outputs * (own.channels - own.words) // own.channels
     return {
-        **{"block": blocks, "pass": blocks * passes, "input": inputs, "word": inputs * own.words},
+        **{"block": blocks, "pass": blocks * _split(params.inputs)[0], "input": inputs, "word": inputs * own.words},
         **{"output": view.output.size, "split": split, "load": inputs * _loads(own.words)},
     }
