@@ -208,11 +208,8 @@ def _instructions(
 
 def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of packed_armv6m.S.j2, and that over rows; `word` is one addition to an accumulator."""
-    params, own = view.params, packing(view.constants["weights"])
-    blocks = params.rows * own.blocks(params.outputs)
+    params, packed = view.params, packing(view.constants["weights"])
+    blocks = params.rows * packed.blocks(params.outputs)
     inputs = blocks * params.inputs
-    split = params.rows * params.outputs * (own.channels - own.words) // own.channels
-    return {
-        **{"block": blocks, "pass": blocks * _split(params.inputs)[0], "input": inputs, "word": inputs * own.words},
-        **{"output": view.output.size, "split": split, "load": inputs * _loads(own.words)},
-    }
+    own = {"block": blocks, "pass": blocks * _split(params.inputs)[0], "output": view.output.size}
+    return {**own, "input": inputs, "load": inputs * _loads(packed.words), "word": inputs * packed.words}

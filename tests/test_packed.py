@@ -1,0 +1,227 @@
+"""Packed sums (kernels/packed_armv6m.py): fields come out as they went in, whatever the weights and the inputs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nnbuild.contract import Case
+from nnbuild.kernels import packed_armv6m
+from nnbuild.kernels.packed_armv6m import ACCUMULATORS, LEAST_BITS, Packing, packing, unpacking, words
+from nnbuild.network import Array, QuantParams
+from nnbuild.ops import BY_NAME, singles
+from nnbuild.placeholder import placeholder
+from nnbuild.selection import select
+from nnbuild.target import TARGETS
+
+from . import programs, qemu
+from .test_kernels_cores import explain, roomy, run_direct
+
+M0 = TARGETS["cortex-m0"]
+HERE = replace(M0, guard="")
+IN, OUT = QuantParams(0.05, -20), QuantParams(0.25, 5)
+
+
+@st.composite
+def packings(draw: st.DrawFn) -> Packing:
+    """Any that fits."""
+    bits, count = draw(st.integers(LEAST_BITS, 31)), draw(st.integers(1, len(ACCUMULATORS)))
+    return Packing(bits, count, draw(st.integers(count, count + count * (32 - bits) // bits)))
+
+
+def executed(lines: list[str], registers: dict[str, int]) -> None:
+    """Runs MOV, LSLS, LSRS, ADDS and SUBS."""
+    for line in lines:
+        name, to, *operands = re.findall(r"[\w#]+", line)
+        numbers = [int(each[1:]) if each.startswith("#") else registers[each] for each in operands]
+        results = {
+            "mov": numbers[0],
+            "lsls": numbers[0] << numbers[-1] % 32,
+            "lsrs": numbers[0] >> numbers[-1] % 32,
+            "adds": numbers[0] + numbers[-1],
+            "subs": numbers[0] - numbers[-1],
+        }
+        registers[to] = results[name] % 2**32
+
+
+def unpacked(own: Packing, sums: list[int]) -> list[int]:
+    """What the assembly takes out of accumulators; whatever is in other registers."""
+    registers = {f"r{number}": 0xDEADBEEF for number in range(8)} | dict(zip(ACCUMULATORS, sums, strict=False))
+    found = []
+    for lines, field in unpacking(own.pieces(), own.bits):
+        executed(lines, registers)
+        found.append(registers[field])
+        registers |= dict.fromkeys(("r2", "r3", "r4", "r5", "r6", field if field != "r0" else "r2"), 0xDEADBEEF)
+    return found
+
+
+@settings(max_examples=300, deadline=None)
+@given(packings(), st.data())
+def test_fields_come_out_as_they_went_in(own: Packing, data: st.DataObject) -> None:
+    ends = st.sampled_from([0, 1, 2**own.bits - 1])
+    values = st.lists(ends | st.integers(0, 2**own.bits - 1), min_size=own.channels, max_size=own.channels)
+    fields = data.draw(values)
+    sums = [0] * own.words
+    for word, pieces in enumerate(own.pieces()):
+        for piece in pieces:
+            sums[word] += fields[piece.channel] << piece.at - piece.low
+    assert unpacked(own, [value % 2**32 for value in sums]) == fields
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 40), st.integers(0, 2**32 - 1), st.sampled_from([1, 20, 128]))
+def test_sums_of_products_come_out(outputs: int, taps: int, seed: int, largest: int) -> None:
+    """Weights and inputs at random and at their ends; each block's fields are its sums, from the lowest of each."""
+    random = np.random.default_rng(seed)
+    weights = random.integers(-largest, largest, (outputs, taps))
+    weights[random.random((outputs, taps)) < random.choice([0, 0.5])] = 0
+    lowest = np.minimum(weights * -128, weights * 127).sum(axis=1)
+    own = packing(weights)
+    stream = words(weights.astype(np.int8), own).astype(np.int64).reshape(-1, taps + 1, own.words)
+    highest = np.where(weights[random.integers(outputs)] > 0, 127, -128)
+    for inputs in (random.integers(-128, 128, taps), highest, -1 - highest):
+        sums = (stream[:, 0] + (inputs[:, None] * stream[:, 1:]).sum(axis=1)) % 2**32
+        found = [field for block in sums.tolist() for field in unpacked(own, block)]
+        assert found[:outputs] == (weights @ inputs - lowest).tolist()
+
+
+def test_how_many_outputs_share_accumulators() -> None:
+    """Five accumulators for eight outputs of 20 bits, six for ten of 18, one for two of 16."""
+    assert packing(np.full((16, 64), 40)) == Packing(20, 5, 8)
+    assert packing(np.full((10, 16), 60)) == Packing(18, 6, 10)
+    assert packing(np.full((2, 4), 64)) == Packing(16, 1, 2)
+    assert packing(np.full((1, 9), -127)) == Packing(19, 1, 1)
+    assert packing(np.zeros((3, 5), np.int64)).bits == LEAST_BITS
+
+
+def test_unknown_weights_take_no_less_than_any() -> None:
+    worst = np.full((7, 30), -128, np.int8)
+    assert packing(placeholder((7, 30), np.int8)) == packing(worst)
+    assert words(placeholder((7, 30), np.int8), packing(worst)).size == words(worst, packing(worst)).size
+
+
+# --- layers ----------------------------------------------------------------------------------------------------------
+
+
+def layers() -> Iterator[Case]:
+    """Fully connected layers of many shapes, with weights at their ends, small, of one sign, zeros, mixed."""
+    random = np.random.default_rng(5)
+    kinds: Mapping[str, tuple[int, int]] = {
+        "any": (-127, 127),
+        "ends": (-127, -127),
+        "small": (-3, 4),
+        "positive": (0, 127),
+        "negative": (-127, 0),
+        "zeros": (0, 0),
+    }
+    shapes = [(1, 1), (2, 1), (3, 2), (17, 5), (16, 10), (64, 16), (33, 13), (8, 24), (5, 40), (200, 3), (24, 7)]
+    for number, (inputs, outputs) in enumerate(shapes):
+        kind = list(kinds)[number % len(kinds)]
+        low, high = kinds[kind]
+        weights = random.integers(low, high + 1, (outputs, inputs)).astype(np.int8)
+        if kind == "ends":
+            weights = np.where(random.random(weights.shape) < 0.5, -weights, weights).astype(np.int8)
+        yield with_weights(f"{kind}_{inputs}x{outputs}", weights, ("Clip", -1.0, 1.0) if number % 2 else ())
+
+
+def with_weights(name: str, weights: Array, clamp: tuple[str, float, float] | tuple[()]) -> Case:
+    """A layer with these weights (outputs, inputs); inputs are random, and those of the highest and lowest sums."""
+    outputs, inputs = weights.shape
+    output = QuantParams(1 / 127, 0) if clamp else OUT
+    case = singles.weighted(name, "Gemm", (1, inputs), (outputs, inputs), 0, IN, output, {"transB": 1}, clamp)
+    (layer,) = case.network.layers
+    mine = replace(layer, constants={**layer.constants, "weights": weights})
+    ends = [np.where(row > 0, 127, -128) for row in weights[:3]]
+    samples = np.array([*ends, *(-1 - end for end in ends)], np.int8)
+    return Case(name, replace(case.network, layers=(mine,)), (np.concatenate([case.inputs[0][:6], samples]),))
+
+
+def test_layers_on_a_core(tmp_path: Path) -> None:
+    qemu.need()
+    cases = list(layers())
+    status, printed = run_direct(tmp_path, roomy("m0"), cases)
+    assert (status, printed) == (0, ""), explain(status, printed, cases)
+    assert (tmp_path / "kernels.S").read_text().count("m") and "_dot" in (tmp_path / "m3_kernels.S").read_text()
+
+
+def test_layers_in_c(tmp_path: Path) -> None:
+    """The same words, by the C that stands beside the assembly."""
+    program = built(tmp_path, list(layers()))
+    assert subprocess.run([str(program)], check=False, timeout=60).returncode == 0
+
+
+def built(folder: Path, cases: list[Case]) -> Path:
+    sources = programs.write(folder, cases, HERE)
+    assert all("nn_scale" in (folder / f"m{number}.c").read_text() for number in range(len(cases)))
+    program = folder / "program"
+    warnings = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fsanitize=address,undefined"]
+    sources = [source for source in sources if source.suffix == ".c"]
+    subprocess.run(["gcc", "-O1", *warnings, "-o", str(program), *map(str, sources)], check=True)
+    return program
+
+
+@pytest.mark.parametrize("kernel", ["packed", "assembly", "horner", "direct"])
+def test_every_kernel_where_another_comes_first(
+    kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qemu.need()
+    operator = BY_NAME["fully_connected"]
+    only = replace(operator, kernels=tuple(own for own in operator.kernels if own.name == kernel))
+    monkeypatch.setitem(BY_NAME, operator.name, only)
+    monkeypatch.setattr(packed_armv6m, "TINY", 10**6)
+    cases = list(operator.cases())
+    status, printed = run_direct(tmp_path, roomy("m0"), cases)
+    assert (status, printed) == (0, ""), explain(status, printed, cases)
+
+
+def test_many_weights_stay_bytes() -> None:
+    """Where words would take more flash than they are worth, and without assembly, another kernel is taken."""
+    small, large = (singles.weighted("m", "Gemm", (1, n), (10, n), 0, IN, OUT, {"transB": 1}) for n in (150, 151))
+    assert [choice.kernel.name for case in (small, large) for choice in select(case.network, M0)] == [
+        "packed",
+        "assembly",
+    ]
+    (choice,) = select(large.network, M0)
+    assert choice.reasons["packed"] == "1510 weights are more than 1500"
+    for target in (replace(M0, assembly=False), TARGETS["cortex-m3"]):
+        (choice,) = select(small.network, target)
+        assert choice.kernel.name == "horner"
+
+
+# --- they can fail ---------------------------------------------------------------------------------------------------
+
+MUTANTS = [
+    (r"subs    r0, r0, r2", "movs    r0, r0"),
+    (r"lsrs    r2, r2, #12", "lsrs    r2, r2, #11"),
+    (r"lsrs    r1, r0, #20", "lsrs    r1, r0, #21"),
+    (r"lsls    r2, r2, #12", "lsls    r2, r2, #13"),
+    (r"adds    r1, r1, r2", "movs    r2, r2"),
+    (r"add     r10, r4", "add     r10, r3"),
+    (r"movs    r5, #7\n", "movs    r5, #6\n"),
+    (r"adds    r6, r6, #8", "adds    r6, r6, #7"),
+    (r"adds    r3, r3, #8", "adds    r3, r3, #7"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), MUTANTS)
+def test_mutants_of_the_assembly_are_caught(old: str, new: str, tmp_path: Path) -> None:
+    """Of sums of 20 bits: eight in five accumulators, by passes of eight inputs."""
+    qemu.need()
+    random = np.random.default_rng(0)
+    weights = random.integers(-70, 71, (16, 64)).astype(np.int8)
+    case, core = with_weights("m", weights, ()), roomy("m0")
+    sources = programs.units(tmp_path, programs.write(tmp_path, [case, case], core.target, backend="direct"))
+    kernels = tmp_path / "m0_kernels.S"
+    text = kernels.read_text()
+    assert old.replace(r"\n", "\n") in text
+    kernels.write_text(text.replace(old.replace(r"\n", "\n"), new.replace(r"\n", "\n")))
+    status, _ = qemu.run(qemu.link(tmp_path, sources, core), core)
+    assert status != 0
