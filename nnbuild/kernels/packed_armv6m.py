@@ -1,11 +1,11 @@
 """Packed sums in assembly for ARMv6-M: one multiplication makes several products, in about 2.5 cycles each.
 
-A sum of int8 products hardly needs 32 bits: how many it needs follows from the weights and is proved for all inputs.
-Counted from the lowest that it can be, it is a field of `bits` bits without a sign. Each of up to six accumulators holds
-one field at its lower end, and the bits above these ends, taken together as one string, hold further fields, which go
-across from one accumulator to the next. A word of weights is what an input adds to an accumulator. All of this is
-modulo 2^32: an accumulator with a later part of a field holds the field's earlier bits as well, shifted below that part,
-and they are subtracted when the fields are taken out. So five accumulators make eight sums of 20 bits.
+A sum of int8 products hardly needs 32 bits: how many it can need follows from the weights, for any inputs. Counted from
+the lowest that it can be, it is a field of `bits` bits without a sign. Each of up to six accumulators holds one field
+at its lower end, and the bits above these ends, taken together as one string, hold further fields, which go across from
+one accumulator to the next: five accumulators make eight sums of 20 bits. A word of weights is what an input adds to an
+accumulator. All of this is modulo 2^32: an accumulator with a later part of a field holds the field's earlier bits as
+well, shifted below that part, and they are subtracted when the fields are taken out.
 
 Words take 2 to 4 bytes for a weight of one byte. Eight low registers hold five words, the input, and the pointers to
 inputs and words; accumulators are high registers. Beside the assembly stands the same in C for other compilers; sums
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from nnbuild.kernels.exact_requantize import requantization as scaling
 from nnbuild.network import INT8_MAX, INT8_MIN, Array
 from nnbuild.placeholder import is_placeholder, placeholder
 from nnbuild.target import Target
+
+if TYPE_CHECKING:
+    from nnbuild.ops.spatial import Window
 
 PARAMETERS = (*horner_armv6m.ARRAYS, *horner_armv6m.SIZES)
 ACCUMULATORS = ("r12", "lr", "r8", "r9", "r10", "r11")
@@ -89,21 +92,32 @@ def packing(weights: Array) -> Packing:
     bits = max(((INT8_MAX - INT8_MIN) * largest).bit_length(), LEAST_BITS)
 
     def cycles(own: Packing) -> int:
-        return own.blocks(outputs) * (taps * (3 + 3 * own.words + _loads(own.words)) + 40)
+        return int(own.blocks(outputs) * (taps * (3 + 3 * own.words + _loads(own.words)) + 40))
 
     found = []
     for words in range(1, min(len(ACCUMULATORS), outputs) + 1):
-        blocks = -(-outputs // (words + words * (32 - bits) // bits))
-        found.append(Packing(bits, words, max(-(-outputs // blocks), words)))
+        blocks = -(-outputs // _fields(bits, words))
+        channels = max(-(-outputs // blocks), words)
+        # With room to spare fields are as wide as it allows, so that more layers share their code.
+        widest = max(wide for wide in range(bits, 32) if _fields(wide, words) >= channels)
+        found.append(Packing(widest, words, channels))
     return min(found, key=cycles)
+
+
+def _fields(bits: int, words: int) -> int:
+    """How many fields of `bits` bits accumulators hold."""
+    return words + words * (32 - bits) // bits
 
 
 def _loads(words: int) -> int:
     return -(-words // AT_ONCE)
 
 
-def words(weights: Array, own: Packing) -> Array:
-    """(channels, taps) int8 -> int32, flat: for each block what accumulators start with, then words of each tap."""
+def words(weights: Array, own: Packing, raised: int = 0) -> Array:
+    """(channels, taps) int8 -> int32, flat: for each block what accumulators start with, then words of each tap.
+
+    Kernels add `raised` to each input.
+    """
     outputs, taps = weights.shape
     blocks = own.blocks(outputs)
     if is_placeholder(weights):
@@ -111,7 +125,8 @@ def words(weights: Array, own: Packing) -> Array:
     padded = np.zeros((blocks * own.channels, taps), np.int64)
     padded[:outputs] = weights
     lowest = np.minimum(padded * INT8_MIN, padded * INT8_MAX).sum(axis=1)
-    columns = np.concatenate([-lowest[:, None], padded], axis=1).reshape(blocks, own.channels, -1)
+    start = -lowest - raised * padded.sum(axis=1)
+    columns = np.concatenate([start[:, None], padded], axis=1).reshape(blocks, own.channels, -1)
     places = np.zeros((own.words, own.channels), np.int64)
     for word, pieces in enumerate(own.pieces()):
         for piece in pieces:
@@ -156,30 +171,68 @@ def supports(view: LayerView, target: Target) -> str | None:
     return horner_armv6m.supports(view, target) or (f"{count} weights are more than {TINY}" if count > TINY else None)
 
 
+def supports_conv2d(view: LayerView, target: Target) -> str | None:
+    """The same, and all channels must see the same inputs."""
+    return supports(view, target) or horner.supports_conv2d(view, target)
+
+
+def in_place(place: Window) -> bool:
+    """Whether every window is one piece of the input: it is then read there, else in a patch of unsigned bytes."""
+    from nnbuild.ops.conv2d import gathers
+
+    return place.kernel[0] == 1 and not gathers(place)
+
+
+def scratch(view: LayerView, target: Target) -> int:
+    """The patch of a convolution."""
+    return 0 if in_place(view.params.window) else horner_armv6m.scratch(view, target)
+
+
+def conv2d(view: LayerView, target: Target) -> Source:
+    """A conv2d layer without groups."""
+    from nnbuild.ops.conv2d import gathers
+
+    place: Window = view.params.window
+    raised = 0 if in_place(place) else 128
+    source = _source("packed_conv2d.c.j2", view, target, view.params.channels, raised)
+    if source is None:
+        return horner.conv2d(view, target, raised)
+    values = {"w": place, "gathers": gathers(place), "copied": horner_armv6m.copied(place.kernel[1] * place.input[2])}
+    gather = (horner_armv6m.gather(place),) if raised else ()
+    return replace(source, values={**source.values, **values}, assembly=(*gather, *source.assembly))
+
+
 def fully_connected(view: LayerView, target: Target) -> Source:
     """A fully connected layer."""
-    params, weights = view.params, view.constants["weights"]
-    line, constants = scaling(view, weights, params.input_zero_point, target, from_lowest=True)
+    source = _source("packed_fully_connected.c.j2", view, target, view.params.outputs)
+    return horner.fully_connected(view, target) if source is None else source
+
+
+def _source(template: str, view: LayerView, target: Target, outputs: int, raised: int = 0) -> Source | None:
+    """Sums and outputs of one row or window, in C and in assembly; None without a line."""
+    weights = view.constants["weights"].reshape(outputs, -1)
+    line, constants = scaling(view, weights, view.params.input_zero_point, target, from_lowest=True)
     if line is None:
-        return horner.fully_connected(view, target)
+        return None
     own = packing(weights)
     pieces = own.pieces()
-    passes, unrolled, tail = _split(params.inputs)
+    passes, unrolled, tail = _split(weights.shape[1])
     form: dict[str, Any] = {
         "line": line,
-        "low": params.activation_min,
+        "low": view.params.activation_min,
+        "unsigned": raised > 0,
         "accumulators": ACCUMULATORS[: own.words],
         "fields": unpacking(pieces, own.bits),
         "flat": passes == 1,
         "unrolled": unrolled,
         "tail": tail,
-        "rest": params.outputs % own.channels,
-        "once": params.outputs == own.channels,
+        "rest": outputs % own.channels,
+        "once": outputs == own.channels,
     }
     dot = Assembly("packed_armv6m.S.j2", "dot", "void", PARAMETERS, form, _instructions(**form))
-    values = {"p": params, "line": line, "own": own, "pieces": pieces, "length": passes * unrolled}
-    data = {"weights": words(weights, own), **constants}
-    return Source("packed_fully_connected.c.j2", values, data, assembly=(dot,))
+    values = {"p": view.params, "line": line, "own": own, "pieces": pieces, "raised": raised}
+    values |= {"length": passes * unrolled, "outputs": outputs}
+    return Source(template, values, {"weights": words(weights, own, raised), **constants}, assembly=(dot,))
 
 
 def _split(inputs: int) -> tuple[int, int, int]:
@@ -189,6 +242,7 @@ def _split(inputs: int) -> tuple[int, int, int]:
 def _instructions(
     line: Form,
     low: int,
+    unsigned: bool,
     accumulators: Sequence[str],
     fields: Sequence[tuple[Sequence[str], str]],
     flat: bool,
@@ -203,13 +257,30 @@ def _instructions(
     around = 5 + 2 * saved + 2 * (saved > 0) + 3 * (not flat)
     block = 1 + loads + count + (not flat or tail > 0) + 4 * (not flat) + 2 + (0 if once else 10)
     outputs = sum(len(lines) for lines, _ in fields) + len(fields) * (requantization(line, low) + 1)
-    return around + block + (unrolled + tail) * (2 + loads + 2 * count) + outputs
+    return around + block + (unrolled + tail) * (2 - unsigned + loads + 2 * count) + outputs
+
+
+def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
+    """The loops of packed_armv6m.S.j2 and gather_armv6m.S.j2, and those of C around them."""
+    from nnbuild.ops.conv2d import gathered, place_trips
+
+    place: Window = view.params.window
+    rows, columns = place.kernel
+    own = _trips(view.constants["weights"].reshape(view.params.channels, -1), place.pixels)
+    copied = {"row": place.pixels * rows, "copied": place.pixels * rows * columns * place.input[2]}
+    read = {"signed_input": own["input"]} if in_place(place) else copied
+    return {**own, **read, **place_trips(place, gathered(place))}
 
 
 def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
-    """The loops of packed_armv6m.S.j2, and that over rows; `word` is one addition to an accumulator."""
-    params, packed = view.params, packing(view.constants["weights"])
-    blocks = params.rows * packed.blocks(params.outputs)
-    inputs = blocks * params.inputs
-    own = {"block": blocks, "pass": blocks * _split(params.inputs)[0], "output": view.output.size}
+    """The loops of packed_armv6m.S.j2."""
+    return _trips(view.constants["weights"], view.params.rows)
+
+
+def _trips(weights: Array, windows: int) -> dict[str, int]:
+    """`load` is one LDM, `word` one addition to an accumulator."""
+    (outputs, taps), packed = weights.shape, packing(weights)
+    blocks = windows * packed.blocks(outputs)
+    inputs = blocks * taps
+    own = {"block": blocks, "pass": blocks * _split(taps)[0], "output": windows * outputs}
     return {**own, "input": inputs, "load": inputs * _loads(packed.words), "word": inputs * packed.words}
