@@ -266,7 +266,7 @@ def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
 
     place: Window = view.params.window
     rows, columns = place.kernel
-    own = _trips(view.constants["weights"].reshape(view.params.channels, -1), place.pixels)
+    own = _trips(view, view.constants["weights"].reshape(view.params.channels, -1), place.pixels)
     copied = {"row": place.pixels * rows, "copied": place.pixels * rows * columns * place.input[2]}
     read = {"signed_input": own["input"]} if in_place(place) else copied
     return {**own, **read, **place_trips(place, gathered(place))}
@@ -274,13 +274,16 @@ def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
 
 def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of packed_armv6m.S.j2."""
-    return _trips(view.constants["weights"], view.params.rows)
+    return _trips(view, view.constants["weights"], view.params.rows)
 
 
-def _trips(weights: Array, windows: int) -> dict[str, int]:
-    """`load` is one LDM, `word` one addition to an accumulator."""
+def _trips(view: LayerView, weights: Array, windows: int) -> dict[str, int]:
+    """`load` is one LDM, `word` one addition to an accumulator; outputs on both sides of zero have a step more."""
     (outputs, taps), packed = weights.shape, packing(weights)
     blocks = windows * packed.blocks(outputs)
     inputs = blocks * taps
-    own = {"block": blocks, "pass": blocks * _split(taps)[0], "output": windows * outputs}
+    params = view.params
+    two_sided = params.activation_min < params.output_zero_point < params.activation_max
+    output = {"two_sided_output" if two_sided else "output": windows * outputs}
+    own = {"block": blocks, "pass": blocks * _split(taps)[0], **output}
     return {**own, "input": inputs, "load": inputs * _loads(packed.words), "word": inputs * packed.words}
