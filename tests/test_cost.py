@@ -103,7 +103,7 @@ def test_the_table_is_of_the_costs(reference_dir: Path) -> None:
 # --- against what runs -----------------------------------------------------------------------------------------------
 
 
-FRAME = 860
+FRAME = 640
 """Cycles of a frame of the example besides those of the network: 64 values of raw input, and reading the timer."""
 
 
