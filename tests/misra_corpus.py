@@ -42,7 +42,7 @@ def _candidates() -> Iterator[tuple[Network, EmitOptions]]:
             for network in _rounding(case.network):
                 yield network, EmitOptions("", target)
                 for kernel in ("direct", "assembly"):
-                    pins = {name: kernel for name in _served(network, kernel, target)}
+                    pins = dict.fromkeys(_served(network, kernel, target), kernel)
                     if pins:
                         yield network, EmitOptions("", target, pins=pins)
 
