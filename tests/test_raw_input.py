@@ -77,7 +77,7 @@ def test_sizes_that_are_no_whole_number_of_passes(scale: float, size: int, tmp_p
     quant = QuantParams(float(np.float32(1 / 255)), -128)
     network = singles.clamp("m", ("Clip", 0.0, 1.0), (1, size), quant, quant).network
     library = host.shared_library(tmp_path, emit(network, EmitOptions("m", raw=("u8", scale, 0.0))))
-    raw, output = np.arange(3, 3 + 19 * size, 19, np.uint8), np.full(size + 4, 99, np.int8)
+    raw, output = np.arange(3, 3 + 19 * size, 19).astype(np.uint8), np.full(size + 4, 99, np.int8)
     library.m_set_input_u8(ctypes.c_void_p(raw.ctypes.data), ctypes.c_void_p(output.ctypes.data))
     assert np.array_equal(output[:size], raw_input("u8", scale, 0.0, quant).quantize(raw))
     assert (output[size:] == 99).all()
