@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks import instruction_timings, target
+from benchmarks import target
 from benchmarks.cost_fit import LEAST, Row
 from benchmarks.cost_samples import CORES, columns
-from nnbuild import __version__, cost
+from nnbuild import __version__, cost, instruction_timings
 
 # Cycles of one frame on a Cortex-M0 at -O2 without wait states, counted by `scons -C example_firmware run`.
 COUNTED = {"touch": 4_617, "touch_cnn": 273_742}

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks import instruction_timings
-from benchmarks.instruction_timings import Instruction
+from benchmarks import reach
+from nnbuild import instruction_timings
+from nnbuild.instruction_timings import Instruction
 from tests import qemu
 
 PLUGIN = Path(__file__).with_name("executed.c")
@@ -66,11 +67,12 @@ class Executed:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """One network: its layers, what `<name>_run` adds to all of them, and bytes of code by function."""
+    """One network: its layers, what `<name>_run` adds to all of them, bytes of code by function, and the image."""
 
     layers: tuple[Executed, ...]
     run: Executed
     code: Mapping[str, int]
+    image: reach.Image
 
     def code_of(self, function: str) -> int:
         """Bytes of a layer's function in C, however the compiler renamed it, and of its constant parameters."""
@@ -93,7 +95,7 @@ def run(cpu: str, networks: Sequence[Mapping[str, str]], folder: Path, library: 
     compile_arguments = [*hooks, *(word for word in library if word.startswith("-I")), "-w"]
     (folder / "hook.h").write_text(f"#ifndef __ASSEMBLER__\nvoid {HOOK}(void);\n#endif\n")
     compile_arguments += ["-include", str(folder / "hook.h")]
-    archives = [word for word in library if not word.startswith("-I")]
+    archives = ["-Wl,-q", *(word for word in library if not word.startswith("-I"))]
     elf = qemu.link(folder, sources, core, "-O2", compile_arguments, archives)
     return _read(elf, _traced(elf, core, folder), [len(report["layers"]) for report in reports])
 
@@ -108,6 +110,7 @@ def _main(reports: Sequence[Mapping[str, object]]) -> str:
     body = []
     for name, report in zip(names, reports, strict=True):
         arguments = []
+        body.append("    state = 1;")  # what a network executes is the same whatever runs in front of it
         for kind in ("inputs", "outputs"):
             for position, port in enumerate(report[kind]):  # type: ignore[arg-type, var-annotated]
                 size = 1
@@ -163,13 +166,14 @@ def _read(elf: Path, output: Path, layers: Sequence[int]) -> list[Ran]:
         else:
             stretches.append(reader.stretch(blocks, int(words[2])))
             blocks = []
+    image = reach.read(elf)
     found, at = [], 0
     for number, count in enumerate(layers):
         # stretches[at] ends where the network begins, and the last ends behind its return.
         mine = stretches[at + 1 : at + 1 + count]
         run = _added([own for _, own in stretches[at + 1 : at + 2 + count]])
         code = {name: size for name, (_, size) in symbols.items() if name.startswith(f"n{number}_")}
-        found.append(Ran(tuple(layer for layer, _ in mine), run, code))
+        found.append(Ran(tuple(layer for layer, _ in mine), run, code, image))
         at += count + 2
     return found
 
@@ -202,6 +206,7 @@ class _Reader:
     def stretch(self, blocks: Sequence[tuple[int, int, int, int]], reads: int) -> tuple[Executed, Executed]:
         """(the layer's, those of `<name>_run`)."""
         found = {"run": Executed(), "none": Executed(), "layer": Executed()}
+        behind = self._loads_at_ends(blocks)
         for first, last, times, taken in blocks:
             into = found[self._kind(first)]
             block = self._block(first, last)
@@ -210,11 +215,26 @@ class _Reader:
             counts = instruction_timings.of_block(block, taken / times)
             for kind, count in counts.items():
                 into.classes[kind] = into.classes.get(kind, 0) + times * count
+            load = behind.get(first)
+            if load is not None and block and block[0].kind == "load" and block[0].follows(load[0]):
+                overlapping = min(times, load[1])
+                into.classes["load"] -= overlapping
+                into.classes["next_load"] = into.classes.get("next_load", 0) + overlapping
             into.classes["all"] = into.classes.get("all", 0) + times * len(block)
             jumps = sum(counts.get(kind, 0) for kind in ("branch", "call", "jump"))
             into.waits += times * (sum(instruction.size for instruction in block) / 4 + jumps)
         found["layer"].waits += reads
         return found["layer"], found["run"]
+
+    def _loads_at_ends(self, blocks: Sequence[tuple[int, int, int, int]]) -> dict[int, tuple[Instruction, int]]:
+        """Loads that end a block, and how often, by the address behind: QEMU cuts blocks where a page ends."""
+        found: dict[int, tuple[Instruction, int]] = {}
+        for _, last, times, _ in blocks:
+            instruction = self._code[last]
+            if instruction.kind == "load" and not instruction.operands.startswith("pc"):
+                after = last + instruction.size
+                found[after] = instruction, times + found.get(after, (instruction, 0))[1]
+        return found
 
     def _block(self, first: int, last: int) -> list[Instruction]:
         block, address = [], first

@@ -32,6 +32,7 @@ def check(
     fully_connected: str = "per_channel",
     cmsis_nn: str | os.PathLike[str] | None = None,
     backend: str = "auto",
+    optimize: str = "balanced",
     advise: bool = True,
 ) -> Check:
     """Whether the .onnx file at `path`, float or int8 QDQ, fits `cpu`, judged by its shapes in well under a second.
@@ -63,6 +64,7 @@ def check(
         fully_connected=fully_connected,
         cmsis_nn=cmsis_nn,
         backend=backend,
+        optimize=optimize,
         advise=advise,
     )
 

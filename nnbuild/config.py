@@ -24,7 +24,8 @@ class Option:
     """One option of a model.
 
     `stage` is the command that takes it as `flag` ("quantize", "emit", "accuracy"), or "build" where SCons itself acts
-    on it. `path` marks a file that the build depends on.
+    on it; a limit of the build that has a `flag` is told to "emit" as well, which chooses kernels. `path` marks a file
+    that the build depends on.
     """
 
     name: str
@@ -192,6 +193,16 @@ OPTIONS: dict[str, Option] = {
             "(`auto`); where not given, `auto` if CMSIS_NN is set and `direct` if not",
         ),
         Option(
+            "optimize",
+            "emit",
+            values.choice("balanced", "speed", "size"),
+            "--optimize",
+            '"speed"',
+            "which kernels, over all layers at once, within `flash`, `ram` and `latency`: the fastest (`speed`), the "
+            "smallest (`size`), or larger ones as long as 1 % of flash (the model's and 16 KB) buys more than 1 % of "
+            "the cycles (`balanced`, where not given)",
+        ),
+        Option(
             "rounding",
             "emit",
             values.choice("double", "single"),
@@ -220,7 +231,7 @@ OPTIONS: dict[str, Option] = {
             "flash",
             "build",
             values.own_size,
-            "",
+            "--flash",
             '"64K"',
             "the most that code and constants of the model's objects may take; more fails the build",
         ),
@@ -228,7 +239,7 @@ OPTIONS: dict[str, Option] = {
             "ram",
             "build",
             values.own_size,
-            "",
+            "--ram",
             '"16K"',
             "the most that arena and statics of the model may take; more fails the build",
         ),
@@ -270,7 +281,7 @@ OPTIONS: dict[str, Option] = {
             "latency",
             "build",
             lambda value: str(parse_latency(value)),
-            "",
+            "--latency",
             '"2ms @ 48MHz, 1ws"',
             "the most that one inference may take, at a clock and with wait states of the flash (NN_FLASH_WAIT_STATES "
             'where none are given), or `"120000 cycles"`; the estimate ([COSTS.md](COSTS.md)) or NN_CYCLES decides; '
@@ -470,7 +481,8 @@ def arguments(options: Mapping[str, Any], stage: str) -> list[Any]:
     """The command-line arguments of one command; a path is left as it stands in `options`."""
     words: list[Any] = []
     for name, option in OPTIONS.items():
-        if option.stage != stage or name not in options:
+        told = option.stage == stage or (option.stage == "build" and stage == "emit" and option.flag)
+        if not told or name not in options:
             continue
         value = options[name]
         if isinstance(value, tuple):

@@ -112,8 +112,9 @@ class Assembly:
     """A function in assembly that a kernel's C calls as `called.<name>`: `template` rendered with `values` into `.S`.
 
     Functions with equal templates and values are one function. Its symbol is that of the first layer's function with
-    `_<name>` behind it. It has that many `instructions` of 16 bits; one
-    of 32 bits counts twice.
+    `_<name>` behind it. It has that many `instructions` of 16 bits; one of 32 bits counts twice. `runs` says how often
+    the layer calls it in one inference ("call"), and how often each of its labels `.L<symbol>_<name>` is passed that a
+    loop goes through: what `nnbuild.static_cost` tells cycles from.
     """
 
     template: str
@@ -122,6 +123,7 @@ class Assembly:
     parameters: tuple[str, ...]
     values: Mapping[str, Any]
     instructions: int
+    runs: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,6 +170,14 @@ def assembly_bytes(sources: Sequence[Source]) -> list[int]:
     return found
 
 
+def library_bytes(choices: Sequence[Choice], target: Target) -> dict[str, int]:
+    """Bytes, by name, of the functions of CMSIS-NN that `choices` call and of what those call."""
+    table = _library_sizes()["isa"][isa(target)]
+    called = {choice.kernel.library(choice.view, target) for choice in choices}
+    symbols = dict.fromkeys(symbol for function in called for symbol in table["functions"].get(function, ()))
+    return {symbol: table["symbols"][symbol] for symbol in sorted(symbols)}
+
+
 def function_key(choice: Choice, source: Source, target: Target) -> str:
     """Layers with equal keys are calls of one C function."""
     arrays = [(name, str(array.dtype)) for name, array in source.data.items()]
@@ -188,6 +196,14 @@ def _weighed(kernel: str, trips: Mapping[str, int], target: Target, core: str) -
             sums[column] += value * ((count if kernel == RUN else count > 0) if column == "code" else count)
     cycles = sums[core] if core in sums else sums["instructions"] * table["factors"].get(core, 1.0)
     return Work(sums["instructions"], cycles, sums.get("multiplications", 0.0), sums["waits"], sums["code"])
+
+
+@functools.cache
+def _library_sizes() -> dict[str, Any]:
+    """cmsis_nn_sizes.json, which `python -m benchmarks.cmsis_nn_sizes` writes."""
+    text = (resources.files("nnbuild") / "cmsis_nn_sizes.json").read_text(encoding="utf-8")
+    table: dict[str, Any] = json.loads(text)
+    return table
 
 
 @functools.cache

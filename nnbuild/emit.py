@@ -15,16 +15,18 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from nnbuild import __version__, cnames, cost, fixedpoint, interpret, model_report
+from nnbuild import __version__, cnames, cost, fixedpoint, interpret, model_report, static_cost
 from nnbuild.contract import Assembly, Source
 from nnbuild.errors import ConfigError
+from nnbuild.instruction_timings import CORES
 from nnbuild.kernels import armv6m
 from nnbuild.kernels.exact_requantize import Form
 from nnbuild.memory import Plan, initial_state, plan
 from nnbuild.network import Array, Network, Port, Tensor
+from nnbuild.optimize import Aim, optimize
 from nnbuild.placement import Placement
 from nnbuild.raw_input import RawInput, raw_input
-from nnbuild.selection import Choice, select
+from nnbuild.selection import Choice, candidates
 from nnbuild.shrink import Removed, shrink
 from nnbuild.target import TARGETS, Target
 
@@ -37,7 +39,8 @@ class EmitOptions:
     """What the C is generated for. `raw` is (kind, scale, offset); `pins` maps a layer or node to a kernel.
 
     `arena` is who owns the working memory: this model ("static"), the caller, or all models of the image that say
-    "shared" together. `backend` is as in `selection.select`; `placement` is where weights, arena and ports lie.
+    "shared" together. `backend` is as in `selection.candidates`, and `aim` decides between the kernels that it allows;
+    `placement` is where weights, arena and ports lie.
     """
 
     name: str
@@ -47,6 +50,7 @@ class EmitOptions:
     arena: str = "static"
     pins: Mapping[str, str] = field(default_factory=dict)
     backend: str = "auto"
+    aim: Aim = field(default_factory=Aim)
     placement: Placement = field(default_factory=Placement)
 
 
@@ -97,8 +101,15 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     network = shrink(lowered)
     removed = Removed.between(lowered, network)
     pins = _pins_of_remaining(options.pins, lowered, network, f"{name}_")
-    choices = select(network, options.target, pins, options.backend, f"{name}_")
-    planned = plan(network, choices, options.target, placement.in_arena, placement.arena_align)
+    serving = candidates(network, options.target, pins, options.backend, f"{name}_")
+
+    def planner(choices: Sequence[Choice]) -> Plan:
+        return plan(network, choices, options.target, placement.in_arena, placement.arena_align)
+
+    with fixedpoint.rounding(network.single_rounding):
+        selection = optimize(serving, options.target, options.aim, planner)
+    choices = selection.choices
+    planned = planner(choices)
     inputs = _named(network, network.inputs, name, "input", planned)
     outputs = _named(network, network.outputs, name, "output", planned)
     with fixedpoint.rounding(network.single_rounding):
@@ -134,7 +145,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         "spdx": SPDX,
         "single_rounding": network.single_rounding,
     }
-    instances = _instances(steps)
+    instances = _instances(steps, options.target)
     environment = _environment()
     assembled = _assembled(instances)
     functions = [_function(environment, instance, assembled, f"{name.upper()}_ASSEMBLY") for instance in instances]
@@ -155,9 +166,12 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         ),
         f"{name}_kernels.S": environment.get_template("kernels.S.j2").render(
             context,
-            functions=[(symbol, assembly_text(own, symbol)) for symbol, own in assembled.values()],
+            functions=[
+                (symbol, assembly_text(own, symbol), _executed(steps, own, options.target.cpu))
+                for symbol, own in assembled.values()
+            ],
         ),
-        f"{name}.report.json": model_report.as_json(network, options, steps, planned, model_id, removed),
+        f"{name}.report.json": model_report.as_json(network, options, steps, planned, selection, model_id, removed),
     }
     if options.selftest:
         samples = selftest_samples(network, options.selftest)
@@ -284,7 +298,8 @@ def _steps(
         tensors = (places[tensor] for tensor in (*layer.inputs, layer.output))
         arguments = (*tensors, *memory.values(), *symbols.values())
         function = functions.setdefault(cost.function_key(choice, source, target), f"{name}_{layer.name}")
-        steps.append(_Step(choice, source, function, arguments, symbols, tuple(memory)))
+        ranges = [assembly_range(own, target.cpu) for own in source.assembly]
+        steps.append(_Step(choice, source, function, static_cost.total(ranges), arguments, symbols, tuple(memory)))
     return steps
 
 
@@ -293,10 +308,11 @@ def _in_arena(tensor: Tensor, offset: int) -> str:
     return place if tensor.dtype == "int8" else f"({tensor.dtype}_t *)(void *){place}"
 
 
-def _instances(steps: Sequence[_Step]) -> list[_Instance]:
+def _instances(steps: Sequence[_Step], target: Target) -> list[_Instance]:
     instances: dict[str, _Instance] = {}
     for step in steps:
-        layers = tuple(_title(other) for other in steps if other.function == step.function)
+        same = [other for other in steps if other.function == step.function]
+        layers = tuple(_title(other) + _cycles(other, target) for other in same)
         if step.function not in instances:
             instances[step.function] = _Instance(step.function, step.source, _signature(step), layers)
     return list(instances.values())
@@ -307,6 +323,14 @@ def _title(step: _Step) -> str:
     shapes = ", ".join("x".join(str(n) for n in tensor.shape) for tensor in view.inputs)
     output = "x".join(str(n) for n in view.output.shape)
     return f"{layer.name}: {shapes} -> {output}, from '{cnames.comment(layer.node)}'"
+
+
+def _cycles(step: _Step, target: Target) -> str:
+    """`, about 123,000 cycles`, to three digits, where they are known."""
+    if cost.basis(target.cpu) is None or cost.unmeasured([step.choice], target):
+        return ""
+    cycles = cost.layer_work(step.choice, target, target.cpu).cycles
+    return f", about {float(f'{cycles:.3g}'):,.0f} cycles"
 
 
 def _signature(step: _Step) -> str:
@@ -347,6 +371,30 @@ def _assembled(instances: Sequence[_Instance]) -> dict[str, tuple[str, Assembly]
 def assembly_text(assembly: Assembly, symbol: str = "f") -> str:
     """The function in assembly, without what declares it."""
     return _environment().get_template(assembly.template).render(assembly.values, symbol=symbol).strip("\n")
+
+
+def _executed(steps: Sequence[_Step], assembly: Assembly, cpu: str) -> list[str]:
+    """For each layer that calls the function: how often in one inference, and the cycles of that."""
+    lines = []
+    for step in steps:
+        for own in step.source.assembly:
+            found = assembly_range(own, cpu) if _made_from(own) == _made_from(assembly) else None
+            if found is not None:
+                unit = "cycles" if cpu in CORES else "instructions"
+                most = "" if found.least == found.most else f" to {found.most:,}"
+                calls = f"{step.choice.layer.name}: {own.runs['call']:,} calls in one inference"
+                lines.append(f"{calls}, {found.least:,}{most} {unit}")
+    return lines
+
+
+def assembly_range(assembly: Assembly, cpu: str) -> static_cost.Range | None:
+    """Cycles that the function takes in one inference of the layer; instructions where the core has no timings."""
+    if not assembly.runs:
+        return None
+    text = assembly_text(assembly)
+    if cpu in CORES:
+        return static_cost.cycles(text, "f", cpu, assembly.runs)
+    return static_cost.instructions(text, "f", assembly.runs)
 
 
 def _made_from(assembly: Assembly) -> str:

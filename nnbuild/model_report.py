@@ -16,9 +16,12 @@ from nnbuild.contract import Kernel, Source
 from nnbuild.memory import Plan
 from nnbuild.network import Network, Port
 from nnbuild.ops import BY_NAME
+from nnbuild.optimize import Selection
+from nnbuild.report import curve
 from nnbuild.report.schema import MODEL_SCHEMA
 from nnbuild.selection import Choice
 from nnbuild.shrink import Removed
+from nnbuild.static_cost import Range
 from nnbuild.target import Target
 
 if TYPE_CHECKING:
@@ -27,15 +30,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One layer as the generated code has it: its kernel, what that contributes, the C function that it calls."""
+    """One layer as the generated code has it: its kernel, what that contributes, the C function that it calls.
+
+    `assembly` are the cycles of its functions in assembly, None where it has none.
+    """
 
     choice: Choice
     source: Source
     function: str
+    assembly: Range | None
 
 
 def as_json(
-    network: Network, options: EmitOptions, steps: Sequence[Step], planned: Plan, model_id: int, removed: Removed
+    network: Network,
+    options: EmitOptions,
+    steps: Sequence[Step],
+    planned: Plan,
+    selection: Selection,
+    model_id: int,
+    removed: Removed,
 ) -> str:
     """The text of `<name>.report.json`. `network` is the shrunk one, which lacks what is `removed`."""
     name, target = options.name, options.target
@@ -47,6 +60,8 @@ def as_json(
         "nnbuild": __version__,
         "cpu": target.cpu,
         "backend": options.backend,
+        "optimize": options.aim.goal,
+        "curve": curve.thinned(selection.curve, selection.chosen),
         "cmsis_nn": target.cmsis_nn.version if target.cmsis_nn else None,
         "arena": options.arena,
         "arena_bytes": planned.arena,
@@ -93,6 +108,7 @@ def _layer(name: str, index: int, step: Step, planned: Plan, target: Target) -> 
         "scratch_bytes": choice.kernel.scratch(view, target),
         "live_bytes": planned.live[index],
         "cost": _cost(choice, target),
+        "assembly": asdict(step.assembly) if step.assembly else None,
         "alternatives": {
             kernel.name: _cost(replace(choice, kernel=kernel), target) for kernel in _others(choice, target)
         },

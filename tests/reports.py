@@ -13,6 +13,7 @@ def layer(index: int, name: str, op: str, weights: int | None, code: int | None,
         **{"index": index, "name": f"kws_l0{index}_{name}", "node": f"node{index}", "op": op, "kernel": "direct"},
         **{"reasons": {"cmsis_nn": "CMSIS-NN is not given"}, "function": f"kws_l0{index}_{name}"},
         **{"inputs": [[8, 8, 4]], "output": [8, 8, 4], "macs": 1000 * (index + 1), "weights": weights, "code": code},
+        "assembly": None if index else {"least": 18_000, "most": 18_400},
         **{"cycles": 20_000 - 3_000 * index, "scratch": 64 if index else 0, "sqnr_db": 30.5 - index},
     }
     return row | more
@@ -33,6 +34,12 @@ def full() -> dict[str, Any]:
         **{"ram": {"arena": 640, "scratch": 0, "other": 12, "total": 652}, "other_code": 100},
         **{"scratch_in_arena": 64, "shared_arena": 0, "arena_bytes": 640},
         "stack": {"bytes": 312, "path": ["kws_run", "kws_l00_conv2d"], "note": "without interrupts"},
+        "optimize": "balanced",
+        "curve": [
+            {"flash": 12_000, "cycles": 900_000, "chosen": False},
+            {"flash": 14_000, "cycles": 610_000, "chosen": True},
+            {"flash": 17_500, "cycles": 520_000, "chosen": False},
+        ],
         "latency": {
             **{"cycles": 51_000, "us": 1_062.5, "mhz": 48.0, "wait_states": 1, "mul_cycles": 1},
             **{"basis": "fit", "error_percent": 12.0},

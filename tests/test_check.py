@@ -33,6 +33,7 @@ from nnbuild.estimate.shapes import network_of, unquantized
 from nnbuild.estimate.verdict import Check
 from nnbuild.importer import import_model, import_outline
 from nnbuild.lower import lower
+from nnbuild.optimize import Selection
 from nnbuild.quantize import quantize
 from nnbuild.target import TARGETS
 from tests.conftest import ROOT
@@ -339,6 +340,15 @@ def test_documented_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 # What would fit.
 
 
+@pytest.fixture
+def first_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The preferred kernels, whatever the limits: else smaller kernels would do what advice is to do here."""
+    monkeypatch.setattr(
+        "nnbuild.estimate.figures.optimize", lambda layers, *rest: Selection(tuple(each.first() for each in layers))
+    )
+
+
+@pytest.mark.usefixtures("first_kernels")
 def test_a_narrower_layer_saves_what_a_network_built_that_way_does(tmp_path: Path) -> None:
     before = checked(tmp_path, chain(64), cpu="cortex-m4")
     found = checked(tmp_path, chain(64), cpu="cortex-m4", ram=before.ram - 1)
@@ -358,6 +368,7 @@ def test_the_width_is_the_largest_that_fits(tmp_path: Path) -> None:
     assert not checked(tmp_path, chain(48), ram=limit, advise=False).fits
 
 
+@pytest.mark.usefixtures("first_kernels")
 def test_a_smaller_input_saves_what_a_network_built_that_way_does(tmp_path: Path) -> None:
     limit = checked(tmp_path, chain(16, size=24)).figures.cycles
     found = checked(tmp_path, chain(16), latency=f"{math.ceil(limit / 48)}us @ 48MHz")
@@ -379,6 +390,7 @@ def test_layers_that_are_added_change_together(tmp_path: Path) -> None:
     assert changed[1].widths == {"stem": 8, "left": 8, "right": 8}
 
 
+@pytest.mark.usefixtures("first_kernels")
 def test_a_table_becomes_a_clamp(tmp_path: Path) -> None:
     before = checked(tmp_path, chain(16, activation="Tanh"))
     found = checked(tmp_path, chain(16, activation="Tanh"), flash=before.flash - 1)
@@ -389,6 +401,7 @@ def test_a_table_becomes_a_clamp(tmp_path: Path) -> None:
     assert sum(layer.op == "lookup" for layer in before.figures.layers) == 2
 
 
+@pytest.mark.usefixtures("first_kernels")
 def test_several_budgets_are_met_by_several_changes(tmp_path: Path) -> None:
     before = checked(tmp_path, chain(48, 128))
     limits = {"flash": before.flash - 2500, "latency": f"{0.75 * before.figures.cycles / 48:.0f}us @ 48MHz"}
@@ -438,6 +451,7 @@ def test_groups_of_a_convolution_stay_whole(tmp_path: Path) -> None:
     assert resized(imported, Edit(widths={"first": 5})) is None
 
 
+@pytest.mark.usefixtures("first_kernels")
 def test_what_is_normalized_is_as_wide_as_the_layer_in_front(tmp_path: Path) -> None:
     def narrow(width: int) -> onnx.ModelProto:
         nodes = [

@@ -70,7 +70,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     lay_out(folder)
     said = export(folder, "nn models", *BOTH, "--arena", "shared")
-    assert "models/second.toml: flash is for SCons builds, and left out here" in said
+    assert "models/second.toml: flash: only SCons builds check it" in said
     assert "nn models: 15 files, kws, wake\n" in said
     (folder / "main.c").write_text(CALL)
     return folder / "nn models"
@@ -236,7 +236,7 @@ def test_a_second_export_removes_what_it_no_longer_writes(project: Path) -> None
 )
 def test_what_goes_wrong_is_one_line(project: Path, arguments: tuple[str, ...], expected: str) -> None:
     shutil.copy(project / "models/kws.onnx", project / "models/kws_weights.onnx")
-    said = [line for line in export(project, *arguments, status=1).splitlines() if "for SCons builds" not in line]
+    said = [line for line in export(project, *arguments, status=1).splitlines() if "only SCons builds" not in line]
     assert len(said) == 1, said
     assert expected in said[0]
     assert not (project / "nn").exists()

@@ -22,9 +22,10 @@ def test_the_largest_layers_and_what_is_not_the_model() -> None:
         "layer kws_l02_softmax (softmax 8x8x4 -> 8x8x4) holds 12 % of it: weights 900, code 200",
         "layer kws_l01_add (add 8x8x4 -> 8x8x4) holds 3 % of it: code 300",
     ]
-    assert parts[3:] == ["selftest=0 leaves out 80 bytes of self-test"]
+    smaller = "optimize='size' would save 2,000 bytes and take 1.48 times the cycles in kws"
+    assert parts[3:] == [smaller, "selftest=0 leaves out 80 bytes of self-test"]
     assert hints.flash(document(), 4_420, "kws").split("; ") == [
-        part.replace("30 %", "61 %").replace("12 %", "25 %").replace("3 %", "7 %") for part in parts[:3]
+        part.replace("30 %", "61 %").replace("12 %", "25 %").replace("3 %", "7 %") for part in parts[:4]
     ]
     other = document()
     other["flash"]["rest"] = 8_000

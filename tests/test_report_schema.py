@@ -21,14 +21,23 @@ def minimal() -> dict[str, Any]:
     layer = {
         **{"index": 0, "name": "m_l00_add", "node": "add", "op": "add", "kernel": "direct", "reasons": {"a": "b"}},
         **{"function": "m_l00_add", "inputs": [[1, 2]], "output": [2], "macs": 0, "weights": None, "code": None},
-        **{"cycles": None, "scratch": 0, "sqnr_db": None},
+        **{"cycles": None, "assembly": None, "scratch": 0, "sqnr_db": None},
     }
     buffer = {"name": "x", "kind": "input", "shape": [2], "offset": None, "bytes": 2, "first": 0, "last": 0}
     sizes = {"weights": 0, "code": 0, "kernels": 0, "selftest": 0, "total": 0}
     model = {
         **{"name": "m", "model_id": "0x1", "cpu": "generic", "flash": sizes, "other_code": None},
         **{"ram": {"arena": 0, "scratch": 0, "other": 0, "total": 0}, "scratch_in_arena": 0, "shared_arena": 0},
-        **{"arena_bytes": 0, "stack": None, "latency": None, "accuracy": None, "arena": [buffer], "layers": [layer]},
+        **{
+            "arena_bytes": 0,
+            "stack": None,
+            "latency": None,
+            "accuracy": None,
+            "optimize": "size",
+            "curve": [],
+            "arena": [buffer],
+            "layers": [layer],
+        },
     }
     return {
         **{"schema": 2, "nnbuild": "0", "files": ["fw.elf"], "regions": [], "budgets": [], "baseline": None},

@@ -62,6 +62,8 @@ def report(name: str, layers: list[str], arena: int = 400) -> dict[str, Any]:
         "cpu": "cortex-m0",
         "arena": "static",
         "arena_map": [],
+        "optimize": "balanced",
+        "curve": [],
         "arena_bytes": arena,
         "scratch_bytes": 0,
         "cost": None,

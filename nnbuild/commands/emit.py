@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What the C is generated for, all of it with a default: also for `nnbuild export`."""
     network_arguments.add_target(parser)
+    network_arguments.add_aim(parser)
     parser.add_argument("--selftest", type=int, default=0, metavar="N", help="samples in <name>_selftest.c")
     parser.add_argument(
         "--arena", choices=["static", "caller", "shared"], default="static", help="who owns the working memory"
@@ -59,6 +60,7 @@ def options(arguments: argparse.Namespace, name: str) -> EmitOptions:
         arena=arguments.arena,
         pins=network_arguments.pins(arguments),
         backend=arguments.backend,
+        aim=network_arguments.aim(arguments),
         placement=Placement(arguments.section, arguments.arena_section, arguments.arena_align, arguments.io),
     )
 

@@ -95,6 +95,6 @@ def _sidecar(path: str) -> dict[str, Any]:
             side[name] = str(file.parent / side[name])
     checked = [name for name in side if config.OPTIONS[name].stage not in ("quantize", "emit")]
     if checked:
-        message = f"{', '.join(checked)} {'is' if len(checked) == 1 else 'are'} for SCons builds, and left out here"
+        message = f"{', '.join(checked)}: only SCons builds check {'it' if len(checked) == 1 else 'them'}"
         print(Finding(message, str(file)), file=sys.stderr)
     return side

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
-from nnbuild import cmsis_nn
+from nnbuild import cmsis_nn, fixedpoint
 from nnbuild.errors import ConfigError
+from nnbuild.latency import MAX_WAIT_STATES, MUL_CYCLES, parse_latency
+from nnbuild.memory import plan
 from nnbuild.network import Network
-from nnbuild.selection import BACKENDS
+from nnbuild.optimize import GOALS, Aim, Selection, optimize
+from nnbuild.option_values import parse_size
+from nnbuild.selection import BACKENDS, candidates
 from nnbuild.target import TARGETS, Target, named, of_compiler
+
+T = TypeVar("T")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +55,50 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="whose kernels: our own (direct), CMSIS-NN's wherever they serve, or what suits the core (auto)",
     )
+
+
+def add_aim(parser: argparse.ArgumentParser) -> None:
+    """What kernels are chosen for."""
+    parser.add_argument(
+        "--optimize",
+        choices=GOALS,
+        default="balanced",
+        help="the fastest kernels within the limits, the smallest, or both in balance",
+    )
+    parser.add_argument("--flash", metavar="SIZE", help="the most that the model may take, where kernels allow it: 64K")
+    parser.add_argument("--ram", metavar="SIZE", help="the same for its arena: 16K")
+    parser.add_argument("--latency", metavar="LIMIT", help="the same for one inference: '2ms @ 48MHz, 1ws'")
+    parser.add_argument(
+        "--wait-states", type=int, default=0, metavar="N", help="of the flash, where the limit has none"
+    )
+    parser.add_argument("--mul-cycles", type=int, default=1, choices=MUL_CYCLES, help="of a multiplication on M0, M0+")
+
+
+def aim(arguments: argparse.Namespace) -> Aim:
+    """What `add_aim` asks for."""
+    limit = _parsed(parse_latency, arguments.latency, "--latency")
+    waits = arguments.wait_states if limit is None or limit.wait_states is None else limit.wait_states
+    if not 0 <= waits <= MAX_WAIT_STATES:
+        raise ConfigError(f"--wait-states takes 0 to {MAX_WAIT_STATES}, not {waits}")
+    flash, ram = (_parsed(parse_size, getattr(arguments, name), f"--{name}") for name in ("flash", "ram"))
+    cycles = int(limit.us * limit.mhz) if limit else None
+    return Aim(arguments.optimize, flash, ram, cycles, waits, arguments.mul_cycles)
+
+
+def selection(arguments: argparse.Namespace, network: Network, target: Target) -> Selection:
+    """The kernels of a (shrunk) network."""
+    serving = candidates(network, target, pins(arguments), arguments.backend)
+    with fixedpoint.rounding(network.single_rounding):
+        return optimize(serving, target, aim(arguments), lambda choices: plan(network, choices, target))
+
+
+def _parsed(parse: Callable[[Any], T], text: str | None, where: str) -> T | None:
+    if text is None:
+        return None
+    try:
+        return parse(text)
+    except ConfigError as error:
+        raise ConfigError(f"{error.findings[0].message}, not {text!r}", where) from None
 
 
 def network(arguments: argparse.Namespace, where: str = "") -> Network:

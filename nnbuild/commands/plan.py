@@ -11,16 +11,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `nnbuild plan`."""
     network_arguments.add_model(parser)
     network_arguments.add_target(parser)
+    network_arguments.add_aim(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan."""
     from nnbuild.memory import plan
-    from nnbuild.selection import select
     from nnbuild.shrink import shrink
 
     network, target = shrink(network_arguments.network(arguments)), network_arguments.target(arguments)
-    choices = select(network, target, network_arguments.pins(arguments), arguments.backend)
+    choices = network_arguments.selection(arguments, network, target).choices
     planned = plan(network, choices, target)
     print(f"arena {planned.arena:,} bytes; no plan for these lifetimes needs less than {planned.bound:,}")
     print(f"{'layer':28} {'offset':>8} {'bytes':>8} {'scratch':>8} {'live':>8}")

@@ -1,4 +1,4 @@
-"""Show which kernel computes each layer on a core, and why the others do not."""
+"""Show which kernel computes each layer on a core, why the others do not, and the sets that could be had instead."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `nnbuild select`."""
     network_arguments.add_model(parser)
     network_arguments.add_target(parser)
+    network_arguments.add_aim(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print one line a layer."""
+    """Print one line a layer, and one for each set of kernels that no other beats in flash and cycles."""
     from nnbuild.ops import BY_NAME
-    from nnbuild.selection import select
     from nnbuild.shrink import Removed, shrink
 
     lowered = network_arguments.network(arguments)
     network = shrink(lowered)
-    target, pins = network_arguments.target(arguments), network_arguments.pins(arguments)
-    choices = select(network, target, pins, arguments.backend)
+    selection = network_arguments.selection(arguments, network, network_arguments.target(arguments))
     print(f"{'layer':28} {'output':>14} {'MACs':>10}  kernel")
-    for choice in choices:
+    for choice in selection.choices:
         shape = "x".join(str(n) for n in choice.view.output.shape)
         reasons = "; ".join(f"not {name}: {reason}" for name, reason in choice.reasons.items())
         macs = BY_NAME[choice.layer.op].macs(choice.view)
         print(f"{choice.layer.name:28} {shape:>14} {macs:>10,}  {choice.kernel.name:10} {reasons}".rstrip())
+    for index, (flash, cycles) in enumerate(selection.curve):
+        print(f"{'->' if index == selection.chosen else '  '} {flash:>10,} bytes of flash {cycles:>14,} cycles")
     removed = Removed.between(lowered, network)
     if any(dataclasses.astuple(removed)):
         print(

@@ -22,6 +22,7 @@ from nnbuild.latency import MUL_CYCLES, parse_latency
 from nnbuild.lower import lower
 from nnbuild.network import Array, Network
 from nnbuild.onnxfile import is_qdq
+from nnbuild.optimize import GOALS, Aim
 from nnbuild.option_values import parse_size
 from nnbuild.quantize import FULLY_CONNECTED
 from nnbuild.target import named
@@ -42,6 +43,7 @@ def check(
     fully_connected: str,
     cmsis_nn: str | os.PathLike[str] | None,
     backend: str,
+    optimize: str,
     advise: bool,
 ) -> Check:
     """See `nnbuild.check`."""
@@ -50,6 +52,7 @@ def check(
         ("fully_connected", fully_connected, FULLY_CONNECTED),
         ("input_layout", input_layout, ("", "NHWC")),
         ("mul_cycles", mul_cycles, MUL_CYCLES),
+        ("optimize", optimize, GOALS),
     ):
         if value not in allowed:
             raise ConfigError(f"must be one of {', '.join(repr(each) for each in allowed)}, not {value!r}", name)
@@ -58,7 +61,9 @@ def check(
         target = replace(target, cmsis_nn=library.read(Path(cmsis_nn)))
     waits = limits.latency.wait_states if limits.latency else None
     timing = Timing(cpu, wait_states=waits or 0, mul_cycles=mul_cycles)
-    setup = Setup(target, timing, backend, input_layout, fully_connected == "per_tensor")
+    cycles = int(limits.latency.us * limits.latency.mhz) if limits.latency else None
+    aim = Aim(optimize, limits.flash, limits.ram, cycles, timing.wait_states, mul_cycles)
+    setup = Setup(target, timing, backend, input_layout, fully_connected == "per_tensor", aim)
     shapes = {name: tuple(shape) for name, shape in (input_shape or {}).items()}
     return judge(Path(path), setup, limits, shapes, advise, states)
 

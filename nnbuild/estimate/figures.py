@@ -5,19 +5,15 @@ Weights are what `emit` would write, the arena is that of the planner. Code and 
 
 from __future__ import annotations
 
-import functools
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from importlib import resources
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from nnbuild import cost, fixedpoint
 from nnbuild.cost import Timing
 from nnbuild.memory import plan
 from nnbuild.network import Network
 from nnbuild.ops import BY_NAME
-from nnbuild.selection import Choice, select
+from nnbuild.optimize import Aim, optimize
+from nnbuild.selection import candidates
 from nnbuild.target import Target
 
 MARGIN_PERCENT = 10
@@ -26,13 +22,14 @@ MARGIN_PERCENT = 10
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a model is judged for: the core, its timing, whose kernels, and how a build would quantize and lower it."""
+    """What a model is judged for: the core, its timing, whose kernels and what for, how a build would quantize it."""
 
     target: Target
     timing: Timing
     backend: str = "auto"
     input_layout: str = ""
     per_tensor: bool = False
+    aim: Aim = field(default_factory=Aim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +92,10 @@ class Figures:
 def figures(network: Network, setup: Setup) -> Figures:
     """What `network`, whose constants may be placeholders, takes. KernelError where no kernel serves a layer."""
     target = setup.target
-    choices = select(network, target, {}, setup.backend)
-    planned = plan(network, choices, target)
     with fixedpoint.rounding(network.single_rounding):
+        serving = candidates(network, target, {}, setup.backend)
+        choices = optimize(serving, target, setup.aim, lambda choices: plan(network, choices, target)).choices
+        planned = plan(network, choices, target)
         sources = [choice.kernel.render(choice.view, target) for choice in choices]
     seen: set[str] = set()
     layers = []
@@ -125,26 +123,10 @@ def figures(network: Network, setup: Setup) -> Figures:
     return Figures(
         weights=sum(layer.weights for layer in layers),
         code=whole.code_bytes,
-        library=_library(choices, target),
+        library=sum(cost.library_bytes(choices, target).values()),
         ram=planned.arena + planned.state_bytes,
         cycles=whole.cycles,
         macs=sum(layer.macs for layer in layers),
         error_percent=cost.error_percent(setup.timing.core, choices),
         layers=tuple(layers),
     )
-
-
-def _library(choices: Sequence[Choice], target: Target) -> int:
-    """Bytes of the functions of CMSIS-NN that `choices` call and of what those call, each counted once."""
-    table = _library_sizes()["isa"][cost.isa(target)]
-    called = {choice.kernel.library(choice.view, target) for choice in choices}
-    symbols = {symbol for function in called for symbol in table["functions"].get(function, ())}
-    return sum(table["symbols"][symbol] for symbol in symbols)
-
-
-@functools.cache
-def _library_sizes() -> dict[str, Any]:
-    """cmsis_nn_sizes.json, which `python -m benchmarks.cmsis_nn_sizes` writes."""
-    text = (resources.files("nnbuild") / "cmsis_nn_sizes.json").read_text(encoding="utf-8")
-    table: dict[str, Any] = json.loads(text)
-    return table

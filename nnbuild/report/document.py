@@ -96,6 +96,8 @@ _OF_MODEL: dict[str, Callable[[ModelUsage], Any]] = {
     "arena_bytes": lambda model: model.report.arena,
     "stack": lambda model: model.stack,
     "latency": lambda model: model.latency,
+    "optimize": lambda model: model.report.facts["optimize"],
+    "curve": lambda model: model.report.facts["curve"],
     "accuracy": accuracy.in_document,
     "arena": lambda model: model.report.facts["arena_map"],
     "layers": _layers,
@@ -132,6 +134,7 @@ _OF_LAYER: dict[str, Callable[[ModelUsage, dict[str, Any]], Any]] = {
     "weights": _weights,
     "code": _code,
     "cycles": lambda model, layer: model.timed.layers[layer["index"]] if model.timed else None,
+    "assembly": lambda model, layer: layer.get("assembly"),
     "scratch": _fact("scratch_bytes"),
     "sqnr_db": accuracy.of_layer,
 }

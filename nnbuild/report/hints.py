@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nnbuild.errors import printable
+from nnbuild.report import curve
 
 _LAYERS = 3
 _NOTABLE = 0.1
@@ -23,7 +24,7 @@ Layer = Mapping[str, Any]
 def flash(document: Mapping[str, Any], value: int, model: str = "") -> str:
     """For a region of `value` bytes that holds code, or for the flash of one model."""
     models = _models(document, model)
-    parts = [*_largest_layers(models, value), *_multipliers(models)]
+    parts = [*_largest_layers(models, value), *_multipliers(models), *_smaller_kernels(models)]
     if not model:
         parts += _image_flash(document, value)
     return "; ".join(parts)
@@ -86,6 +87,12 @@ def _multipliers(models: Iterable[Model]) -> Iterator[str]:
         saved = sum(8 * layer["output"][-1] for layer in layers)
         if saved:
             yield f"fully_connected='per_tensor' saves {saved:,} bytes of multipliers in {model['name']}"
+
+
+def _smaller_kernels(models: Iterable[Model]) -> Iterator[str]:
+    for model in models:
+        if text := curve.smallest(model["curve"]):
+            yield f"{text} in {model['name']}"
 
 
 def _has_multipliers(layer: Layer) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 
-from nnbuild.report import difference, flashmap, timeline
+from nnbuild.report import curve, difference, flashmap, timeline
 from nnbuild.report.render import FLASH_LABELS, RAM_LABELS, UNATTRIBUTED, title_of
 
 _KIND_LABELS = {**FLASH_LABELS, "rest": "rest of firmware"}
@@ -48,6 +48,7 @@ def as_html(document: dict[str, Any], old: difference.Earlier | None = None) -> 
             style=style,
             script=script,
             unattributed=UNATTRIBUTED,
+            curve_size=(curve.WIDTH, curve.HEIGHT),
         )
     )
 
@@ -116,6 +117,8 @@ def _model(index: int, model: dict[str, Any]) -> dict[str, Any]:
         "facts": model,
         "id": f"m{index}",
         "timeline": timeline.layout(model),
+        "curve": curve.picture(model["curve"]),
+        "buys": curve.words(model["curve"]),
         "live": timeline.live_bytes(model),
         "measure": "cycles" if measure == "cycles" else "MACs",
         "longest": longest if total else -1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from nnbuild.report import curve
 from nnbuild.report.budget import RegionUse, Verdict, amount
 from nnbuild.report.terminal import PLAIN, Style
 
@@ -82,6 +83,8 @@ def _model(model: dict[str, Any], style: Style) -> Iterator[str]:
         yield f"  RAM   of the shared arena it uses {model['shared_arena']:,}"
     if model["latency"]:
         yield f"  time  {_latency(model['latency'])}"
+    if text := curve.words(model["curve"]):
+        yield f"  kernels {model['optimize']}: {text}"
     if model["accuracy"]:
         yield f"  accuracy {_accuracy(model['accuracy'])}"
     if model["stack"]:

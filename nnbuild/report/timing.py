@@ -216,4 +216,4 @@ def _faster_kernels(layers: Sequence[Mapping[str, Any]], found: Timed, waits: in
     if not better:
         return []
     named = ", ".join(f"{pin} {saved:,}" for saved, pin in better[:3])
-    return [f"other kernels would save cycles, pins: {named}"]
+    return [f"larger kernels would save cycles, with a larger flash= or as pins: {named}"]

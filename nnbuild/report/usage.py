@@ -60,7 +60,8 @@ def read_report(path: str | Path) -> ModelReport:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         layers = tuple(data["layers"])
-        complete = {"cpu", "arena_map", "cost"} <= data.keys() and all(layer.keys() >= _LAYER_KEYS for layer in layers)
+        facts = {"cpu", "arena_map", "cost", "optimize", "curve"}
+        complete = facts <= data.keys() and all(layer.keys() >= _LAYER_KEYS for layer in layers)
         if data["schema"] != MODEL_SCHEMA or not complete:
             raise ValueError
         arena, scratch, shared = data["arena_bytes"], data["scratch_bytes"], data.get("arena") == "shared"

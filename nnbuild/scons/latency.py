@@ -1,4 +1,4 @@
-"""What the build says of the chip's timing: construction variables, as arguments of the `size` command."""
+"""What the build says of the chip's timing: construction variables, as arguments of the commands `emit` and `size`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,14 @@ def _number(env: Any, name: str, allowed: Any, text: str, where: str) -> int:
     return int(value)
 
 
+def chip(env: Any) -> list[str]:
+    """The variables, as arguments of `size` and `emit`."""
+    return ["--wait-states", env.subst("$NN_FLASH_WAIT_STATES"), "--mul-cycles", env.subst("$NN_MUL_CYCLES")]
+
+
 def arguments(env: Any, limits: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Those for the models whose options `limits` holds by name."""
-    words = ["--wait-states", env.subst("$NN_FLASH_WAIT_STATES"), "--mul-cycles", env.subst("$NN_MUL_CYCLES")]
+    words = chip(env)
     if env.get("NN_CYCLES"):
         words += ["--cycles", run.path(env["NN_CYCLES"])]
     for name, options in sorted(limits.items()):

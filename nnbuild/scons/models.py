@@ -285,7 +285,8 @@ def _emitted(
         suffixes.append("_selftest.c")
     files = [folder.File(name + suffix) for suffix in suffixes]
     mine = {key: value for key, value in options.items() if key != "name"}
-    words = ["--name", name, "--output-dir", run.path(folder), *target, *config.arguments(mine, "emit")]
+    words = ["--name", name, "--output-dir", run.path(folder), *latency.chip(env), *target]
+    words += config.arguments(mine, "emit")
     nodes = list(_EMIT(env, files, [quantized], NN_ARGUMENTS=[run.literal(word) for word in words]))
     boundary.remember_line(nodes[0])
     env.Depends(nodes, env.Value(own_files(python_only=False)))

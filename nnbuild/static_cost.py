@@ -1,0 +1,230 @@
+"""The least and the most cycles that a function in assembly takes in one inference, read off its text.
+
+Implicit path enumeration (Li and Malik, DAC 1995): the paths between two labels whose number of runs is known have a
+least and a most cost; how often each is taken follows from those numbers, with what is left open, such as a clamp,
+taken as it costs least, or most. Every loop must pass such a label. Cycles are those of
+`nnbuild.instruction_timings`, with memory that never waits; nothing is fitted and nothing is run.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from nnbuild.errors import InternalError
+from nnbuild.instruction_timings import CORES, CYCLES, Instruction
+
+CALL = "call"
+"""The name under which `runs` holds how often the function is called."""
+
+_LABEL = re.compile(r"\s*([.\w]+):\s*")
+_TARGET = re.compile(r"([.\w]+)$")
+_ENDS = "end"
+
+Costs = dict[str, float]
+"""Name of the label that a path leads to -> its cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Cycles, or instructions, of all runs in one inference."""
+
+    least: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One instruction, the labels in front of it, and the name of the one that it may jump to."""
+
+    instruction: Instruction
+    labels: tuple[str, ...]
+    target: str
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it ends the function."""
+        one = self.instruction
+        return one.mnemonic == "bx" or (one.mnemonic in ("pop", "ldmia") and "pc" in one.operands)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it may jump or not."""
+        return bool(self.target) and self.instruction.mnemonic != "b"
+
+
+def cycles(text: str, symbol: str, core: str, runs: Mapping[str, int]) -> Range:
+    """Of the function `symbol` in `text` on `core`, one of `instruction_timings.CORES`.
+
+    `runs` says how often it is called and how often each label `.L<symbol>_<name>` is passed, by name. InternalError
+    where a loop has no such label, or where the numbers contradict each other.
+    """
+    return _range(text, symbol, runs, functools.partial(_cycles, CORES.index(core)))
+
+
+def instructions(text: str, symbol: str, runs: Mapping[str, int]) -> Range:
+    """The same in instructions, for cores whose timings are not known."""
+    return _range(text, symbol, runs, lambda line, previous, taken: (1, 1))
+
+
+def total(ranges: Sequence[Range | None]) -> Range | None:
+    """Their sum; None where there are none, or one is not known."""
+    known = [each for each in ranges if each is not None]
+    if not known or len(known) < len(ranges):
+        return None
+    return Range(sum(each.least for each in known), sum(each.most for each in known))
+
+
+_Cost = Callable[[_Line, _Line | None, bool], tuple[float, float]]
+
+
+def _range(text: str, symbol: str, runs: Mapping[str, int], cost: _Cost) -> Range:
+    paths = _paths(_lines(text, symbol), f".L{symbol}_", set(runs) - {CALL}, cost)
+    found = [_transported({name: found[most] for name, found in paths.items()}, runs, (1, -1)[most]) for most in (0, 1)]
+    return Range(round(found[0]), round(found[1]))
+
+
+@functools.lru_cache(maxsize=64)
+def _lines(text: str, symbol: str) -> tuple[_Line, ...]:
+    """The instructions of the function; directives and comments are none."""
+    found: list[_Line] = []
+    labels: list[str] = []
+    inside = False
+    for raw in text.splitlines():
+        line = raw.partition("@")[0].strip()
+        while (match := _LABEL.match(line)) is not None:
+            inside = inside or match[1] == symbol
+            labels.append(match[1])
+            line = line[match.end() :]
+        if not line or line.startswith(".") or not inside:
+            continue
+        mnemonic, _, operands = (part.strip() for part in line.partition(" "))
+        instruction = Instruction(mnemonic.removesuffix(".w").removesuffix(".n"), operands, 2)
+        jumps = instruction.kind == "branch" or mnemonic.startswith(("le", "wls"))
+        target = _TARGET.search(operands)
+        found.append(_Line(instruction, tuple(labels), target[1] if jumps and target else ""))
+        labels = []
+    if not found:
+        raise InternalError(f"no function {symbol}")
+    return tuple(found)
+
+
+def _paths(lines: Sequence[_Line], prefix: str, counted: set[str], cost: _Cost) -> dict[str, tuple[Costs, Costs]]:
+    """From the call and from each counted label, the least and the most cost to each that can come next, or the end."""
+    at = [(index, label.removeprefix(prefix)) for index, line in enumerate(lines) for label in line.labels]
+    stops = {index: name for index, name in at if name in counted}
+    if missing := counted - set(stops.values()):
+        raise InternalError(f"no label {', '.join(sorted(missing))}")
+    ways: list[tuple[Costs, Costs]] = [({}, {})] * len(lines)
+    for index in range(len(lines) - 1, -1, -1):
+        line = lines[index]
+        before = lines[index - 1] if index and not _jumps_always(lines[index - 1]) else None
+        followers = [] if line.leaves or _jumps_always(line) else [(index + 1, False)]
+        followers += [(_place(lines, index, line.target), True)] if line.target else []
+        ways[index] = _joined(
+            [(cost(line, before, taken), _onward(ways, stops, index, to)) for to, taken in followers]
+            or [(cost(line, before, True), ({_ENDS: 0.0}, {_ENDS: 0.0}))]
+        )
+    return {CALL: _onward(ways, stops, -1, 0), **{name: ways[index] for index, name in stops.items()}}
+
+
+def _jumps_always(line: _Line) -> bool:
+    return bool(line.target) and not line.conditional
+
+
+def _place(lines: Sequence[_Line], index: int, target: str) -> int:
+    """Where the label is; of a number, the next or the last one."""
+    number = re.fullmatch(r"(\d+)([bf])", target)
+    if number is None:
+        return next(place for place, line in enumerate(lines) if target in line.labels)
+    ahead = number[2] == "f"
+    places = range(index + 1, len(lines)) if ahead else range(index, -1, -1)
+    return next(place for place in places if number[1] in lines[place].labels)
+
+
+def _onward(ways: Sequence[tuple[Costs, Costs]], stops: Mapping[int, str], index: int, to: int) -> tuple[Costs, Costs]:
+    if to in stops:
+        return {stops[to]: 0.0}, {stops[to]: 0.0}
+    if to <= index:
+        raise InternalError("a loop without a label whose runs are known")
+    return ways[to]
+
+
+def _joined(branches: Sequence[tuple[tuple[float, float], tuple[Costs, Costs]]]) -> tuple[Costs, Costs]:
+    least: Costs = {}
+    most: Costs = {}
+    for (low, high), (lowest, highest) in branches:
+        for name, value in lowest.items():
+            least[name] = min(least.get(name, float("inf")), low + value)
+        for name, value in highest.items():
+            most[name] = max(most.get(name, 0.0), high + value)
+    return least, most
+
+
+def _cycles(column: int, line: _Line, previous: _Line | None, taken: bool) -> tuple[float, float]:
+    """Least and most: a load behind a load is quicker, unless it was jumped to."""
+    one = line.instruction
+    kind = one.kind
+    if kind == "branch" and line.conditional and not taken:
+        kind = "plain"
+    value = CYCLES[kind][column]
+    if kind == "several":
+        value += one.registers * CYCLES["registers"][column]
+        value += CYCLES["jump"][column] if "pc" in one.operands else 0
+    before = previous.instruction if previous is not None and previous.instruction.kind == "load" else None
+    if kind == "load" and before is not None and one.follows(before):
+        quick = CYCLES["next_load"][column]
+        return quick, value if line.labels else quick
+    return value, value
+
+
+def _transported(costs: Mapping[str, Costs], runs: Mapping[str, int], sign: int) -> float:
+    """The least total (of `sign` times the costs) of paths such that every label is passed as often as `runs` says.
+
+    A transportation problem: what leaves a label is what comes to it. Solved by successive shortest paths.
+    """
+    supply = dict(runs)
+    demand = {**{name: count for name, count in runs.items() if name != CALL}, _ENDS: runs[CALL]}
+    flow: dict[tuple[str, str], int] = {}
+    while any(supply.values()):
+        route = _shortest(costs, supply, demand, flow, sign)
+        if route is None:
+            raise InternalError("the runs of its labels contradict each other")
+        amount = min(supply[route[0][0]], demand[route[-1][1]])
+        amount = min([amount, *(flow[edge] for edge in route[1::2])])
+        for step, edge in enumerate(route):
+            flow[edge] = flow.get(edge, 0) + (-amount if step % 2 else amount)
+        supply[route[0][0]] -= amount
+        demand[route[-1][1]] -= amount
+    return sum(costs[source][sink] * count for (source, sink), count in flow.items())
+
+
+def _shortest(
+    costs: Mapping[str, Costs],
+    supply: Mapping[str, int],
+    demand: Mapping[str, int],
+    flow: Mapping[tuple[str, str], int],
+    sign: int,
+) -> list[tuple[str, str]] | None:
+    """The cheapest way from what is left of a supply to what is left of a demand: edges there, back, there, ..."""
+    sources: dict[str, tuple[float, list[tuple[str, str]]]] = {name: (0.0, []) for name, left in supply.items() if left}
+    sinks: dict[str, tuple[float, list[tuple[str, str]]]] = {}
+    changed = True
+    while changed:
+        changed = False
+        for source, (so_far, route) in list(sources.items()):
+            for sink, value in costs[source].items():
+                total = so_far + sign * value
+                if total < sinks.get(sink, (float("inf"), []))[0]:
+                    sinks[sink] = (total, [*route, (source, sink)])
+                    changed = True
+        for (source, sink), count in flow.items():
+            if count and sink in sinks:
+                total = sinks[sink][0] - sign * costs[source][sink]
+                if total < sources.get(source, (float("inf"), []))[0]:
+                    sources[source] = (total, [*sinks[sink][1], (source, sink)])
+                    changed = True
+    open_sinks = [sinks[name] for name, left in demand.items() if left and name in sinks]
+    return min(open_sinks)[1] if open_sinks else None
