@@ -41,7 +41,7 @@ def _candidates() -> Iterator[tuple[Network, EmitOptions]]:
         for case in CASES:
             for network in _rounding(case.network):
                 yield network, EmitOptions("", target)
-                for kernel in ("direct", "assembly"):
+                for kernel in ("direct", "assembly", "packed"):
                     pins = dict.fromkeys(_served(network, kernel, target), kernel)
                     if pins:
                         yield network, EmitOptions("", target, pins=pins)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -13,16 +14,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import executed
 from nnbuild.contract import Case
-from nnbuild.kernels import packed_armv6m
+from nnbuild.emit import EmitOptions, emit
 from nnbuild.kernels.packed_armv6m import ACCUMULATORS, LEAST_BITS, Packing, packing, unpacking, words
-from nnbuild.network import Array, QuantParams
+from nnbuild.network import Array, Network, QuantParams
 from nnbuild.ops import BY_NAME, singles
+from nnbuild.optimize import Aim
 from nnbuild.placeholder import placeholder
-from nnbuild.selection import select
-from nnbuild.target import TARGETS
+from nnbuild.selection import candidates
+from nnbuild.target import TARGETS, Target
 
 from . import programs, qemu
+from .test_cost import example
 from .test_kernels_cores import explain, roomy, run_direct
 
 M0 = TARGETS["cortex-m0"]
@@ -37,7 +41,7 @@ def packings(draw: st.DrawFn) -> Packing:
     return Packing(bits, count, draw(st.integers(count, count + count * (32 - bits) // bits)))
 
 
-def executed(lines: list[str], registers: dict[str, int]) -> None:
+def run_lines(lines: list[str], registers: dict[str, int]) -> None:
     """Runs MOV, LSLS, LSRS, ADDS and SUBS."""
     for line in lines:
         name, to, *operands = re.findall(r"[\w#]+", line)
@@ -57,7 +61,7 @@ def unpacked(own: Packing, sums: list[int]) -> list[int]:
     registers = {f"r{number}": 0xDEADBEEF for number in range(8)} | dict(zip(ACCUMULATORS, sums, strict=False))
     found = []
     for lines, field in unpacking(own.pieces(), own.bits):
-        executed(lines, registers)
+        run_lines(lines, registers)
         found.append(registers[field])
         registers |= dict.fromkeys(("r2", "r3", "r4", "r5", "r6", field if field != "r0" else "r2"), 0xDEADBEEF)
     return found
@@ -144,57 +148,80 @@ def with_weights(name: str, weights: Array, clamp: tuple[str, float, float] | tu
     return Case(name, replace(case.network, layers=(mine,)), (np.concatenate([case.inputs[0][:6], samples]),))
 
 
+PINS = {"l00_fully_connected": "packed"}
+
+
+def run_pinned(folder: Path, cases: list[Case]) -> tuple[int, str]:
+    core = roomy("m0")
+    sources = programs.units(folder, programs.write(folder, cases, core.target, pins=PINS))
+    return qemu.run(qemu.link(folder, sources, core), core)
+
+
 def test_layers_on_a_core(tmp_path: Path) -> None:
     qemu.need()
     cases = list(layers())
-    status, printed = run_direct(tmp_path, roomy("m0"), cases)
+    status, printed = run_pinned(tmp_path, cases)
     assert (status, printed) == (0, ""), explain(status, printed, cases)
     assert all("@ Take the fields" in (tmp_path / f"m{n}_kernels.S").read_text() for n in range(len(cases)))
 
 
 def test_layers_in_c(tmp_path: Path) -> None:
     """The same words, by the C that stands beside the assembly."""
-    program = built(tmp_path, list(layers()))
-    assert subprocess.run([str(program)], check=False, timeout=60).returncode == 0
-
-
-def built(folder: Path, cases: list[Case]) -> Path:
-    sources = programs.write(folder, cases, HERE)
-    assert all("nn_scale" in (folder / f"m{number}.c").read_text() for number in range(len(cases)))
-    program = folder / "program"
+    cases = list(layers())
+    sources = [source for source in programs.write(tmp_path, cases, HERE, pins=PINS) if source.suffix == ".c"]
+    assert all("fields[0] = word" in (tmp_path / f"m{number}.c").read_text() for number in range(len(cases)))
     warnings = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fsanitize=address,undefined"]
-    sources = [source for source in sources if source.suffix == ".c"]
+    program = tmp_path / "program"
     subprocess.run(["gcc", "-O1", *warnings, "-o", str(program), *map(str, sources)], check=True)
-    return program
+    assert subprocess.run([str(program)], check=False, timeout=60).returncode == 0
 
 
 @pytest.mark.parametrize("kernel", ["packed", "assembly", "horner", "direct"])
 @pytest.mark.parametrize("name", ["conv2d", "fully_connected"])
-def test_every_kernel_where_another_comes_first(
+def test_every_kernel_whatever_it_costs(
     name: str, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     qemu.need()
     operator = BY_NAME[name]
-    only = replace(operator, kernels=tuple(own for own in operator.kernels if own.name in (kernel, "direct")))
-    monkeypatch.setitem(BY_NAME, operator.name, only)
-    monkeypatch.setattr(packed_armv6m, "TINY", 10**6)
+    (wanted,), (direct,) = ([own for own in operator.kernels if own.name == each] for each in (kernel, "direct"))
+    rest = replace(direct, supports=lambda view, target: None if wanted.supports(view, target) else "another serves")
+    monkeypatch.setitem(BY_NAME, name, replace(operator, kernels=(wanted,) if wanted is direct else (wanted, rest)))
     cases = list(operator.cases())
     status, printed = run_direct(tmp_path, roomy("m0"), cases)
     assert (status, printed) == (0, ""), explain(status, printed, cases)
+    reports = [path.read_text() for path in tmp_path.glob("m*.report.json")]
+    assert sum(f'"kernel": "{kernel}"' in text for text in reports) > len(cases) / 2
 
 
-def test_many_weights_stay_bytes() -> None:
-    """Where words would take more flash than they are worth, and without assembly, another kernel is taken."""
-    small, large = (singles.weighted("m", "Gemm", (1, n), (10, n), 0, IN, OUT, {"transB": 1}) for n in (150, 151))
-    assert [choice.kernel.name for case in (small, large) for choice in select(case.network, M0)] == [
-        "packed",
-        "assembly",
-    ]
-    (choice,) = select(large.network, M0)
-    assert choice.reasons["packed"] == "1510 weights are more than 1500"
-    for target in (replace(M0, assembly=False), TARGETS["cortex-m3"]):
-        (choice,) = select(small.network, target)
-        assert choice.kernel.name == "horner"
+def kernels_of(network: Network, goal: str) -> list[str]:
+    report = json.loads(emit(network, EmitOptions("m", M0, aim=Aim(goal)))["m.report.json"])
+    return [layer["kernel"] for layer in report["layers"]]
+
+
+def test_a_small_network_takes_them_but_for_size() -> None:
+    """The example's: 64-16-10, for which words take 2 KB more."""
+    network = example("touch")
+    assert kernels_of(network, "balanced") == kernels_of(network, "speed") == ["packed", "packed"]
+    assert "packed" not in kernels_of(network, "size")
+
+
+@pytest.mark.parametrize("target", [replace(M0, assembly=False), TARGETS["cortex-m3"], TARGETS["cortex-m4"]])
+def test_other_targets_have_no_such_kernel(target: Target) -> None:
+    (layer,) = candidates(with_weights("m", np.ones((2, 3), np.int8), ()).network, target)
+    assert "packed" in layer.reasons
+
+
+def test_cycles_are_between_those_of_the_text(tmp_path: Path) -> None:
+    """Whatever the input: what QEMU executes of `touch` is within what static_cost reads off the assembly."""
+    qemu.need()
+    files = emit(example("touch"), EmitOptions("n0", M0))
+    (ran,) = executed.run("cortex-m0", [files], tmp_path)
+    found = re.findall(r"calls? in one inference, ([\d,]+) to ([\d,]+) cycles", files["n0_kernels.S"])
+    assert len(found) == len(ran.layers) == 2
+    for (least, most), layer in zip(found, ran.layers, strict=True):
+        # C around the assembly: arguments, and the call.
+        around = 50
+        assert int(least.replace(",", "")) < layer.cycles("cortex-m0") < int(most.replace(",", "")) + around
 
 
 # --- they can fail ---------------------------------------------------------------------------------------------------
@@ -219,7 +246,7 @@ def test_mutants_of_the_assembly_are_caught(old: str, new: str, tmp_path: Path) 
     random = np.random.default_rng(0)
     weights = random.integers(-70, 71, (16, 64)).astype(np.int8)
     case, core = with_weights("m", weights, ()), roomy("m0")
-    sources = programs.units(tmp_path, programs.write(tmp_path, [case, case], core.target, backend="direct"))
+    sources = programs.units(tmp_path, programs.write(tmp_path, [case], core.target, pins=PINS))
     kernels = tmp_path / "m0_kernels.S"
     text = kernels.read_text()
     assert old in text

@@ -42,8 +42,6 @@ UNROLLED = 8
 """The most inputs that one pass of a loop takes."""
 LEAST_BITS = 8
 """Of a field: no block then has more outputs than STRB can reach."""
-TINY = 1500
-"""The most weights of a layer for which words, which take more flash than weights, are worth their speed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,17 +163,6 @@ def _taken(piece: Piece, last: bool) -> list[str]:
     return [*lines, *([f"lsls    r2, r2, #{piece.low}", "adds    r1, r1, r2"] if piece.low else [])]
 
 
-def supports(view: LayerView, target: Target) -> str | None:
-    """ARMv6-M, with its assembly wanted, and few weights."""
-    count = view.constants["weights"].size
-    return horner_armv6m.supports(view, target) or (f"{count} weights are more than {TINY}" if count > TINY else None)
-
-
-def supports_conv2d(view: LayerView, target: Target) -> str | None:
-    """The same, and all channels must see the same inputs."""
-    return supports(view, target) or horner.supports_conv2d(view, target)
-
-
 def in_place(place: Window) -> bool:
     """Whether every window is one piece of the input: it is then read there, else in a patch of unsigned bytes."""
     from nnbuild.ops.conv2d import gathers
@@ -194,7 +181,7 @@ def conv2d(view: LayerView, target: Target) -> Source:
 
     place: Window = view.params.window
     raised = 0 if in_place(place) else 128
-    source = _source("packed_conv2d.c.j2", view, target, view.params.channels, raised)
+    source = _source("packed_conv2d.c.j2", view, target, view.params.channels, place.pixels, raised)
     if source is None:
         return horner.conv2d(view, target, raised)
     values = {"w": place, "gathers": gathers(place), "copied": horner_armv6m.copied(place.kernel[1] * place.input[2])}
@@ -204,11 +191,13 @@ def conv2d(view: LayerView, target: Target) -> Source:
 
 def fully_connected(view: LayerView, target: Target) -> Source:
     """A fully connected layer."""
-    source = _source("packed_fully_connected.c.j2", view, target, view.params.outputs)
+    source = _source("packed_fully_connected.c.j2", view, target, view.params.outputs, view.params.rows)
     return horner.fully_connected(view, target) if source is None else source
 
 
-def _source(template: str, view: LayerView, target: Target, outputs: int, raised: int = 0) -> Source | None:
+def _source(
+    template: str, view: LayerView, target: Target, outputs: int, windows: int, raised: int = 0
+) -> Source | None:
     """Sums and outputs of one row or window, in C and in assembly; None without a line."""
     weights = view.constants["weights"].reshape(outputs, -1)
     line, constants = scaling(view, weights, view.params.input_zero_point, target, from_lowest=True)
@@ -229,7 +218,10 @@ def _source(template: str, view: LayerView, target: Target, outputs: int, raised
         "rest": outputs % own.channels,
         "once": outputs == own.channels,
     }
-    dot = Assembly("packed_armv6m.S.j2", "dot", "void", PARAMETERS, form, _instructions(**form))
+    runs = {"call": windows, "block": windows * own.blocks(outputs)}
+    if passes > 1:
+        runs["pass"] = runs["block"] * passes
+    dot = Assembly("packed_armv6m.S.j2", "dot", "void", PARAMETERS, form, _instructions(**form), runs)
     values = {"p": view.params, "line": line, "own": own, "pieces": pieces, "raised": raised}
     values |= {"length": passes * unrolled, "outputs": outputs}
     return Source(template, values, {"weights": words(weights, own, raised), **constants}, assembly=(dot,))

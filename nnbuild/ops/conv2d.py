@@ -233,18 +233,18 @@ OPERATOR = Operator(
     channels=Channels(_divides, _reads, _without),
     kernels=(
         Kernel(
-            "packed",
-            packed_armv6m.conv2d,
-            packed_armv6m.supports_conv2d,
-            packed_armv6m.scratch,
-            packed_armv6m.conv2d_trips,
-        ),
-        Kernel(
             "assembly",
             horner_armv6m.conv2d,
             horner_armv6m.supports_conv2d,
             horner_armv6m.scratch,
             horner_armv6m.conv2d_trips,
+        ),
+        Kernel(
+            "packed",
+            packed_armv6m.conv2d,
+            horner_armv6m.supports_conv2d,
+            packed_armv6m.scratch,
+            packed_armv6m.conv2d_trips,
         ),
         Kernel(
             "smlad",

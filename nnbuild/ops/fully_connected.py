@@ -198,16 +198,16 @@ OPERATOR = Operator(
     macs=lambda view: view.params.rows * view.params.inputs * view.params.outputs,
     kernels=(
         Kernel(
-            "packed",
-            packed_armv6m.fully_connected,
-            packed_armv6m.supports,
-            trips=packed_armv6m.fully_connected_trips,
-        ),
-        Kernel(
             "assembly",
             horner_armv6m.fully_connected,
             horner_armv6m.supports,
             trips=horner_armv6m.fully_connected_trips,
+        ),
+        Kernel(
+            "packed",
+            packed_armv6m.fully_connected,
+            horner_armv6m.supports,
+            trips=packed_armv6m.fully_connected_trips,
         ),
         Kernel(
             "smlad",
