@@ -103,6 +103,7 @@ def test_how_many_outputs_share_accumulators() -> None:
     assert packing(np.full((10, 16), 60)) == Packing(19, 6, 10)
     assert packing(np.full((2, 4), 64)) == Packing(16, 1, 2)
     assert packing(np.full((1, 9), -127)) == Packing(31, 1, 1)
+    assert packing(placeholder((4, 10**6), np.int8)) == Packing(31, 4, 4)
     assert packing(np.zeros((30, 5), np.int64)) == Packing(LEAST_BITS, 4, 15)
 
 

@@ -1,4 +1,4 @@
-"""Packed sums in assembly for ARMv6-M: one multiplication makes several products, in about 2.5 cycles each.
+"""Packed sums in assembly for ARMv6-M: one multiplication makes several products, in about three cycles each.
 
 A sum of int8 products hardly needs 32 bits: how many it can need follows from the weights, for any inputs. Counted from
 the lowest that it can be, it is a field of `bits` bits without a sign. Each of up to six accumulators holds one field
@@ -40,8 +40,8 @@ AT_ONCE = 5
 """Words that one LDM loads."""
 UNROLLED = 8
 """The most inputs that one pass of a loop takes."""
-LEAST_BITS = 8
-"""Of a field: no block then has more outputs than STRB can reach."""
+LEAST_BITS, MOST_BITS = 8, 31
+"""Of a field: no block then has more outputs than STRB can reach, and sums that need more have no line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def packing(weights: Array) -> Packing:
     """The fastest for weights (channels, taps); where they are not known, for the largest that there are."""
     outputs, taps = weights.shape
     largest = 128 * taps if is_placeholder(weights) else int(np.abs(weights.astype(np.int64)).sum(axis=1).max())
-    bits = max(((INT8_MAX - INT8_MIN) * largest).bit_length(), LEAST_BITS)
+    bits = min(max(((INT8_MAX - INT8_MIN) * largest).bit_length(), LEAST_BITS), MOST_BITS)
 
     def cycles(own: Packing) -> int:
         return int(own.blocks(outputs) * (taps * (3 + 3 * own.words + _loads(own.words)) + 40))
