@@ -176,29 +176,41 @@ def additions() -> list[add.AddParams]:
     return [layer.params for case in BY_NAME["add"].cases() for layer in case.network.layers if layer.op == "add"]
 
 
+def added(line: add.Plane, params: add.AddParams, values: Array) -> Array:
+    """What a kernel computes for all pairs of `values`, with every operation in 32 bits."""
+    total = values[:, None] * line.factors[0] + values * line.factors[1] + line.offset
+    assert np.abs(total).max() < 2**31
+    if line.away:
+        total = total + 2 ** (line.shift - 1) + (total >> 31)
+        assert np.abs(total).max() < 2**31
+    outputs = (total >> line.shift) + (params.output_zero_point if line.away else 0)
+    return np.asarray(np.clip(outputs, params.activation_min, params.activation_max))
+
+
 def test_an_addition_in_one_line_equals_the_reference_for_every_pair() -> None:
     values = np.arange(-128, 128, dtype=np.int64)
-    found = 0
+    found = {True: 0, False: 0}
     for params in additions():
         line = add.plane(params)
         if line is not None:
-            m, n, offset, shift = line
-            total = values[:, None] * m + values * n + offset
-            assert np.abs(total).max() < 2**31
-            outputs = np.clip(total >> shift, params.activation_min, params.activation_max)
             loops = ((256, 1, 0), (256, 0, 1))
             both = values.astype(np.int8)
             expected = add.reference(replace(params, loops=loops), {}, [both, both])
-            assert np.array_equal(outputs.ravel(), expected.ravel())
-            found += 1
-    assert found >= 10
+            assert np.array_equal(added(line, params, values).ravel(), expected.ravel())
+            found[line.away] += 1
+    assert found[False] >= 10
+    assert found[True] >= 1
 
 
-def test_halves_in_an_addition_have_no_line() -> None:
+def test_halves_in_an_addition_go_away_from_zero() -> None:
     """0.5 and 0.5 to a scale of 1: every odd sum is a half, rounded away from zero on both sides of it."""
     halves = [p for p in additions() if p.zero_points == (5, 5) and p.signs == (1, 1)]
-    assert halves
-    assert add.plane(halves[0]) is None
+    line = add.plane(halves[0])
+    assert line is not None
+    assert line.away
+    values = np.arange(-128, 128, dtype=np.int64)
+    straight = added(line, halves[0], values) != added(replace(line, offset=line.offset + 1), halves[0], values)
+    assert straight.any()
 
 
 def test_the_search_is_quick() -> None:

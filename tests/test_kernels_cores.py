@@ -34,7 +34,7 @@ SAMPLES = 2
 RANDOM = 60
 SANITIZE = ("-fsanitize=address",)
 """On this machine, CMSIS-NN included, so that no function reads or writes where it must not."""
-RESCALING = {"add", "average_pool", "conv2d", "depthwise_conv2d", "fully_connected", "mul"}
+RESCALING = {"add", "average_pool", "conv2d", "depthwise_conv2d", "fully_connected", "mul", "prelu"}
 """Operators whose results depend on the rounding."""
 SINGLE = [
     replace(case, network=replace(case.network, single_rounding=True))

@@ -10,8 +10,7 @@ static inline int32_t nn_multiply_high(int32_t a, int32_t b)
     const uint32_t b_low = (uint32_t)b & 0xFFFFu;
     const int32_t middle = a_high * (int32_t)b_low + (int32_t)((a_low * b_low) >> 16);
     const uint32_t low = a_low * (uint32_t)b_high + ((uint32_t)middle & 0xFFFFu);
-    const uint32_t high = (uint32_t)(a_high * b_high) + (uint32_t)nn_shift_right(middle, 16) + (low >> 16);
-    /* Bits 31 to 62 of the product, and bit 30 to round. */
-    const uint32_t rounded = 2u * high + ((low >> 15) & 1u) + ((low >> 14) & 1u);
-    return (int32_t)rounded;
+    const uint32_t high = (uint32_t)(a_high * b_high) + (uint32_t)nn_shift_right(middle, 16);
+    /* Bits 31 to 62 of the product, rounded by bit 30. */
+    return (int32_t)(2u * high + ((low + 0x4000u) >> 15));
 }

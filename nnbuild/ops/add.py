@@ -104,17 +104,32 @@ def _sums(params: AddParams, first: Array, second: Array) -> Array:
 def render(view: LayerView, target: Target) -> Source:
     """One loop for each of `loops`."""
     total = {(1, 1): "a + b", (1, -1): "a - b", (-1, 1): "b - a"}[view.params.signs]
-    line = plane(view.params) if target.armv6m or (target.dsp and not target.mve) else None
+    line = None if target.mve else plane(view.params)
     return broadcast.source(view, "add.c.j2", left_shift=LEFT_SHIFT, total=total, line=line)
 
 
-def plane(params: AddParams) -> tuple[int, int, int, int] | None:
-    """(m, n, offset, shift) with (a * m + b * n + offset) >> shift, clamped, equal to the reference for all a and b.
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """Both operands in one sum: (a * factors[0] + b * factors[1] + offset) >> shift, all in 32 bits.
 
-    Proved over all 65,536 pairs, in 32 bits; None where there are no such integers, as where many sums are halves.
+    Where `away`, what is shifted is 1 less for sums below zero and the half is added to it, and `zero_point` is added
+    behind the shift: so halves go away from zero.
+    """
+
+    factors: tuple[int, int]
+    offset: int
+    shift: int
+    away: bool = False
+
+
+def plane(params: AddParams) -> Plane | None:
+    """The plane that, clamped, equals the reference for all a and b.
+
+    Proved over all 65,536 pairs; None where there are no such integers.
     """
     values = np.arange(INT8_MIN, INT8_MAX + 1)
-    expected = _sums(params, values[:, None], values[None, :]).astype(np.int64)
+    first, second = values[:, None], values[None, :]
+    expected = _sums(params, first, second).astype(np.int64)
     factors = [
         sign
         * multiplier
@@ -123,15 +138,22 @@ def plane(params: AddParams) -> tuple[int, int, int, int] | None:
         * 2.0 ** (params.output_shift - 31)
         for sign, multiplier, shift in zip(params.signs, params.multipliers, params.shifts, strict=True)
     ]
+    low, high = params.activation_min, params.activation_max
     for shift in range(LARGEST_SHIFT, LARGEST_SHIFT - 8, -1):
         m, n = (round(factor * 2**shift) for factor in factors)
-        raised = (expected << shift) - values[:, None] * m - values[None, :] * n
+        raised = (expected << shift) - first * m - second * n
         # A sum beyond the clamp may be anything beyond it.
-        least = raised[expected > params.activation_min].max(initial=-(2**62))
-        most = raised[expected < params.activation_max].min(initial=2**62) + 2**shift - 1
+        least = raised[expected > low].max(initial=-(2**62))
+        most = raised[expected < high].min(initial=2**62) + 2**shift - 1
         offset = int(least + most >> 1)
         if least <= most and (abs(m) + abs(n)) * 128 + abs(offset) < 2**31:
-            return m, n, offset, shift
+            return Plane((m, n), offset, shift)
+        offset = -m * params.zero_points[0] - n * params.zero_points[1]
+        sums = first * m + second * n + offset
+        rounded = (sums + (1 << shift - 1) - (sums < 0) >> shift) + params.output_zero_point
+        fits = (abs(m) + abs(n)) * 128 + abs(offset) + (1 << shift) < 2**31
+        if fits and np.array_equal(np.clip(rounded, low, high), expected):
+            return Plane((m, n), offset, shift, away=True)
     return None
 
 

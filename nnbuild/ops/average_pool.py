@@ -18,9 +18,11 @@ from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, So
 from nnbuild.intervals import monotone
 from nnbuild.kernels import cmsis_nn
 from nnbuild.kernels.exact_requantize import single_requantization
+from nnbuild.kernels.upper_half import upper
 from nnbuild.lower import Activation, Lowering, Output
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import reduction
+from nnbuild.ops.pooling import walk, window_trips
 from nnbuild.ops.spatial import Window, divides_window, window, without_in_window
 from nnbuild.target import Target
 
@@ -117,56 +119,76 @@ def reference(params: AveragePoolParams, constants: Mapping[str, Array], inputs:
     return fixedpoint.saturate(mean, params.activation_min, params.activation_max)
 
 
-def reciprocal(count: int) -> tuple[int, int]:
-    """(factor, shift) with (n * factor) >> shift == n // count for every n that a mean of `count` int8 values divides.
+LANES = 4
+"""Channels in a word, which cores with loads at any address take at a time."""
+SHIFT = 24
+"""Of reciprocals with which a mean's product stays in 32 bits, whatever the count."""
 
-    Proved over all of them, in 32 bits; (0, 0) where no such pair exists.
+
+def reciprocals(counts: Sequence[int]) -> tuple[tuple[int, ...], int, bool]:
+    """(factors, shift, exact): n // count == (n * factor) >> shift for every n that a mean of int8 values divides.
+
+    In 32 bits. Where there are no such factors they are rounded down and not `exact`: the product is not too large.
     """
-    numerators = np.arange(128 * count + count // 2 + 1, dtype=np.uint64)
-    for shift in range(8, 32):
-        factor = -(-(1 << shift) // count)
-        if int(numerators[-1]) * factor >= 2**32:
-            break
-        if np.array_equal((numerators * np.uint64(factor)) >> np.uint64(shift), numerators // np.uint64(count)):
-            return factor, shift
-    return 0, 0
+    for shift in (*range(8, SHIFT), SHIFT) if len(counts) == 1 else (SHIFT,):
+        factors = [-(-(1 << shift) // count) for count in counts]
+        if all(_divides(count, factor, shift) for count, factor in zip(counts, factors, strict=True)):
+            return tuple(factors), shift, True
+    return tuple((1 << SHIFT) // count for count in counts), SHIFT, False
+
+
+def _divides(count: int, factor: int, shift: int) -> bool:
+    """Whether the product is the quotient: both rise with n, so where the quotient does, and in front of it."""
+    largest = 128 * count + count // 2
+    ends = [end for quotient in range(1, 130) for end in (quotient * count - 1, quotient * count) if end <= largest]
+    return largest * factor < 2**32 and all((n * factor) >> shift == n // count for n in (*ends, largest))
+
+
+def lanes(view: LayerView, target: Target) -> int:
+    """Channels that are taken at a time: ARMv6-M loads words at their own addresses only, MVE has other ways."""
+    return LANES if view.params.window.input[2] >= LANES and not (target.armv6m or target.mve) else 1
 
 
 def render(view: LayerView, target: Target) -> Source:
-    """Sums of windows clipped to the input; one division or one requantization for each output."""
+    """Sums of windows clipped to the input; one product with a reciprocal or one requantization for each output."""
     params: AveragePoolParams = view.params
     counts = params.window.inside(params.pads_count)
-    count = int(counts.max())
-    constant = bool(counts.min() == count)
+    count, varied = int(counts.max()), bool(counts.min() < counts.max())
     values = {
         "p": params,
         "w": params.window,
-        "constant": constant,
+        "walk": walk(params.window),
+        "lanes": lanes(view, target),
+        "pads": params.pads_count and params.window.padded,
+        "varied": varied,
         "count": count,
-        "taps": int(np.prod(params.window.kernel)),
+        "start": -count * params.input_zero_point if params.rescales and not varied else 0,
     }
     if params.rescales:
         multiplier, shift = (int(view.constants[name][count]) for name in ("multiplier", "shift"))
         ends = (count * (INT8_MIN - params.input_zero_point), count * (INT8_MAX - params.input_zero_point))
-        found = single_requantization(params, multiplier, shift, ends, target) if constant else (None, [])
-        values |= {"multiplier": multiplier, "shift": shift, "line": found[0], "own": found[1]}
-        data = {} if constant else dict(view.constants)
-        return Source(template="average_pool_rescaled.c.j2", values=values, data=data)
-    factor, shift = reciprocal(count) if constant else (0, 0)
-    values |= {"factor": factor, "shift": shift}
-    return Source(template="average_pool.c.j2", values=values)
+        found = (None, []) if varied else single_requantization(params, multiplier, shift, ends, target)
+        whole = None if varied or target.armv6m else upper(params, multiplier, shift, ends)
+        values |= {"multiplier": multiplier, "shift": shift, "line": found[0], "own": found[1], "upper": whole}
+        return Source("average_pool_rescaled.c.j2", values, dict(view.constants) if varied else {})
+    known = np.unique(counts).tolist()
+    factors, shift, exact = reciprocals(known)
+    values |= {"factor": factors[0], "shift": shift, "exact": exact}
+    table = np.zeros(count + 1, np.uint32)
+    table[known] = factors
+    return Source("average_pool.c.j2", values, {"factor": table} if varied else {})
 
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:
-    """The loops of the two templates; a count that varies is divided by, or looked up, each time."""
+    """The loops of the two templates."""
     place = view.params.window
-    rows, columns = place.clipped()
-    channels = place.input[2]
-    rescaled = "rescaled_" if view.params.rescales else ""
     counts = place.inside(view.params.pads_count)
-    varied = "varied_" if counts.min() != counts.max() else ""
-    loops = {"row": rows * place.output[1] * channels, "tap": rows * columns * channels}
-    return {"pixel": place.pixels, f"{varied}{rescaled}output": view.output.size, **loops}
+    scaled = "rescaled_" if view.params.rescales else ""
+    varied = "varied_" if view.params.rescales and counts.min() != counts.max() else ""
+    taken = lanes(view, target)
+    blocks = place.pixels * -(-place.input[2] // taken)
+    loops = {"block": blocks} if taken > 1 else {}
+    return {"pixel": place.pixels, f"{varied}{scaled}output": blocks * taken, **loops, **window_trips(place, taken)}
 
 
 def cases() -> Iterable[Case]:
@@ -186,6 +208,11 @@ def cases() -> Iterable[Case]:
         yield singles.unary(f"average_pool_{name}_global", "GlobalAveragePool", (1, 5, 25, 5), quant, output)
         one = {"kernel_shape": [4], "strides": [3]}
         yield singles.unary(f"average_pool_{name}_1d", "AveragePool", (1, 3, 10), quant, output, one)
+    # Counts that no factor divides by in 32 bits, and windows of several such.
+    yield singles.unary("average_pool_many", "GlobalAveragePool", (1, 5, 49, 10), quant, quant)
+    wide = {"kernel_shape": [20, 20], "strides": [5, 5], "pads": [5, 5, 5, 5]}
+    yield singles.unary("average_pool_many_padded", "AveragePool", (1, 2, 20, 20), quant, quant, wide)
+    yield singles.unary("average_pool_rows", "AveragePool", (1, 6, 7, 9), quant, quant, {"kernel_shape": [5, 7]})
     yield singles.unary("average_pool_relu", "GlobalAveragePool", (1, 3, 3, 3), quant, quant, clamp=("Relu",))
     yield singles.unary("average_pool_one", "GlobalAveragePool", (1, 3, 1, 1), quant, quant)
     for name, axes, shape in (("last", [3], (1, 3, 4, 5)), ("channels", [1], (1, 7, 5)), ("all", [0, 1, 2], (2, 3, 4))):
@@ -204,6 +231,9 @@ OPERATOR = Operator(
     reference=reference,
     bounds=monotone(reference),
     channels=tied(divides_window, without_in_window),
-    kernels=(Kernel("direct", render, trips=trips), cmsis_nn.AVERAGE_POOL),
+    kernels=(
+        Kernel("direct", render, trips=trips, outruns_library=lambda target: not target.mve),
+        cmsis_nn.AVERAGE_POOL,
+    ),
     cases=cases,
 )

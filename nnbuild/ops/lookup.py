@@ -24,6 +24,9 @@ from nnbuild.target import Target
 Function = Callable[[float, onnx.NodeProto], float]
 
 
+UNROLLED_FROM = 64
+"""Elements from which on four are taken at a time."""
+
 _TINY = 1e-30
 """In place of zero where a function has a pole: its value there saturates."""
 
@@ -234,8 +237,19 @@ def reference(params: LookupParams, constants: Mapping[str, Array], inputs: Sequ
 
 
 def render(view: LayerView, target: Target) -> Source:
-    """One load for each element."""
-    return Source(template="lookup.c.j2", values={"p": view.params}, data={"table": view.constants["table"]})
+    """One load for each element; the table as a byte indexes it: from 0 to 127, then from -128 to -1."""
+    table = np.roll(view.constants["table"], 128)
+    return Source("lookup.c.j2", {"p": view.params, "quads": quads(view)}, {"table": table})
+
+
+def quads(view: LayerView) -> int:
+    """How often four elements are taken at a time: where that is worth the code."""
+    return int(view.params.size) // 4 if view.params.size >= UNROLLED_FROM else 0
+
+
+def trips(view: LayerView, target: Target) -> dict[str, int]:
+    """The two loops."""
+    return {"quad": quads(view), "output": view.output.size - 4 * quads(view)}
 
 
 def bounds(view: LayerView, inputs: Sequence[Interval]) -> Interval:
@@ -300,6 +314,6 @@ OPERATOR = Operator(
     copies=copies,
     behind=behind,
     inplace=lambda view: (0,),
-    kernels=(Kernel("direct", render),),
+    kernels=(Kernel("direct", render, trips=trips),),
     cases=cases,
 )

@@ -18,6 +18,7 @@ from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Activation, Lowering, Output
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import lookup, reduction
+from nnbuild.ops.pooling import walk, window_trips
 from nnbuild.ops.spatial import Window, divides_window, window, without_in_window
 from nnbuild.target import Target
 
@@ -82,22 +83,25 @@ def reference(params: MaxPoolParams, constants: Mapping[str, Array], inputs: Seq
 
 def render(view: LayerView, target: Target) -> Source:
     """The largest value under each window, clipped to the input."""
-    return Source(template="max_pool.c.j2", values={"p": view.params, "w": view.params.window})
+    place = view.params.window
+    return Source("max_pool.c.j2", {"p": view.params, "w": place, "walk": None if _asks(place) else walk(place)})
+
+
+def _asks(place: Window) -> bool:
+    """Whether each tap is asked whether it is inside: one that is not, between others that are."""
+    return place.padded and place.dilation != (1, 1)
 
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:
-    """The loops of max_pool.c.j2; a tap outside of the input is skipped."""
+    """The loops of max_pool.c.j2; where each tap is asked, those outside of the input are skipped."""
     place, size = view.params.window, view.output.size
+    if not _asks(place):
+        return {"pixel": place.pixels, "output": size, **window_trips(place)}
     rows, columns = place.clipped()
     taps = size * place.kernel[0] * place.kernel[1]
     inside = min(taps, rows * columns * place.input[2])
-    return {
-        "pixel": place.pixels,
-        "output": size,
-        "row": size * place.kernel[0],
-        "tap": inside,
-        "skipped": taps - inside,
-    }
+    asked = {"asked_row": size * place.kernel[0], "asked_tap": inside, "skipped": taps - inside}
+    return {"pixel": place.pixels, "output": size, **asked}
 
 
 def cases() -> Iterable[Case]:
@@ -115,6 +119,17 @@ def cases() -> Iterable[Case]:
     yield singles.unary("max_pool_dilated", "MaxPool", (1, 2, 5, 6), quant, quant, dilated)
     ceiling = {**two, "ceil_mode": 1}
     yield singles.unary("max_pool_ceil", "MaxPool", (1, 2, 5, 5), quant, quant, ceiling)
+    yield singles.unary("max_pool_rows", "MaxPool", (1, 3, 7, 9), quant, quant, {"kernel_shape": [4, 7]})
+    crooked = {"kernel_shape": [3, 2], "dilations": [2, 3], "pads": [2, 1, 1, 2]}
+    yield singles.unary("max_pool_dilated_padded", "MaxPool", (1, 2, 5, 6), quant, quant, crooked)
+    yield singles.unary(
+        "max_pool_dilated_rows",
+        "MaxPool",
+        (1, 2, 9, 8),
+        quant,
+        quant,
+        {**crooked, "kernel_shape": [4, 3], "pads": [0, 0, 0, 0]},
+    )
     yield singles.unary("max_pool_1d", "MaxPool", (1, 3, 9), quant, quant, {"kernel_shape": [3], "strides": [2]})
     yield singles.unary("max_pool_relu", "MaxPool", (1, 3, 6, 4), quant, quant, two, clamp=("Relu",))
     for kind in ("ReduceMax", "ReduceMin"):

@@ -17,6 +17,7 @@ from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, So
 from nnbuild.intervals import corners
 from nnbuild.kernels import cmsis_nn
 from nnbuild.kernels.exact_requantize import single_requantization
+from nnbuild.kernels.upper_half import upper
 from nnbuild.lower import Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import broadcast, lookup
@@ -81,7 +82,8 @@ def render(view: LayerView, target: Target) -> Source:
     products = [a * b for a in ends[0] for b in ends[1]]
     reach = (min(products), max(products))
     line, own = single_requantization(params, params.output_multiplier, params.output_shift, reach, target)
-    return broadcast.source(view, "mul.c.j2", line=line, own=own)
+    whole = None if target.armv6m else upper(params, params.output_multiplier, params.output_shift, reach)
+    return broadcast.source(view, "mul.c.j2", line=line, own=own, upper=whole)
 
 
 def cases() -> Iterable[Case]:
@@ -121,6 +123,9 @@ OPERATOR = Operator(
     bounds=corners(reference),
     channels=broadcast.CHANNELS,
     inplace=broadcast.inplace,
-    kernels=(Kernel("direct", render, trips=broadcast.trips), cmsis_nn.MUL),
+    kernels=(
+        Kernel("direct", render, trips=broadcast.trips, outruns_library=lambda target: not target.mve),
+        cmsis_nn.MUL,
+    ),
     cases=cases,
 )

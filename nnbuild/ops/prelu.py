@@ -13,8 +13,10 @@ import onnx
 
 from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.kernels.exact_requantize import single_requantization
+from nnbuild.kernels.upper_half import upper
 from nnbuild.lower import Constant, Lowering
-from nnbuild.network import Array, QuantParams
+from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import broadcast
 from nnbuild.ops.mul import MAX_MULTIPLIER
 from nnbuild.target import Target
@@ -77,7 +79,16 @@ def reference(params: PReluParams, constants: Mapping[str, Array], inputs: Seque
 
 def render(view: LayerView, target: Target) -> Source:
     """One loop for each of `loops`; one requantization for each element."""
-    return broadcast.source(view, "prelu.c.j2")
+    params: PReluParams = view.params
+    slopes = [int(slope) - params.slope_zero_point for slope in (INT8_MIN, INT8_MAX)]
+    products = [(INT8_MIN - params.input_zero_point) * slope for slope in slopes]
+    reaches = (0, INT8_MAX - params.input_zero_point), (min(0, *products), max(0, *products))
+    forms = []
+    for multiplier, shift, reach in zip(params.multipliers, params.shifts, reaches, strict=True):
+        line, own = single_requantization(params, multiplier, shift, reach, target)
+        whole = None if target.armv6m else upper(params, multiplier, shift, reach)
+        forms.append({"line": line, "own": own, "upper": whole})
+    return broadcast.source(view, "prelu.c.j2", forms=forms)
 
 
 def cases() -> Iterable[Case]:
