@@ -154,7 +154,8 @@ class Kernel:
 
     `library` names the library function that it calls, where it calls one.
     `trips` says how often each of the kernel's loops runs for a layer, by the loop's name; `nnbuild.cost` knows what
-    a trip of each costs on a core. Constants do not matter to it but by their shapes.
+    a trip of each costs on a core. A kernel whose loops depend on constants reads them, and takes the most that they
+    can make where they are placeholders; to the others only their shapes matter.
     `outruns_library` is whether it is to be taken before CMSIS-NN's kernel on a core, where the choice is ours.
     """
 

@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
+from nnbuild.contract import LayerView
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.network import Network
-from nnbuild.ops import ALL
+from nnbuild.ops import ALL, BY_NAME
 from nnbuild.placement import Placement
-from nnbuild.target import TARGETS
+from nnbuild.target import TARGETS, Target
 
 PORTABLE, SMALL, MIDDLE, DSP = (TARGETS[cpu] for cpu in ("generic", "cortex-m0", "cortex-m3", "cortex-m4"))
 CASES = [case for operator in ALL for case in operator.cases()]
@@ -40,9 +41,19 @@ def _candidates() -> Iterator[tuple[Network, EmitOptions]]:
         for case in CASES:
             for network in _rounding(case.network):
                 yield network, EmitOptions("", target)
-                pins = {layer.name: "direct" for layer in network.layers if layer.op in ("conv2d", "fully_connected")}
-                if pins:
-                    yield network, EmitOptions("", target, pins=pins)
+                for kernel in ("direct", "assembly", "packed"):
+                    pins = dict.fromkeys(_served(network, kernel, target), kernel)
+                    if pins:
+                        yield network, EmitOptions("", target, pins=pins)
+
+
+def _served(network: Network, kernel: str, target: Target) -> Iterator[str]:
+    """The layers that `kernel` serves, where another may come first."""
+    for layer in network.layers:
+        own = [each for each in BY_NAME[layer.op].kernels if each.name == kernel]
+        served = own and own[0].supports(LayerView.of(network, layer), target) is None
+        if served and layer.op in ("conv2d", "fully_connected"):
+            yield layer.name
 
 
 def _lines(files: dict[str, str]) -> set[str]:

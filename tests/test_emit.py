@@ -245,7 +245,13 @@ def test_assembly_stands_beside_the_c() -> None:
     """On ARMv6-M: other compilers than GNU's take the C of the same file; without assembly it is the only form."""
     network = case("fully_connected_16x10").network
     core = TARGETS["cortex-m0"]
-    both, only_c = (emit(network, EmitOptions("m", replace(core, assembly=used))) for used in (True, False))
+    both, only_c = (
+        emit(
+            network,
+            EmitOptions("m", replace(core, assembly=kernel == "assembly"), pins={"l00_fully_connected": kernel}),
+        )
+        for kernel in ("assembly", "horner")
+    )
     function = json.loads(both["m.report.json"])["layers"][0]["function"]
     assert f"    .global {function}_dot\n" in both["m_kernels.S"]
     assert f"void {function}_dot(const int8_t *inputs" in both["m.c"]

@@ -108,6 +108,9 @@ V6M_MUTANTS = [
     ("conv2d", "scaled -= (uint32_t)own[4];", ""),
     ("conv2d", "(uint32_t)above * ((uint32_t)factors & 0xFFFFu)", "0u"),
     ("fully_connected", "(value >> 16) * low", "0u"),
+    ("fully_connected", " - (fields[", " + (fields["),
+    ("conv2d", "= (word >> ", "= 3u + (word >> "),
+    ("conv2d", ") << ", ") << 1 << "),
     ("add", " >> shift", " >> shift << 1 >> 1 << 0 | 1"),
 ]
 

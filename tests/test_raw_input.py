@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import ConfigError
 from nnbuild.network import QuantParams
-from nnbuild.ops import BY_NAME
+from nnbuild.ops import BY_NAME, singles
 from nnbuild.raw_input import raw_input
 
 from . import host
@@ -68,3 +68,16 @@ def test_c_equals_the_line(kind: str, scale: float, tmp_path: Path) -> None:
 def test_nonsense_is_refused(kind: str, scale: float) -> None:
     with pytest.raises(ConfigError):
         raw_input(kind, scale, 0.0, QuantParams(0.1, 0))
+
+
+@pytest.mark.parametrize("size", [4, 5, 12])
+@pytest.mark.parametrize("scale", [1 / 255, 0.0071])
+def test_sizes_that_are_no_whole_number_of_passes(scale: float, size: int, tmp_path: Path) -> None:
+    """By subtraction, and by a table or a line; at the end of the array no byte is touched."""
+    quant = QuantParams(float(np.float32(1 / 255)), -128)
+    network = singles.clamp("m", ("Clip", 0.0, 1.0), (1, size), quant, quant).network
+    library = host.shared_library(tmp_path, emit(network, EmitOptions("m", raw=("u8", scale, 0.0))))
+    raw, output = np.arange(3, 3 + 19 * size, 19).astype(np.uint8), np.full(size + 4, 99, np.int8)
+    library.m_set_input_u8(ctypes.c_void_p(raw.ctypes.data), ctypes.c_void_p(output.ctypes.data))
+    assert np.array_equal(output[:size], raw_input("u8", scale, 0.0, quant).quantize(raw))
+    assert (output[size:] == 99).all()

@@ -20,6 +20,6 @@ def constant(register: str, value: int) -> list[str]:
 
 
 def requantization(line: Form, low: int) -> int:
-    """From a sum to the byte that is stored: the macro `requantize` of horner_armv6m.S.j2."""
+    """From a sum to the byte of its output: requantize_armv6m.S.j2."""
     step = 0 if line.zero is None else 4 + len(constant("r6", line.zero))
-    return 17 + (7 if line.wide else 3) + step + (low != 0)
+    return 16 + (7 if line.wide else 3) + step + (low != 0)

@@ -75,7 +75,7 @@ def _columns(values: dict[str, Any]) -> Assembly:
 def _window(values: dict[str, Any]) -> Assembly:
     rows, columns, channels = values["rows"], values["columns"], values["channels"]
     row = 6 + sum(5 + _load(column * channels) for column in range(1, columns))
-    instructions = 23 + rows * row + rows - 1 + -(-rows * columns // 32) + requantization(values["line"], values["low"])
+    instructions = 24 + rows * row + rows - 1 + -(-rows * columns // 32) + requantization(values["line"], values["low"])
     return Assembly("depthwise_window_armv6m.S.j2", "window", "void", WINDOW, values, instructions)
 
 

@@ -123,12 +123,18 @@ class Line:
 
 
 def requantization(
-    view: LayerView, weights: Array, zero_point: int, target: Target, raised: int = 0
+    view: LayerView,
+    weights: Array,
+    zero_point: int,
+    target: Target,
+    raised: int = 0,
+    from_lowest: bool = False,
 ) -> tuple[Form | None, dict[str, Array]]:
     """How a layer's kernel makes outputs from raw sums of input * weight: a form, and the constants that it reads.
 
     `weights` is (channels, taps). On ARMv6-M a line (`scaling`), where there is one; otherwise None and what the
-    reference has. The input's zero point is folded into the bias. With a line, sums may be of inputs plus `raised`.
+    reference has. The input's zero point is folded into the bias. With a line, sums may be of inputs plus `raised`, or
+    counted `from_lowest`, the smallest that they can be.
     """
     taps = weights.astype(np.int64)
     bias = view.constants["bias"].astype(np.int64) - zero_point * taps.sum(axis=1)
@@ -140,7 +146,7 @@ def requantization(
         wide = multiplier.astype(np.int64), shift.astype(np.int64)
         line = search(Channels(bias, *wide, lowest, highest, zero, span))
         if line is not None:
-            raising = raised * taps.sum(axis=1)
+            raising = -lowest if from_lowest else raised * taps.sum(axis=1)
             if np.abs(line.bias - raising).max(initial=0) < 2**31:
                 return line.form, {"scaling": replace(line, bias=line.bias - raising).words()}
     return None, {"bias": bias.astype(np.int32), "multiplier": multiplier, "shift": shift}

@@ -10,13 +10,16 @@ beside them stands the same in C for other compilers, and for sums without a lin
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnbuild.contract import Assembly, LayerView, Source
 from nnbuild.kernels import horner
 from nnbuild.kernels.armv6m import requantization
 from nnbuild.kernels.exact_requantize import Form
 from nnbuild.target import Target
+
+if TYPE_CHECKING:
+    from nnbuild.ops.spatial import Window
 
 FLAT = 16
 """Inputs up to which all of them are written one after the other."""
@@ -59,12 +62,22 @@ def conv2d(view: LayerView, target: Target) -> Source:
     rows, length = view.params.window.kernel[0], view.params.window.kernel[1] * view.params.window.input[2]
     if source.values["line"] is None:
         return source
-    passes, unrolled, tail = split(length, COPIED)
-    values = {"unrolled": unrolled, "tail": tail}
-    instructions = 17 + 4 * (unrolled + tail) + (tail > 0)
-    gather = Assembly("gather_armv6m.S.j2", "gather", "int32_t", GATHER, values, instructions)
-    values = {**source.values, "copied": passes * unrolled}
-    return _assembled(replace(source, values=values), rows * length, view.params.channels, (gather,))
+    values = {**source.values, "copied": copied(length)}
+    own = (gather(view.params.window),)
+    return _assembled(replace(source, values=values), rows * length, view.params.channels, own)
+
+
+def copied(length: int) -> int:
+    """How many bytes of a row of `length` the loop of `gather` takes; it is told so."""
+    passes, unrolled, _ = split(length, COPIED)
+    return passes * unrolled
+
+
+def gather(place: Window) -> Assembly:
+    """Copies windows into a patch."""
+    _, unrolled, tail = split(place.kernel[1] * place.input[2], COPIED)
+    values, instructions = {"unrolled": unrolled, "tail": tail}, 17 + 4 * (unrolled + tail) + (tail > 0)
+    return Assembly("gather_armv6m.S.j2", "gather", "int32_t", GATHER, values, instructions)
 
 
 def fully_connected(view: LayerView, target: Target) -> Source:
@@ -98,7 +111,7 @@ def _instructions(line: Form, low: int, unsigned: bool, flat: bool, unrolled: in
     inputs, moves = unrolled + tail, not flat or tail > 0
     summing = 1 if unsigned else 2 + 3 * inputs + moves + 2 * (not flat)
     walking = (14 if unsigned else 15) * inputs + 3 * moves + 3 * (not flat)
-    return 12 + 3 * (not flat) + summing + 4 + walking + 13 + 4 * (requantization(line, low) + 1) + 4 + 6 + 6
+    return 12 + 3 * (not flat) + summing + 4 + walking + 13 + 4 * (requantization(line, low) + 2) + 4 + 6 + 6
 
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:

@@ -15,7 +15,7 @@ import onnx
 from nnbuild import fixedpoint, qdq
 from nnbuild.contract import Case, Channels, Kernel, LayerView, Operator, Quantization, Source
 from nnbuild.intervals import Interval
-from nnbuild.kernels import cmsis_nn, horner, horner_armv6m, smlad
+from nnbuild.kernels import cmsis_nn, horner, horner_armv6m, packed_armv6m, smlad
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, depthwise_conv2d
@@ -238,6 +238,13 @@ OPERATOR = Operator(
             horner_armv6m.supports_conv2d,
             horner_armv6m.scratch,
             horner_armv6m.conv2d_trips,
+        ),
+        Kernel(
+            "packed",
+            packed_armv6m.conv2d,
+            horner_armv6m.supports_conv2d,
+            packed_armv6m.scratch,
+            packed_armv6m.conv2d_trips,
         ),
         Kernel(
             "smlad",

@@ -15,7 +15,7 @@ import onnx
 from nnbuild import fixedpoint, layout, qdq
 from nnbuild.contract import Case, Channels, Kernel, LayerView, Operator, Quantization, Source
 from nnbuild.intervals import Interval
-from nnbuild.kernels import cmsis_nn, horner, horner_armv6m, smlad
+from nnbuild.kernels import cmsis_nn, horner, horner_armv6m, packed_armv6m, smlad
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, matmul
@@ -202,6 +202,12 @@ OPERATOR = Operator(
             horner_armv6m.fully_connected,
             horner_armv6m.supports,
             trips=horner_armv6m.fully_connected_trips,
+        ),
+        Kernel(
+            "packed",
+            packed_armv6m.fully_connected,
+            horner_armv6m.supports,
+            trips=packed_armv6m.fully_connected_trips,
         ),
         Kernel(
             "smlad",
