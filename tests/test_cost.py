@@ -172,11 +172,12 @@ def test_assembly_is_counted_to_the_byte(compiler: str, tmp_path: Path) -> None:
     assert sum(cost.assembly_bytes(sources)) == found
 
 
-def test_assembly_with_wide_instructions_is_counted_to_the_byte(tmp_path: Path) -> None:
-    """Every function of the cases and of random layers for cores with DSP."""
+@pytest.mark.parametrize("cpu", ["cortex-m4", "cortex-m55"])
+def test_assembly_with_wide_instructions_is_counted_to_the_byte(cpu: str, tmp_path: Path) -> None:
+    """Every function of the cases and of random layers for cores with DSP, or MVE."""
     if shutil.which("arm-none-eabi-gcc") is None:
         pytest.skip("arm-none-eabi-gcc is not installed")
-    target = TARGETS["cortex-m4"]
+    target = TARGETS[cpu]
     used: dict[str, Assembly] = {}
     networks = [case.network for operator in ALL for case in operator.cases()]
     for network in (*networks, *(case.network for case in random_layers.cases(0, 40))):
@@ -187,7 +188,7 @@ def test_assembly_with_wide_instructions_is_counted_to_the_byte(tmp_path: Path) 
         name = f"f{number}"
         lines += [f".type {name}, %function", assembly_text(own, name), f".size {name}, . - {name}"]
     (tmp_path / "f.S").write_text("\n".join([*lines, ""]))
-    command = ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-c", "f.S", "-o", "f.o"]
+    command = ["arm-none-eabi-gcc", f"-mcpu={cpu}", "-mthumb", "-c", "f.S", "-o", "f.o"]
     subprocess.run(command, cwd=tmp_path, check=True)
     with (tmp_path / "f.o").open("rb") as file:
         table = ELFFile(file).get_section_by_name(".symtab")

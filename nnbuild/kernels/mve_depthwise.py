@@ -134,7 +134,10 @@ def render(view: LayerView, target: Target) -> Source:
 
 def _length(window: Mapping[str, Any]) -> int:
     """Halfwords of mve_depthwise.S.j2."""
-    return 0
+    taps: tuple[Tap, ...] = window["taps"]
+    moves = sum(tap.down + 2 * (tap.move != 0) for tap in taps)
+    sums = 6 * len(taps) + 2 * (len(taps) // 2) + 8 * -(-len(taps) // 2)
+    return 77 + moves + sums + (5 + 2 * len(taps) if window["rest"] else 0) + (8 if window["form"].lowered else 0)
 
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:
