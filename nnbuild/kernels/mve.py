@@ -120,10 +120,12 @@ def scratch(view: LayerView, target: Target) -> int:
 
 def conv2d(view: LayerView, target: Target) -> Source:
     """A conv2d layer without groups."""
+    from nnbuild.ops.conv2d import gathers
+
     place = view.params.window
     zero = view.params.input_zero_point
     gather = Assembly("mve_gather.S.j2", "gather", "void", GATHER, {"zero_point": zero}, GATHER_LENGTH)
-    own = {"w": place, "in_place": in_place(place), "length": place.kernel[1] * place.input[2]}
+    own = {"w": place, "in_place": in_place(place), "gathers": gathers(place), "length": place.kernel[1] * place.input[2]}
     found = _source("mve_conv2d.c.j2", view, own, () if in_place(place) else (gather,))
     if found is not None:
         return found
@@ -161,7 +163,8 @@ def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
     own = _trips(place.pixels, rows * length, view.params.channels)
     if in_place(place):
         return {**own, "line": place.output[0]}
-    if place.dilation != (1, 1):
-        taps = place.pixels * rows * place.kernel[1]
-        return {**own, "tap": taps, "tap_vector": taps * -(-place.input[2] // LANES)}
-    return {**own, "pixel": place.pixels, "row": place.pixels * rows, "copied": place.pixels * rows * -(-length // LANES)}
+    # A dilated row is copied tap by tap.
+    dilated = place.dilation[1] != 1
+    calls, pieces, length = (rows, rows * place.kernel[1], place.input[2]) if dilated else (1, rows, length)
+    copied = {"gather": calls, "piece": pieces, "copied": pieces * -(-length // LANES)}
+    return {**own, "pixel": place.pixels, **{name: place.pixels * count for name, count in copied.items()}}
