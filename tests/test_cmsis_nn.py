@@ -287,5 +287,5 @@ def test_backends_of_the_stages(tmp_path: Path, capsys: pytest.CaptureFixture[st
         capsys.readouterr()
     assert kernels == {"auto": "smlad", "direct": "smlad", "cmsis_nn": "cmsis_nn"}
     assert main(["select", quantized, *given[:-1], "cortex-m55"]) == 0
-    assert re.findall(r"fully_connected +\S+ +\S+ +(\w+)", capsys.readouterr().out)[0] == "cmsis_nn"
+    assert re.findall(r"fully_connected +\S+ +\S+ +(\w+)", capsys.readouterr().out)[0] == "mve"
     assert str(cmsis_nn_dir) not in "".join(path.read_text() for path in tmp_path.glob("m[._]*[ch]"))
