@@ -13,7 +13,7 @@ from nnbuild.ops import ALL
 from nnbuild.placement import Placement
 from nnbuild.target import TARGETS
 
-PORTABLE, SMALL, DSP = TARGETS["generic"], TARGETS["cortex-m0"], TARGETS["cortex-m4"]
+PORTABLE, SMALL, DSP, MVE = (TARGETS[cpu] for cpu in ("generic", "cortex-m0", "cortex-m4", "cortex-m55"))
 CASES = [case for operator in ALL for case in operator.cases()]
 VARIANTS = (
     EmitOptions("", SMALL, selftest=1, raw=("u8", 1 / 255, 0.0)),
@@ -36,7 +36,7 @@ def _candidates() -> Iterator[tuple[Network, EmitOptions]]:
     for options in VARIANTS:
         yield varied, options
         yield keeping, replace(options, raw=None)
-    for target in (SMALL, PORTABLE, DSP):
+    for target in (SMALL, PORTABLE, DSP, MVE):
         for case in CASES:
             for network in _rounding(case.network):
                 yield network, EmitOptions("", target)

@@ -133,7 +133,7 @@ def test_random_layers_with_cmsis_nn(core: str, seed: int, tmp_path: Path) -> No
     assert (status, printed) == (0, ""), explain(status, printed, cases)
 
 
-@pytest.mark.parametrize(("core", "first"), [image for image in images(SINGLE) if image[0] in ("m0", "m3", "m4", "m55")])
+@pytest.mark.parametrize(("core", "first"), [image for image in images(SINGLE) if image[0] not in ("m7", "m33", HOST)])
 def test_own_kernels_with_single_rounding(core: str, first: int, tmp_path: Path) -> None:
     qemu.need()
     cases = SINGLE[first : first + IMAGE[core]]

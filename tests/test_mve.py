@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nnbuild import fixedpoint
 from nnbuild.contract import Case, LayerView
 from nnbuild.emit import EmitOptions, emit
-from nnbuild.kernels import mve, mve_depthwise
+from nnbuild.kernels import mve, mve_depthwise, smlad
 from nnbuild.network import QuantParams
 from nnbuild.ops import BY_NAME, singles
 from nnbuild.selection import select
@@ -75,7 +75,7 @@ def layer(multiplier: int, shift: int, bias: int, zero: int, low: int) -> LayerV
     return cast(LayerView, SimpleNamespace(params=params, constants=constants))
 
 
-def outputs(form: mve.Requantization, own: Any, sums: Any) -> Any:
+def outputs(form: smlad.Requantization, own: Any, sums: Any) -> Any:
     """What mve_requantize.S.j2 computes: VQRDMULH or VQDMULH, VSHR and VADD, VADD, VSHL; each in 32 bits."""
     bias, multiplier, added, shift = (int(number) for number in own)
     upper = (2 * (sums + bias) * multiplier + (2**31 if form.nearest else 0)) >> 32
@@ -104,7 +104,9 @@ def test_outputs_equal_the_reference(
         assert found is not None
         form, numbers = found
         folded = bias - 3 * 127 * 100
-        sums = np.unique(np.concatenate([np.linspace(-128, 127, 4001).astype(np.int64) * 12700, -folded + np.arange(-999, 999)]))
+        sums = np.unique(
+            np.concatenate([np.linspace(-128, 127, 4001).astype(np.int64) * 12700, -folded + np.arange(-999, 999)])
+        )
         sums = sums[(sums >= -128 * 12700) & (sums <= 127 * 12700)]
         scaled = fixedpoint.requantize(sums + folded, multiplier, shift)
         assert np.array_equal(outputs(form, numbers.reshape(4, 4)[:, 0], sums), np.clip(scaled + zero, low, 127))
@@ -122,7 +124,7 @@ def test_numbers_lie_in_the_order_of_lanes() -> None:
     assert own[1].tolist() == [[8, 0, 0, 0, 9, 0, 0, 0], *([n, 0, 0, 0, n, 0, 0, 0] for n in (2**30, 4, -3))]
 
 
-# --- which kernel ------------------------------------------------------------------------------------------------------
+# --- which kernel ---
 
 
 def convolution(**options: Any) -> Case:
@@ -156,7 +158,7 @@ def test_pairs_of_weights_that_leave_16_bits() -> None:
     assert mve_depthwise._pairs_fit(np.array([[127], [-127], [-128]], np.int8))
 
 
-# --- what runs ---------------------------------------------------------------------------------------------------------
+# --- what runs ---
 
 
 def sweep() -> Iterator[Case]:
@@ -165,7 +167,7 @@ def sweep() -> Iterator[Case]:
     for number in range(1, 41):
         quant, out = QuantParams(0.05, zeros[number % 4]), QuantParams(0.2, zeros[number // 4 % 4])
         clamp = ("Clip", -3.0, 2.5) if number % 3 == 0 else ("Relu",) if number % 3 == 1 else ()
-        rest = {"quant": quant, "output": out, "clamp": clamp}
+        rest: dict[str, Any] = {"quant": quant, "output": out, "clamp": clamp}
         outputs = number * 7 % 19 + 1
         rows = 1 + number % 3
         yield singles.weighted(f"fc_{number}", "MatMul", (1, rows, number), (number, outputs), 1, bias=False, **rest)
@@ -208,12 +210,18 @@ def test_the_same_in_c(single: bool, tmp_path: Path) -> None:
 MUTANTS = [
     ("fully_connected", "vctp.8  r11", "vctp.16 r11"),
     ("fully_connected", "vctp.32 r12", "vctp.16 r12"),
-    ("fully_connected", "add     r5, r5, r12 ", "nop "),
+    ("fully_connected", "add     r5, r0, r11 ", "mov     r5, r0 "),
+    ("fully_connected", "subs    r12, r12, #4", "subs    r12, r12, #3"),
     ("fully_connected", "vqrdmulh", "vqdmulh"),
     ("fully_connected", "vshr.s32 q1, q0, #31", "vmov.i32 q1, #0"),
     ("fully_connected", "vmax.s32", "vmin.s32"),
     ("fully_connected", "[r2], #16", "[r2], #15"),
-    ("conv2d", "dls     lr, r7", "mov     lr, #1"),
+    ("fully_connected", "dls     lr, r7", "mov     lr, #1"),
+    ("conv2d", "subs    r11, r11, #1", "subs    r11, r11, r11"),
+    ("conv2d", "moveq   r4, r5", "nop"),
+    ("conv2d", "subs    r9, r9, #2", "subs    r9, r9, #1"),
+    ("conv2d", "mov     r10, r2", "mov     r10, r0"),
+    ("conv2d", "vpstt", "vpste"),
     ("conv2d", "add     r0, r0, r5", "add     r0, r0, r3"),
     ("conv2d", "wlstp.8 lr, r4", "wlstp.8 lr, r2"),
     ("conv2d", "cbz     r6", "cbnz    r6"),
@@ -238,7 +246,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize(("operator", "old", "new"), MUTANTS)
-def test_mutants_of_the_assembly_are_caught(operator: str, old: str, new: str, built: dict[str, Path], tmp_path: Path) -> None:
+def test_mutants_of_the_assembly_are_caught(
+    operator: str, old: str, new: str, built: dict[str, Path], tmp_path: Path
+) -> None:
     """Only the assembly is made again; the other objects are those of the program that passes."""
     core, folder = qemu.CORES["m55"], built[operator]
     text = "".join(path.read_text() for path in sorted(folder.glob("m*_kernels.S")))

@@ -32,8 +32,9 @@ UNROLLED = 4
 """The most vectors of inputs that one pass of a loop takes."""
 DOT = (
     *("const int8_t *inputs", "int8_t *output", "const int8_t *weights", "const int32_t *scaling"),
-    *("int32_t passes", "int32_t channels", "int32_t step", "int32_t windows"),
+    *("int32_t passes", "int32_t channels"),
 )
+PAIR = (*DOT, "int32_t step", "int32_t windows")
 GATHER = (
     *("const int8_t *from", "int8_t *to", "int32_t lead", "int32_t length"),
     *("int32_t gap", "int32_t step", "int32_t rows", "int32_t trail"),
@@ -86,8 +87,10 @@ def interleaved(weights: Array) -> Array:
     return np.pad(np.concatenate(parts, axis=1).ravel(), (0, spare))
 
 
-def _source(template: str, view: LayerView, values: dict[str, Any], more: tuple[Assembly, ...]) -> Source | None:
-    """The kernel around the products; None where requantization has no form."""
+def _source(
+    template: str, view: LayerView, windows: int, values: dict[str, Any], more: tuple[Assembly, ...]
+) -> Source | None:
+    """The kernel around the products of `windows` windows; None where requantization has no form."""
     weights = view.constants["weights"]
     flat = weights.reshape(len(weights), -1)
     found = scaling(view, flat, range(BLOCK))
@@ -95,16 +98,25 @@ def _source(template: str, view: LayerView, values: dict[str, Any], more: tuple[
         return None
     form, numbers = found
     full, tail = divmod(flat.shape[1], LANES)
-    dot = {"form": form, "unrolled": unrolled(full, UNROLLED), "flat": full <= UNROLLED, "tail": tail}
+    dot: dict[str, Any] = {"form": form, "unrolled": unrolled(full, UNROLLED), "flat": full <= UNROLLED, "tail": tail}
     dot["rest"] = len(flat) % BLOCK > 0
-    values = {"p": view.params, "form": form, "passes": full // max(dot["unrolled"], 1), "taps": flat.shape[1], **values}
+    values = {
+        "p": view.params,
+        "form": form,
+        "passes": full // max(dot["unrolled"], 1),
+        "taps": flat.shape[1],
+        **values,
+    }
     data = {"weights": interleaved(flat), "scaling": numbers}
-    return Source(template, values, data, assembly=(*more, Assembly("mve_dot.S.j2", "dot", "void", DOT, dot, _length(dot))))
+    own = Assembly("mve_dot.S.j2", "dot", "void", DOT, dot, _dot_length(dot))
+    if windows > 1:
+        own = Assembly("mve_pair.S.j2", "dot", "void", PAIR, dot, _pair_length(dot))
+    return Source(template, values, data, assembly=(*more, own))
 
 
 def fully_connected(view: LayerView, target: Target) -> Source:
     """A fully connected layer: its rows are windows, one behind the other."""
-    return _source("mve_fully_connected.c.j2", view, {}, ()) or horner.fully_connected(view, target)
+    return _source("mve_fully_connected.c.j2", view, view.params.rows, {}, ()) or horner.fully_connected(view, target)
 
 
 def in_place(place: Window) -> bool:
@@ -113,9 +125,10 @@ def in_place(place: Window) -> bool:
 
 
 def scratch(view: LayerView, target: Target) -> int:
-    """The patch."""
+    """Patches for two windows, or for one where there are no more."""
     place = view.params.window
-    return 0 if in_place(place) else place.kernel[0] * place.kernel[1] * place.input[2]
+    patch = place.kernel[0] * place.kernel[1] * place.input[2]
+    return 0 if in_place(place) else int(min(place.pixels, 2) * patch)
 
 
 def conv2d(view: LayerView, target: Target) -> Source:
@@ -125,8 +138,9 @@ def conv2d(view: LayerView, target: Target) -> Source:
     place = view.params.window
     zero = view.params.input_zero_point
     gather = Assembly("mve_gather.S.j2", "gather", "void", GATHER, {"zero_point": zero}, GATHER_LENGTH)
-    own = {"w": place, "in_place": in_place(place), "gathers": gathers(place), "length": place.kernel[1] * place.input[2]}
-    found = _source("mve_conv2d.c.j2", view, own, () if in_place(place) else (gather,))
+    own = {"w": place, "gathers": gathers(place), "length": place.kernel[1] * place.input[2]}
+    own["in_place"] = in_place(place)
+    found = _source("mve_conv2d.c.j2", view, place.pixels, own, () if own["in_place"] else (gather,))
     if found is not None:
         return found
     source = horner.conv2d(view, target)
@@ -138,10 +152,16 @@ def conv2d(view: LayerView, target: Target) -> Source:
 GATHER_LENGTH = 54
 
 
-def _length(dot: Mapping[str, Any]) -> int:
+def _dot_length(dot: Mapping[str, Any]) -> int:
     """Of mve_dot.S.j2."""
-    loop = 18 * int(dot["unrolled"]) + (0 if dot["flat"] else 5)
-    return 55 + loop + (24 if dot["tail"] else 0) + (7 if dot["rest"] else 2) + (4 if dot["form"].lowered else 0)
+    loop = 18 * int(dot["unrolled"]) + (0 if dot["flat"] else 4)
+    return 45 + loop + (24 if dot["tail"] else 0) + (6 if dot["rest"] else 2) + (4 if dot["form"].lowered else 0)
+
+
+def _pair_length(dot: Mapping[str, Any]) -> int:
+    """Of mve_pair.S.j2."""
+    loop = 28 * int(dot["unrolled"]) + (0 if dot["flat"] else 6)
+    return 100 + loop + (34 if dot["tail"] else 0) + (10 if dot["rest"] else 5) + (8 if dot["form"].lowered else 0)
 
 
 def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
@@ -151,9 +171,12 @@ def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
 
 
 def _trips(windows: int, taps: int, channels: int) -> dict[str, int]:
-    blocks, full = windows * -(-channels // BLOCK), taps // LANES
+    """Of mve_dot.S.j2, or with `pair` in front of mve_pair.S.j2, which computes two windows at a time."""
+    kind, turns = ("", 1) if windows == 1 else ("pair_", -(-windows // 2))
+    blocks, full = turns * -(-channels // BLOCK), taps // LANES
     passes = full // unrolled(full, UNROLLED) if full > UNROLLED else 0
-    return {"window": windows, "block": blocks, "vector": blocks * -(-taps // LANES), "pass": blocks * passes}
+    own = {"block": blocks, "vector": blocks * -(-taps // LANES), "pass": blocks * passes}
+    return {**({"pair": turns} if kind else {}), **{kind + name: count for name, count in own.items()}}
 
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:

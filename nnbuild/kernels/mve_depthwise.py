@@ -2,8 +2,8 @@
 
 Products of two taps are added up in 16 bits, which a pair of weights whose sizes are 255 at most cannot leave, and then
 in 32 bits, channels 0, 2, 4 and 6 in one vector and 1, 3, 5 and 7 in the other. Weights lie in the order of that walk,
-channels padded to eight with zeros, and so do the numbers of requantization (mve.py). Where windows reach over a border,
-C copies the rows under them into a patch with the zero point around them, so that the products see no border.
+channels padded to eight with zeros, and so do the numbers of requantization (mve.py). Where windows reach over a
+border, the rows under them are copied to a patch with the zero point around them, so that the products see no border.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def render(view: LayerView, target: Target) -> Source:
     if found is None:
         return depthwise_conv2d.render(view, target)
     form, numbers = found
-    start, steps = walk(*place.kernel, place.dilation[1] * channels)
+    start, steps = walk(place.kernel[0], place.kernel[1], place.dilation[1] * channels)
     window = {"form": form, "start": start, "taps": steps, "rest": channels % BLOCK > 0}
     values = {"p": view.params, "w": place, "form": form, "width": _width(place)}
     copied = max(min(place.input[1], _width(place) - place.pad[1]), 0) * channels

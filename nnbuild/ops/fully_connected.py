@@ -211,7 +211,11 @@ OPERATOR = Operator(
             outruns_library=smlad.outruns_library,
         ),
         Kernel(
-            "mve", mve.fully_connected, mve.supports, trips=mve.fully_connected_trips, outruns_library=mve.outruns_library
+            "mve",
+            mve.fully_connected,
+            mve.supports,
+            trips=mve.fully_connected_trips,
+            outruns_library=mve.outruns_library,
         ),
         Kernel("horner", horner.fully_connected, trips=horner.fully_connected_trips),
         Kernel("direct", render, trips=trips),
