@@ -14,7 +14,8 @@ from nnbuild.ops import ALL, BY_NAME
 from nnbuild.placement import Placement
 from nnbuild.target import TARGETS, Target
 
-PORTABLE, SMALL, MIDDLE, DSP = (TARGETS[cpu] for cpu in ("generic", "cortex-m0", "cortex-m3", "cortex-m4"))
+CORES = ("generic", "cortex-m0", "cortex-m3", "cortex-m4", "cortex-m55")
+PORTABLE, SMALL, MIDDLE, DSP, MVE = (TARGETS[cpu] for cpu in CORES)
 CASES = [case for operator in ALL for case in operator.cases()]
 VARIANTS = (
     EmitOptions("", SMALL, selftest=1, raw=("u8", 1 / 255, 0.0)),
@@ -37,7 +38,7 @@ def _candidates() -> Iterator[tuple[Network, EmitOptions]]:
     for options in VARIANTS:
         yield varied, options
         yield keeping, replace(options, raw=None)
-    for target in (SMALL, PORTABLE, MIDDLE, DSP):
+    for target in (SMALL, PORTABLE, MIDDLE, DSP, MVE):
         for case in CASES:
             for network in _rounding(case.network):
                 yield network, EmitOptions("", target)

@@ -15,7 +15,7 @@ import onnx
 from nnbuild import fixedpoint, qdq
 from nnbuild.contract import Case, Channels, Kernel, LayerView, Operator, Quantization, Source
 from nnbuild.intervals import Interval
-from nnbuild.kernels import cmsis_nn, horner, horner_armv6m, packed_armv6m, smlad
+from nnbuild.kernels import cmsis_nn, horner, horner_armv6m, mve, packed_armv6m, smlad
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, depthwise_conv2d
@@ -255,6 +255,9 @@ OPERATOR = Operator(
             outruns_library=smlad.outruns_library,
         ),
         Kernel("mla", smlad.conv2d, smlad.supports_mla_conv2d, smlad.scratch, smlad.conv2d_trips),
+        Kernel(
+            "mve", mve.conv2d, mve.supports_conv2d, mve.scratch, mve.conv2d_trips, outruns_library=mve.outruns_library
+        ),
         Kernel("horner", horner.conv2d, horner.supports_conv2d, scratch, horner.conv2d_trips),
         Kernel("direct", render, scratch=scratch, trips=trips),
         cmsis_nn.CONVOLVE,

@@ -16,7 +16,7 @@ from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source, tied
 from nnbuild.errors import InternalError
 from nnbuild.intervals import Interval
-from nnbuild.kernels import cmsis_nn, depthwise_armv6m, smlad, smlad_depthwise
+from nnbuild.kernels import cmsis_nn, depthwise_armv6m, mve, mve_depthwise, smlad, smlad_depthwise
 from nnbuild.kernels.exact_requantize import requantization
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
@@ -157,6 +157,14 @@ OPERATOR = Operator(
         ),
         Kernel(
             "mla", smlad_depthwise.render, smlad_depthwise.supports_mla, smlad_depthwise.scratch, smlad_depthwise.trips
+        ),
+        Kernel(
+            "mve",
+            mve_depthwise.render,
+            mve_depthwise.supports,
+            mve_depthwise.scratch,
+            mve_depthwise.trips,
+            outruns_library=mve.outruns_library,
         ),
         Kernel("direct", render, scratch=scratch, trips=trips),
         cmsis_nn.DEPTHWISE,

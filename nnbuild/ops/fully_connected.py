@@ -15,7 +15,7 @@ import onnx
 from nnbuild import fixedpoint, layout, qdq
 from nnbuild.contract import Case, Channels, Kernel, LayerView, Operator, Quantization, Source
 from nnbuild.intervals import Interval
-from nnbuild.kernels import cmsis_nn, horner, horner_armv6m, packed_armv6m, smlad
+from nnbuild.kernels import cmsis_nn, horner, horner_armv6m, mve, packed_armv6m, smlad
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, matmul
@@ -215,6 +215,13 @@ OPERATOR = Operator(
             smlad.supports,
             trips=smlad.fully_connected_trips,
             outruns_library=smlad.outruns_library,
+        ),
+        Kernel(
+            "mve",
+            mve.fully_connected,
+            mve.supports,
+            trips=mve.fully_connected_trips,
+            outruns_library=mve.outruns_library,
         ),
         Kernel("horner", horner.fully_connected, trips=horner.fully_connected_trips),
         Kernel("direct", render, trips=trips),
