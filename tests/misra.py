@@ -22,6 +22,7 @@ Findings = set[tuple[str, str]]
 
 _FLAGS = ["--addon=misra", "--enable=style", "--std=c99", "--platform=arm32-wchar_t4", "--quiet"]
 _DEFINES = ["-D__GNUC__=12", "-D__ELF__=1", "-D__ARM_ARCH_6M__=1", "-D__ARM_ARCH=6", "-D__ARM_FEATURE_DSP=1"]
+_DEFINES += ["-D__ARM_FEATURE_MVE=1"]
 
 
 def version(cppcheck: str = "cppcheck") -> str:

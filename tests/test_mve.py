@@ -222,7 +222,7 @@ MUTANTS = [
     ("conv2d", "moveq   r4, r5", "nop"),
     ("conv2d", "subs    r9, r9, #2", "subs    r9, r9, #1"),
     ("conv2d", "mov     r10, r2", "mov     r10, r0"),
-    ("conv2d", "vpstt", "vpste"),
+    ("conv2d", "vldrbt.u8 q1, [r9]", "vldrbt.u8 q1, [r1]"),
     ("conv2d", "add     r0, r0, r5", "add     r0, r0, r3"),
     ("conv2d", "wlstp.8 lr, r4", "wlstp.8 lr, r2"),
     ("conv2d", "cbz     r6", "cbnz    r6"),
