@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from nnbuild.contract import Assembly, LayerView, Source
-from nnbuild.kernels.armv6m import constant, requantization
+from nnbuild.kernels.armv6m import channel, constant, requantization
 from nnbuild.ops.spatial import Window
 from nnbuild.target import Target
 
@@ -65,9 +65,8 @@ def render(view: LayerView, target: Target) -> Source:
 def _columns(values: dict[str, Any]) -> Assembly:
     line, channels, width = values["line"], values["channels"], values["width"]
     inputs = sum(_load(column * channels) for column in range(3))
-    step = 0 if line.zero is None else 4 + _load(line.zero)
-    output = 18 + (8 if line.wide else 2) + step + (values["low"] != 0)
-    rest = 55 + _load(values["height"] - 1) + 2 * _load(width * channels) + _load(channels)
+    output = requantization(line, values["low"]) + 2 * line.bounded + (4 if line.wide else 2) + line.two_sided
+    rest = 56 + _load(values["height"] - 1) + 2 * _load(width * channels) + _load(channels)
     instructions = rest + 2 * inputs + 3 * 7 + 3 * 10 + output
     return Assembly("depthwise_armv6m.S.j2", "columns", "void", COLUMNS, values, instructions)
 
@@ -75,7 +74,7 @@ def _columns(values: dict[str, Any]) -> Assembly:
 def _window(values: dict[str, Any]) -> Assembly:
     rows, columns, channels = values["rows"], values["columns"], values["channels"]
     row = 6 + sum(5 + _load(column * channels) for column in range(1, columns))
-    instructions = 23 + rows * row + rows - 1 + -(-rows * columns // 32) + requantization(values["line"], values["low"])
+    instructions = 24 + rows * row + rows - 1 + -(-rows * columns // 32) + channel(values["line"], values["low"])
     return Assembly("depthwise_window_armv6m.S.j2", "window", "void", WINDOW, values, instructions)
 
 

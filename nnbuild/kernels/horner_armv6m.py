@@ -14,7 +14,7 @@ from typing import Any
 
 from nnbuild.contract import Assembly, LayerView, Source
 from nnbuild.kernels import horner
-from nnbuild.kernels.armv6m import requantization
+from nnbuild.kernels.armv6m import channel
 from nnbuild.kernels.exact_requantize import Form
 from nnbuild.target import Target
 
@@ -98,7 +98,7 @@ def _instructions(line: Form, low: int, unsigned: bool, flat: bool, unrolled: in
     inputs, moves = unrolled + tail, not flat or tail > 0
     summing = 1 if unsigned else 2 + 3 * inputs + moves + 2 * (not flat)
     walking = (14 if unsigned else 15) * inputs + 3 * moves + 3 * (not flat)
-    return 12 + 3 * (not flat) + summing + 4 + walking + 13 + 4 * (requantization(line, low) + 1) + 4 + 6 + 6
+    return 12 + 3 * (not flat) + summing + 4 + walking + 13 + 4 * (channel(line, low) + 2) + 4 + 6 + 6
 
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
