@@ -37,7 +37,7 @@ LOW, WIDE = 15, 16
 """Bits of a slope below `high`, with two products and with three."""
 DROPPED = (0, 3)
 """Bits of a sum that the second product may leave out, tried in this order: few, so that layers share code."""
-HIGHS = (19, 18, 21, 17, 20, 22, 23, 16, 14, 12, 9, 6, 3)
+HIGHS = (19, 18, 21, 17, 20, 22, 23, 24, 16, 14, 12, 9, 6, 3)
 """Values of `high`, in the order in which they are tried."""
 LONG = 512
 """Inputs from which on sums are bounded in any case, so that their shape alone says what a layer takes."""
@@ -102,6 +102,11 @@ class Form:
     def size(self) -> int:
         """Words of a channel."""
         return 2 * self.bounded + 2 + self.two_sided
+
+    @property
+    def unsigned(self) -> bool:
+        """Whether what is shifted has 32 bits without a sign, because bounded sums begin at y = 0."""
+        return self.bounded and not self.two_sided
 
     @property
     def low(self) -> int:
@@ -252,12 +257,17 @@ def _fits(line: Line, channels: Channels) -> bool:
     high, low = form.factors(line.slope)
     sums = np.stack([channels.lowest, channels.highest], axis=1)
     above = line.above(sums)
-    held = [line.offset, above, line.totals(above) + form.two_sided * (1 << line.high[:, None] - 1)]
+    totals = line.totals(above) + form.two_sided * (1 << line.high[:, None] - 1)
+    held = [line.offset, above, totals - form.unsigned * 2**31]
     held += [line.bias, line.limit, sums + line.bias[:, None]] if form.bounded else []
     held += [] if form.wide else [(above >> form.dropped) * low[:, None]]
     rises = (high + (low << form.dropped >> form.low) >= 0) & (line.slope >= 0)
     placed = (high < 1 << 16) & (line.steps >= 0) & (line.steps < 1 << 16) & (line.high > 0)
-    return bool((rises & placed).all()) and all(bool((np.abs(array) < 2**31).all()) for array in held)
+    return bool((rises & placed).all()) and all(_in_32_bits(array) for array in held)
+
+
+def _in_32_bits(values: Array) -> bool:
+    return bool((np.abs(2 * values + 1) < 2**32).all())
 
 
 def _slopes(channels: Channels) -> Array:
@@ -276,7 +286,7 @@ def _forms(channels: Channels, bounded: bool) -> Iterator[tuple[Form, Array]]:
     ends = np.stack([channels.lowest, channels.highest])
     zero, slopes = 0 if channels.two_sided else channels.zero, _slopes(channels)
     reached = np.abs((ends + channels.bias) * slopes + zero).max(axis=0) + 0.5
-    bits = np.minimum(31 - np.log2(reached), 16 - np.log2(np.maximum(slopes, 2.0**-14)))
+    bits = np.minimum(31 + (bounded and not channels.two_sided) - np.log2(reached), 16 - np.log2(np.maximum(slopes, 2.0**-14)))
     most = np.floor(bits).astype(np.int64)
     if channels.two_sided:
         highs = [(0, most - less) for less in range(3)]
