@@ -9,21 +9,24 @@ beside them stands the same in C for other compilers, and for sums without a lin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from nnbuild.contract import Assembly, LayerView, Source
 from nnbuild.kernels import horner
 from nnbuild.kernels.armv6m import channel
-from nnbuild.kernels.exact_requantize import Form
+from nnbuild.ops.spatial import Window
 from nnbuild.target import Target
 
 FLAT = 16
 """Inputs up to which all of them are written one after the other."""
 UNROLLED, COPIED = 16, 8
 """The most inputs that one pass of a loop takes: in the main loop, and where a window is copied."""
-GATHER = ("const int8_t *window", "int8_t *patch", "int32_t length", "int32_t skip", "int32_t rows")
+PAIRED = 512
+"""Bytes of a row whose sums by pairs stay within 16 bits."""
 ARRAYS = ("const int8_t *inputs", "int8_t *output", "const int32_t *weights", "const int32_t *scaling")
+WINDOWS = ("int8_t *patch", "int32_t count", "int32_t stride", "int32_t rows", "int32_t copied", "int32_t skip")
 SIZES = ("int32_t length", "const int32_t *end")
 
 
@@ -56,15 +59,22 @@ def scratch(view: LayerView, target: Target) -> int:
 def conv2d(view: LayerView, target: Target) -> Source:
     """A conv2d layer without groups."""
     source = horner.conv2d(view, target, 128)
-    rows, length = view.params.window.kernel[0], view.params.window.kernel[1] * view.params.window.input[2]
     if source.values["line"] is None:
         return source
-    passes, unrolled, tail = split(length, COPIED)
-    values = {"unrolled": unrolled, "tail": tail}
-    instructions = 17 + 4 * (unrolled + tail) + (tail > 0)
-    gather = Assembly("gather_armv6m.S.j2", "gather", "int32_t", GATHER, values, instructions)
-    values = {**source.values, "copied": passes * unrolled}
-    return _assembled(replace(source, values=values), rows * length, view.params.channels, (gather,))
+    place = _flattened(view.params.window)
+    rows, length = place.kernel[0], place.kernel[1] * place.input[2]
+    words = place.input[2] % 4 == 0 and length <= PAIRED
+    copied = min(COPIED, length) if words else split(length, COPIED)[1]
+    copying = {"windows": True, "copied": copied, "copied_tail": length % copied, "words": words}
+    values = {**source.values, "w": place, "copied": length - length % copied}
+    return _assembled(replace(source, values=values), rows * length, view.params.channels, copying)
+
+
+def _flattened(place: Window) -> Window:
+    """Where a window is one pixel and the output has all of them, the map is one row."""
+    if place.kernel != (1, 1) or place.stride != (1, 1) or place.padded:
+        return place
+    return replace(place, input=(1, place.pixels, place.input[2]), output=(1, place.pixels))
 
 
 def fully_connected(view: LayerView, target: Target) -> Source:
@@ -72,33 +82,46 @@ def fully_connected(view: LayerView, target: Target) -> Source:
     source = horner.fully_connected(view, target)
     if source.values["line"] is None:
         return source
-    return _assembled(source, view.params.inputs, view.params.outputs, ())
+    copying = {"windows": False, "copied": 0, "copied_tail": 0, "words": False}
+    return _assembled(source, view.params.inputs, view.params.outputs, copying)
 
 
-def _assembled(source: Source, inputs: int, channels: int, gather: tuple[Assembly, ...]) -> Source:
-    """The C of `source` with its windows computed in assembly."""
+def _assembled(source: Source, inputs: int, channels: int, copying: Mapping[str, Any]) -> Source:
+    """The C of `source` with its outputs computed in assembly."""
     passes, unrolled, tail = (1, inputs, 0) if inputs <= FLAT else split(inputs, UNROLLED)
     form: dict[str, Any] = {
         "line": source.values["line"],
         "low": source.values["p"].activation_min,
-        "unsigned": bool(gather),
         "flat": passes == 1,
         "unrolled": unrolled,
         "tail": tail,
         "rest": channels % 4,
+        **copying,
     }
     values = {**source.values, "length": passes * unrolled, "channels": channels}
-    parameters = (*ARRAYS, *(["int32_t total"] if gather else []), *SIZES)
-    dot = Assembly("horner_armv6m.S.j2", "dot", "void", parameters, form, _instructions(**form))
-    return replace(source, values=values, assembly=(*gather, dot))
+    parameters = (*ARRAYS, *(WINDOWS if copying["windows"] else ()), *SIZES)
+    dot = Assembly("horner_armv6m.S.j2", "dot", "void", parameters, form, _instructions(form))
+    return replace(source, values=values, assembly=(dot,))
 
 
-def _instructions(line: Form, low: int, unsigned: bool, flat: bool, unrolled: int, tail: int, rest: int) -> int:
+def _instructions(form: Mapping[str, Any]) -> int:
     """Of horner_armv6m.S.j2."""
-    inputs, moves = unrolled + tail, not flat or tail > 0
-    summing = 1 if unsigned else 2 + 3 * inputs + moves + 2 * (not flat)
-    walking = (14 if unsigned else 15) * inputs + 3 * moves + 3 * (not flat)
-    return 12 + 3 * (not flat) + summing + 4 + walking + 13 + 4 * (channel(line, low) + 2) + 4 + 6 + 6
+    inputs, loops, moves = form["unrolled"] + form["tail"], not form["flat"], not form["flat"] or form["tail"] > 0
+    if form["windows"]:
+        start = 8 + _gathering(form) + 4
+    else:
+        start = 4 + 1 + 3 * inputs + moves + 2 * loops + 1
+    walking = (14 if form["windows"] else 15) * inputs + 3 * moves + 3 * loops
+    storing = 14 if form["rest"] else 10
+    ending = 4 + 6 * form["windows"] + 6
+    return 7 + start + 3 * loops + 2 + 6 + walking + 9 + 4 * channel(form["line"], form["low"]) + storing + ending
+
+
+def _gathering(form: Mapping[str, Any]) -> int:
+    """Of gather_armv6m.S.j2."""
+    counts = [form["copied"] // 4, form["copied_tail"] // 4]
+    words = 30 + sum({0: 0, 1: 8, 2: 14}[count] for count in counts) + (counts[1] > 0) if form["words"] else 0
+    return 2 + words + 4 + 1 + 4 * (form["copied"] + form["copied_tail"]) + 4 + (form["copied_tail"] > 0) + 5
 
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
