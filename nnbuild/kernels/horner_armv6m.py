@@ -19,8 +19,8 @@ from nnbuild.kernels.armv6m import channel
 from nnbuild.ops.spatial import Window
 from nnbuild.target import Target
 
-FLAT = 16
-"""Inputs up to which all of them are written one after the other."""
+FLAT = 15
+"""Inputs up to which all of them are written one after the other; 16 share a loop with their multiples."""
 UNROLLED, COPIED = 16, 8
 """The most inputs that one pass of a loop takes: in the main loop, and where a window is copied."""
 PAIRED = 512
@@ -66,7 +66,7 @@ def conv2d(view: LayerView, target: Target) -> Source:
     words = place.input[2] % 4 == 0 and length <= PAIRED
     copied = min(COPIED, length) if words else split(length, COPIED)[1]
     copying = {"windows": True, "copied": copied, "copied_tail": length % copied, "words": words}
-    values = {**source.values, "w": place, "copied": length - length % copied}
+    values = {**source.values, "w": place, "copied": length - (0 if words else length % copied)}
     return _assembled(replace(source, values=values), rows * length, view.params.channels, copying)
 
 
@@ -92,7 +92,7 @@ def _assembled(source: Source, inputs: int, channels: int, copying: Mapping[str,
     form: dict[str, Any] = {
         "line": source.values["line"],
         "low": source.values["p"].activation_min,
-        "flat": passes == 1,
+        "flat": inputs <= FLAT,
         "unrolled": unrolled,
         "tail": tail,
         "rest": channels % 4,
@@ -119,9 +119,11 @@ def _instructions(form: Mapping[str, Any]) -> int:
 
 def _gathering(form: Mapping[str, Any]) -> int:
     """Of gather_armv6m.S.j2."""
-    counts = [form["copied"] // 4, form["copied_tail"] // 4]
-    words = 30 + sum({0: 0, 1: 8, 2: 14}[count] for count in counts) + (counts[1] > 0) if form["words"] else 0
-    return 2 + words + 4 + 1 + 4 * (form["copied"] + form["copied_tail"]) + 4 + (form["copied_tail"] > 0) + 5
+    copied, tail = form["copied"], form["copied_tail"]
+    if form["words"]:
+        words = {4: 8, 8: 14}
+        return 2 + 30 + words[copied] + (1 + words[tail] if tail else 0) + 4 + 1 + 4 + 4 + 5
+    return 2 + 4 + 1 + 4 * (copied + tail) + 4 + (tail > 0) + 5
 
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
