@@ -252,7 +252,7 @@ def test_a_wrong_byte_is_noticed(core: str, tmp_path: Path) -> None:
     weights = tmp_path / "m1_weights.c"
     before, brace, after = weights.read_text().partition("_scaling[" if has_assembly(machine.target) else "_bias[")
     first = after.index("{\n    ") + len("{\n    ")
-    added = 1 << 22 if machine.target.armv6m else 4000  # to a slope, or to a bias
+    added = 1 << 27 if machine.target.armv6m else 4000  # to a slope, or to a bias
     weights.write_text(f"{before}{brace}{after[:first]}{added} + {after[first:]}")
     assert qemu.run(qemu.link(tmp_path, sources, machine), machine) == (2, "differs: 2\n")
 
