@@ -459,7 +459,7 @@ def _step(variable: str, by: int) -> str:
 def _product(line: Form, above: str, factors: str, offset: str) -> str:
     """The product with a line's slope and its offset, by the helper that it needs."""
     arguments = f"{above}, {factors}, {offset}"
-    return f"nn_scale_wide({arguments})" if line.wide else f"nn_scale({arguments}, {line.dropped})"
+    return f"nn_scale_wide({arguments})" if line.wide else f"nn_scale({arguments}, {line.low}, {line.dropped})"
 
 
 def _constant(register: str, value: int) -> str:

@@ -176,7 +176,7 @@ def test_own_kernels_without_assembly(core: str, first: int, tmp_path: Path) -> 
 def test_lines_of_three_products(single: bool, assembly: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What few sums are long enough for, cut first, in all kernels, on the core that has some in assembly."""
     qemu.need()
-    monkeypatch.setattr(exact_requantize, "DROPPED", ())
+    monkeypatch.setattr(exact_requantize, "NARROW", ())
     monkeypatch.setattr(exact_requantize, "LONG", 0)
     weighted = {"conv2d", "depthwise_conv2d", "fully_connected"}
     cases = [case for case in (SINGLE if single else CASES) if any(la.op in weighted for la in case.network.layers)]

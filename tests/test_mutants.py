@@ -97,7 +97,7 @@ V6M_MUTANTS = [
     ("conv2d", "high - 1) + 1, 1)", "high - 1), 1)"),
     ("conv2d", "(int32_t)(step & 0xFFu)", "0"),
     ("conv2d", ", 0, 255);", ", 0, 254);"),
-    ("conv2d", "nn_shift_right(low, 15 - dropped)", "0"),
+    ("conv2d", "nn_shift_right(low, bits - dropped)", "0"),
     ("conv2d", "nn_shift_right(sum, dropped)", "sum"),
     ("fully_connected", "nn_shift_right(sum, 16) * low", "0u"),
     ("fully_connected", "nn_clamp(sum + own[0], 0, own[1])", "(sum + own[0])"),

@@ -4,7 +4,7 @@ ARMv6-M has no product of more than 32 bits, and the reference needs one of 64. 
 accumulator, so its at most 255 thresholds, the smallest accumulators that reach each value, say all about it. With a sum
 `a` and y counted from the layer's lower clamp,
 
-    y = (a * m_high + ((a >> dropped) * m_low >> LOW - dropped) + offset) >> high, clamped to [0, span],
+    y = (a * m_high + ((a >> dropped) * m_low >> low - dropped) + offset) >> high, clamped to [0, span],
 
 and `search` looks for integers whose line passes between each threshold and the sum below it. `dropped` bits of `a` keep
 the second product within 32 bits; where sums are longer, or no line bears what is dropped, that product is put together
@@ -33,10 +33,11 @@ from nnbuild.target import Target
 
 STEPS = 40
 """Slopes that are tried for each channel."""
-LOW, WIDE = 15, 16
-"""Bits of a slope below `high`, with two products and with three."""
-DROPPED = (0, 3)
-"""Bits of a sum that the second product may leave out, tried in this order: few, so that layers share code."""
+WIDE = 16
+"""Bits of a slope below `high`, with three products."""
+NARROW = ((13, 0), (15, 3))
+"""With two: these bits, and those that the second product drops; tried in this order, few, so that layers share code.
+Layers with outputs on both sides of zero, which are fewer, take the last of them."""
 HIGHS = (19, 18, 21, 17, 20, 22, 23, 24, 16, 14, 12, 9, 6, 3)
 """Values of `high`, in the order in which they are tried."""
 LONG = 600
@@ -89,11 +90,12 @@ class Channels:
 class Form:
     """What all channels of a layer have in common in the module's formula.
 
-    `high` is 0 for layers with outputs on both sides of zero, where each channel has its own.
+    `low` are the bits of a slope below `high`, which is 0 for layers with outputs on both sides of zero, where each channel
+    has its own.
     """
 
     bounded: bool
-    wide: bool
+    low: int
     dropped: int
     high: int
     span: int
@@ -110,9 +112,9 @@ class Form:
         return self.bounded and not self.two_sided
 
     @property
-    def low(self) -> int:
-        """Bits of a slope below `high`."""
-        return WIDE if self.wide else LOW
+    def wide(self) -> bool:
+        """Whether there are three products."""
+        return self.low == WIDE
 
     def factors(self, slopes: Array) -> tuple[Array, Array]:
         """m_high and m_low. With two products m_high is rounded to nearest: a signed m_low is one bit shorter."""
@@ -223,7 +225,7 @@ def search(channels: Channels, long: bool = False) -> Line | None:
     arrays = (channels.bias, channels.multiplier, channels.lowest, channels.highest)
     if any(is_placeholder(array) for array in arrays):
         unknown = placeholder((channels.bias.size,), np.int64)
-        form = Form(long, False, 0, HIGHS[0], channels.span, channels.two_sided)
+        form = Form(long, *NARROW[-1], HIGHS[0], channels.span, channels.two_sided)
         return Line(form, unknown, unknown, unknown, unknown, unknown, unknown, channels.zero)
     if channels.span == 0 or (channels.highest - channels.lowest).max() >= 2**31 - 1:
         return None
@@ -294,11 +296,12 @@ def _forms(channels: Channels, bounded: bool) -> Iterator[tuple[Form, Array]]:
     else:
         highs = [(high, np.full_like(most, high)) for high in HIGHS if high <= most.min()]
     longest = int(np.abs(ends).max())
-    products = [(False, dropped) for dropped in DROPPED if longest < 1 << 32 - LOW + dropped] + [(True, 0)]
-    for wide, dropped in products:
+    narrow = NARROW[-1:] if channels.two_sided else NARROW
+    products = [(low, dropped) for low, dropped in narrow if longest < 1 << 32 - low + dropped] + [(WIDE, 0)]
+    for low, dropped in products:
         for common, high in highs:
             if high.min() > 0:
-                yield Form(bounded, wide, dropped, common, channels.span, channels.two_sided), high
+                yield Form(bounded, low, dropped, common, channels.span, channels.two_sided), high
 
 
 @dataclass(frozen=True, slots=True)

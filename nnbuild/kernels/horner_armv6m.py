@@ -19,8 +19,9 @@ from nnbuild.kernels.armv6m import channel
 from nnbuild.ops.spatial import Window
 from nnbuild.target import Target
 
-FLAT = 15
-"""Inputs up to which all of them are written one after the other; 16 share a loop with their multiples."""
+FLAT = 31
+"""Inputs up to which all of them are written one after the other, as far as offsets of LDRB reach; 16 share a loop with
+their multiples."""
 UNROLLED, COPIED = 16, 8
 """The most inputs that one pass of a loop takes: in the main loop, and where a window is copied."""
 PAIRED = 512
@@ -36,6 +37,11 @@ def split(length: int, most: int) -> tuple[int, int, int]:
         return 1, length, 0
     unrolled = min(range(most, most // 2 - 1, -1), key=lambda count: length % count)
     return length // unrolled, unrolled, length % unrolled
+
+
+def passes_of(inputs: int) -> tuple[int, int, int]:
+    """`split` of the main loop."""
+    return (1, inputs, 0) if inputs <= FLAT else split(inputs, UNROLLED)
 
 
 def supports(view: LayerView, target: Target) -> str | None:
@@ -88,11 +94,11 @@ def fully_connected(view: LayerView, target: Target) -> Source:
 
 def _assembled(source: Source, inputs: int, channels: int, copying: Mapping[str, Any]) -> Source:
     """The C of `source` with its outputs computed in assembly."""
-    passes, unrolled, tail = (1, inputs, 0) if inputs <= FLAT else split(inputs, UNROLLED)
+    passes, unrolled, tail = passes_of(inputs)
     form: dict[str, Any] = {
         "line": source.values["line"],
         "low": source.values["p"].activation_min,
-        "flat": inputs <= FLAT,
+        "flat": unrolled > UNROLLED or inputs < UNROLLED,
         "unrolled": unrolled,
         "tail": tail,
         "rest": channels % 4,
@@ -145,5 +151,4 @@ def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
 
 def _trips(inputs: int, windows: int, channels: int) -> dict[str, int]:
     blocks = windows * -(-channels // 4)
-    passes = split(inputs, UNROLLED)[0] if inputs > FLAT else 1
-    return {"block": blocks, "word": blocks * inputs, "pass": blocks * passes, "output": windows * channels}
+    return {"block": blocks, "word": blocks * inputs, "pass": blocks * passes_of(inputs)[0], "output": windows * channels}
