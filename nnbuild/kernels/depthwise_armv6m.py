@@ -68,17 +68,18 @@ def render(view: LayerView, target: Target) -> Source:
 def _columns(values: dict[str, Any]) -> Assembly:
     line, channels, width = values["line"], values["channels"], values["width"]
     inputs, below = sum(1 + _load(column * channels) for column in range(3)), 1 + _load(width * channels)
-    output = requantization(line, values["low"]) + 2 * line.bounded + (4 if line.wide else 2) + line.two_sided + 1
-    ends = 20 + 2 + 19 + (values["stride"] == 2) + _load(channels)
+    words = 2 * line.bounded + (4 if line.wide else 2) + line.two_sided
+    output = requantization(line, values["low"]) + words + (3 if values["stride"] == 1 else 1)
+    ends = 34 + _load(channels)
     if values["stride"] == 1:
-        rows = _load(values["height"] - 1) + 2 + (inputs + 18) + below + 1 + (inputs + 27)
-        rest = _load(width * channels) + 10
+        first = 3 + 2 * _load(width * channels) + _load(values["height"] - 1) + 2 + (inputs + 18) + 4
+        rows = first + 3 * (1 + inputs + 27 + output + 2) + 1 + 5 + output
     else:
         bottom = values["bottom"]
         first = 1 if values["top"] else 1 + inputs + 9 + below
-        rows = _load(values["height"] - bottom) + first + (inputs + 9) + below + 1 + bottom + 1 + (inputs + 18) + below
-        rest = _load(values["output_width"] * channels) + 5 + 3 * bottom
-    return Assembly("depthwise_armv6m.S.j2", "columns", "void", COLUMNS, values, ends + rows + output + rest)
+        rows = _load(values["height"] - bottom) + first + (inputs + 9) + below + 2 + bottom + (inputs + 18) + below
+        rows += 8 + output + _load(values["output_width"] * channels) + 2 + (3 + output if bottom else 3)
+    return Assembly("depthwise_armv6m.S.j2", "columns", "void", COLUMNS, values, ends + rows)
 
 
 def _window(values: dict[str, Any]) -> Assembly:
