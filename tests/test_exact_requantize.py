@@ -39,8 +39,7 @@ def computed(line: Line, sums: Array) -> Array:
         high = (steps >> np.uint32(8) & np.uint32(255)).astype(np.int32)
         value = (shifted + (np.int32(1) << high - 1) >> high) + (steps & np.uint32(255)).astype(np.int32)
     else:
-        value = total >> np.uint32(form.high) if form.unsigned else shifted >> form.high
-        value = value.astype(np.int64)
+        value = (total >> np.uint32(form.high)).astype(np.int64) if form.unsigned else shifted >> form.high
     return np.asarray(np.clip(value, 0, form.span)).astype(np.int64)
 
 
@@ -203,10 +202,11 @@ def test_a_line_that_leaves_32_bits_is_not_proved(long: bool) -> None:
 
 def test_a_line_that_falls_is_not_proved() -> None:
     """What a sum loses by the bits that are dropped must not outweigh its slope."""
-    channels = Channels(*(np.array([number]) for number in (0, 0, 0, -200, 200)), 7, 255)
+    bias, multiplier, shift, lowest, highest = (np.array([number]) for number in (0, 0, 0, -200, 200))
+    channels = Channels(bias, multiplier, shift, lowest, highest, 7, 255)
     line, thresholds = search(channels), channels.thresholds()
     assert line is not None
-    form = replace(line.form, dropped=3)
+    form = replace(line.form, low=15, dropped=3)
     assert proves(replace(line, form=form), channels, thresholds)
     falling = replace(line, form=form, slope=np.array([(1 << 15) - (1 << 13)]), offset=np.array([7 << line.form.high]))
     assert form.factors(falling.slope)[1] < 0

@@ -1,16 +1,16 @@
 """Requantization by a straight line in 32 bits, proved equal to the reference for every accumulator that can occur.
 
 ARMv6-M has no product of more than 32 bits, and the reference needs one of 64. But the reference is monotone in the
-accumulator, so its at most 255 thresholds, the smallest accumulators that reach each value, say all about it. With a sum
-`a` and y counted from the layer's lower clamp,
+accumulator, so its at most 255 thresholds, the smallest accumulators that reach each value, say all about it. With a
+sum `a` and y counted from the layer's lower clamp,
 
     y = (a * m_high + ((a >> dropped) * m_low >> low - dropped) + offset) >> high, clamped to [0, span],
 
-and `search` looks for integers whose line passes between each threshold and the sum below it. `dropped` bits of `a` keep
-the second product within 32 bits; where sums are longer, or no line bears what is dropped, that product is put together
-from the halves of `a` (`wide`), which takes a third multiplication. Where the line itself would leave 32 bits before a
-sum is at its end, as with sums of many inputs, sums are cut to what is around their thresholds first (`bounded`), which
-takes two more integers a channel.
+and `search` looks for integers whose line passes between each threshold and the sum below it. `dropped` bits of `a`
+keep the second product within 32 bits; where sums are longer, or no line bears what is dropped, that product is put
+together from the halves of `a` (`wide`), which takes a third multiplication. Where the line itself would leave 32 bits
+before a sum is at its end, as with sums of many inputs, sums are cut to what is around their thresholds first
+(`bounded`), which takes two more integers a channel.
 
 Rounding twice takes halves away from zero, a jump at zero that no line has: a layer that gives out both signs takes a
 `step` off what is negative, and counts y from zero until it is shifted. `proves` evaluates these very operations at
@@ -41,8 +41,8 @@ Layers with outputs on both sides of zero, which are fewer, take the last of the
 HIGHS = (19, 18, 21, 17, 20, 22, 23, 24, 16, 14, 12, 9, 6, 3)
 """Values of `high`, in the order in which they are tried."""
 LONG = 600
-"""Inputs from which on sums are bounded in any case, so that their shape alone says what a layer takes. Measured: 576 of
-ic01 have lines that reach to their ends, 640 of ad01 have none."""
+"""Inputs from which on sums are bounded in any case, so that their shape alone says what a layer takes. Measured: 576
+of ic01 have lines that reach to their ends, 640 of ad01 have none."""
 UNBOUNDED = np.int64(1) << 40
 """Stands for an offset that nothing bounds: far beyond 32 bits."""
 
@@ -90,8 +90,8 @@ class Channels:
 class Form:
     """What all channels of a layer have in common in the module's formula.
 
-    `low` are the bits of a slope below `high`, which is 0 for layers with outputs on both sides of zero, where each channel
-    has its own.
+    `low` are the bits of a slope below `high`, which is 0 for layers with outputs on both sides of zero, where each
+    channel has its own.
     """
 
     bounded: bool
@@ -187,9 +187,9 @@ def requantization(
     multiplier, shift = view.constants["multiplier"], view.constants["shift"]
     if target.armv6m:
         ends = taps * (INT8_MIN + raised), taps * (INT8_MAX + raised)
-        reach = (pick(*ends).sum(axis=1) for pick in (np.minimum, np.maximum))
+        lowest, highest = (pick(*ends).sum(axis=1) for pick in (np.minimum, np.maximum))
         scale = multiplier.astype(np.int64), shift.astype(np.int64)
-        channels = Channels(bias - raised * taps.sum(axis=1), *scale, *reach, *_output(view.params))
+        channels = Channels(bias - raised * taps.sum(axis=1), *scale, lowest, highest, *_output(view.params))
         line = search(channels, long=taps.shape[1] >= LONG)
         if line is not None:
             return line.form, {"scaling": line.words()}
@@ -289,8 +289,8 @@ def _forms(channels: Channels, bounded: bool) -> Iterator[tuple[Form, Array]]:
     ends = np.stack([channels.lowest, channels.highest])
     zero, slopes = 0 if channels.two_sided else channels.zero, _slopes(channels)
     reached = np.abs((ends + channels.bias) * slopes + zero).max(axis=0) + 0.5
-    bits = np.minimum(31 + (bounded and not channels.two_sided) - np.log2(reached), 16 - np.log2(np.maximum(slopes, 2.0**-14)))
-    most = np.floor(bits).astype(np.int64)
+    bits = 31 + (bounded and not channels.two_sided) - np.log2(reached)
+    most = np.floor(np.minimum(bits, 16 - np.log2(np.maximum(slopes, 2.0**-14)))).astype(np.int64)
     if channels.two_sided:
         highs = [(0, most - less) for less in range(3)]
     else:
@@ -367,7 +367,7 @@ class _Judged:
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
-    """The tightest inequality for an offset on one side: in units of 2^-low, as a whole number, and the sum it is at."""
+    """The tightest inequality for an offset on one side: in units of 2^-low, as a whole number, and its sum."""
 
     exact: Array
     offset: Array

@@ -69,11 +69,16 @@ def conv2d(view: LayerView, target: Target) -> Source:
         return source
     place = _flattened(view.params.window)
     rows, length = place.kernel[0], place.kernel[1] * place.input[2]
-    words = place.input[2] % 4 == 0 and length <= PAIRED
+    words = _by_words(place)
     copied = min(COPIED, length) if words else split(length, COPIED)[1]
     copying = {"windows": True, "copied": copied, "copied_tail": length % copied, "words": words}
     values = {**source.values, "w": place, "copied": length - (0 if words else length % copied)}
     return _assembled(replace(source, values=values), rows * length, view.params.channels, copying)
+
+
+def _by_words(place: Window) -> bool:
+    """Whether windows are copied by words, where the input lies at a multiple of 4."""
+    return place.input[2] % 4 == 0 and place.kernel[1] * place.input[2] <= PAIRED
 
 
 def _flattened(place: Window) -> Window:
@@ -113,14 +118,11 @@ def _assembled(source: Source, inputs: int, channels: int, copying: Mapping[str,
 def _instructions(form: Mapping[str, Any]) -> int:
     """Of horner_armv6m.S.j2."""
     inputs, loops, moves = form["unrolled"] + form["tail"], not form["flat"], not form["flat"] or form["tail"] > 0
-    if form["windows"]:
-        start = 8 + _gathering(form) + 4
-    else:
-        start = 4 + 1 + 3 * inputs + moves + 2 * loops + 1
+    start = 12 + _gathering(form) if form["windows"] else 6 + 3 * inputs + moves + 2 * loops
     walking = (14 if form["windows"] else 15) * inputs + 3 * moves + 3 * loops
     storing = 14 if form["rest"] else 10
     ending = 4 + 6 * form["windows"] + 6
-    return 7 + start + 3 * loops + 2 + 6 + walking + 9 + 4 * channel(form["line"], form["low"]) + storing + ending
+    return int(24 + start + 3 * loops + walking + 4 * channel(form["line"], form["low"]) + storing + ending)
 
 
 def _gathering(form: Mapping[str, Any]) -> int:
@@ -128,19 +130,22 @@ def _gathering(form: Mapping[str, Any]) -> int:
     copied, tail = form["copied"], form["copied_tail"]
     if form["words"]:
         words = {4: 8, 8: 14}
-        return 2 + 30 + words[copied] + (1 + words[tail] if tail else 0) + 4 + 1 + 4 + 4 + 5
-    return 2 + 4 + 1 + 4 * (copied + tail) + 4 + (tail > 0) + 5
+        return 50 + words[copied] + (1 + words[tail] if tail else 0)
+    return int(16 + 4 * (copied + tail) + (tail > 0))
 
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of horner_armv6m.S.j2 and gather_armv6m.S.j2, and those of C around them."""
     from nnbuild.ops.conv2d import gathered, place_trips
 
-    place = view.params.window
+    place = _flattened(view.params.window)
     rows, length = place.kernel[0], place.kernel[1] * place.input[2]
     own = _trips(rows * length, place.pixels, view.params.channels)
-    copied = {"copied": place.pixels * rows * length, "row": place.pixels * rows}
-    return {**own, **copied, **place_trips(place, gathered(place))}
+    copied = "paired" if _by_words(place) else "copied"
+    outside = gathered(place)
+    calls = outside + (place.output[0] if outside < place.pixels else 0)
+    loops = {copied: place.pixels * rows * length, "row": place.pixels * rows, "call": calls}
+    return {**own, **loops, **place_trips(place, outside)}
 
 
 def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
@@ -151,4 +156,5 @@ def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
 
 def _trips(inputs: int, windows: int, channels: int) -> dict[str, int]:
     blocks = windows * -(-channels // 4)
-    return {"block": blocks, "word": blocks * inputs, "pass": blocks * passes_of(inputs)[0], "output": windows * channels}
+    loops = {"block": blocks, "word": blocks * inputs, "pass": blocks * passes_of(inputs)[0]}
+    return {**loops, "output": windows * channels}

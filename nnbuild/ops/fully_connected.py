@@ -172,8 +172,8 @@ def cases() -> Iterable[Case]:
     for name, inputs, scale in (("long", 500, 2.0), ("bounded", 610, 2.0), ("longer", 700, 8.0)):
         shapes = (1, inputs), (5, inputs)
         yield singles.weighted(f"fully_connected_{name}", "Gemm", *shapes, 0, quant, QuantParams(scale, 5), by_row)
-    relu = QuantParams(2.0, -128)
-    yield singles.weighted("fully_connected_bounded_relu", "Gemm", (1, 610), (5, 610), 0, quant, relu, by_row, ("Relu",))
+    shapes, relu = ((1, 610), (5, 610)), QuantParams(2.0, -128)
+    yield singles.weighted("fully_connected_bounded_relu", "Gemm", *shapes, 0, quant, relu, by_row, ("Relu",))
     yield singles.weighted("fully_connected_relu", "Gemm", (1, 9), (4, 9), 0, quant, out, by_row, ("Relu",))
 
 
