@@ -504,9 +504,10 @@ def _step(variable: str, by: int) -> str:
     return f"{variable}++" if by == 1 else f"{variable} += {by}"
 
 
-def _product(line: Form, above: str, factors: str) -> str:
-    """The product with a line's slope, by the helper that it needs."""
-    return f"nn_scale_wide({above}, {factors})" if line.wide else f"nn_scale({above}, {factors}, {line.low})"
+def _product(line: Form, above: str, factors: str, offset: str) -> str:
+    """The product with a line's slope and its offset, by the helper that it needs."""
+    arguments = f"{above}, {factors}, {offset}"
+    return f"nn_scale_wide({arguments})" if line.wide else f"nn_scale({arguments}, {line.low}, {line.dropped})"
 
 
 def _constant(register: str, value: int) -> str:

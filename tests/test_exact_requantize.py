@@ -17,20 +17,30 @@ from nnbuild.ops import BY_NAME, add
 from nnbuild.placeholder import is_placeholder, placeholder
 
 
-def computed(line: Line, channels: Channels, sums: Array) -> Array:
-    """What a kernel computes for `sums` (channels, any), with every operation in 32 bits."""
-    above = (sums + line.bias[:, None]).astype(np.int32)
-    a, factors = above.astype(np.uint32), line.factors.astype(np.uint32)[:, None]
-    high, low = factors >> np.uint32(16), factors & np.uint32(0xFFFF)
-    if line.form.wide:
-        product = a * high + (a >> np.uint32(16)) * low + ((a & np.uint32(0xFFFF)) * low >> np.uint32(16))
+def computed(line: Line, sums: Array) -> Array:
+    """What a kernel computes for `sums` (channels, any) from the words of each channel, every operation in 32 bits."""
+    form, words = line.form, [column[:, None] for column in line.words().reshape(-1, line.form.size).T]
+    above = sums.astype(np.int32)
+    if form.bounded:
+        above = np.clip(above + words[0], 0, words[1])
+        words = words[2:]
+    a, factors = above.astype(np.uint32), words[0].astype(np.uint32)
+    total = a * (factors >> np.uint32(16)) + words[1].astype(np.uint32)
+    if form.wide:
+        low = factors & np.uint32(0xFFFF)
+        total += (above >> 16).astype(np.uint32) * low + ((a & np.uint32(0xFFFF)) * low >> np.uint32(16))
     else:
-        product = a * high + (a * low >> np.uint32(line.form.low))
-    total = product + (line.offset % 2**32).astype(np.uint32)[:, None]
-    if line.form.zero is not None:
-        total = np.where(total < line.form.zero, total - line.steps.astype(np.uint32)[:, None], total)
-    value = (total >> np.uint32(line.form.high)).astype(np.int64)
-    return np.asarray(np.where(above >= line.limit[:, None], line.form.span, np.where(above > 0, value, 0)))
+        low_product = (above >> form.dropped) * words[0].astype(np.int16).astype(np.int32)
+        total += (low_product >> form.low - form.dropped).astype(np.uint32)
+    shifted = total.astype(np.int32)
+    if form.two_sided:
+        steps = words[2].astype(np.uint32)
+        shifted = np.where(shifted < 0, shifted - (steps >> np.uint32(16)).astype(np.int32), shifted)
+        high = (steps >> np.uint32(8) & np.uint32(255)).astype(np.int32)
+        value = (shifted + (np.int32(1) << high - 1) >> high) + (steps & np.uint32(255)).astype(np.int32)
+    else:
+        value = (total >> np.uint32(form.high)).astype(np.int64) if form.unsigned else shifted >> form.high
+    return np.asarray(np.clip(value, 0, form.span)).astype(np.int64)
 
 
 @st.composite
@@ -51,23 +61,25 @@ def layers(draw: st.DrawFn, reach: int = 2**24) -> Channels:
 
 
 @settings(max_examples=150, deadline=None)
-@given(layers(reach=1500), st.booleans())
-def test_a_line_equals_the_reference_for_every_sum(channels: Channels, single: bool) -> None:
+@given(layers(reach=1500), st.booleans(), st.booleans())
+def test_a_line_equals_the_reference_for_every_sum(channels: Channels, single: bool, long: bool) -> None:
     with fixedpoint.rounding(single):
-        line = search(channels)
+        line = search(channels, long)
         if line is None:
             return
         sums = np.arange(channels.lowest.min(), channels.highest.max() + 1)[None, :]
         reachable = (sums >= channels.lowest[:, None]) & (sums <= channels.highest[:, None])
-        wrong = computed(line, channels, np.repeat(sums, channels.bias.size, axis=0)) != channels.values(sums)
+        wrong = computed(line, np.repeat(sums, channels.bias.size, axis=0)) != channels.values(sums)
         assert not (wrong & reachable).any()
 
 
 @settings(max_examples=150, deadline=None)
-@given(layers(), st.booleans(), st.integers(0, 2**32 - 1))
-def test_a_line_equals_the_reference_around_its_thresholds(channels: Channels, single: bool, seed: int) -> None:
+@given(layers(), st.booleans(), st.booleans(), st.integers(0, 2**32 - 1))
+def test_a_line_equals_the_reference_around_its_thresholds(
+    channels: Channels, single: bool, long: bool, seed: int
+) -> None:
     with fixedpoint.rounding(single):
-        line = search(channels)
+        line = search(channels, long)
         if line is None:
             return
         thresholds = channels.thresholds()
@@ -76,7 +88,7 @@ def test_a_line_equals_the_reference_around_its_thresholds(channels: Channels, s
         around = [thresholds + offset for offset in (-2, -1, 0, 1)]
         sums = np.concatenate([*around, anywhere], axis=1)
         sums = np.clip(sums, channels.lowest[:, None], channels.highest[:, None])
-        assert np.array_equal(computed(line, channels, sums), channels.values(sums))
+        assert np.array_equal(computed(line, sums), channels.values(sums))
 
 
 def usual(two_sided: bool) -> Channels:
@@ -89,11 +101,20 @@ def usual(two_sided: bool) -> Channels:
 
 
 @pytest.mark.parametrize("two_sided", [False, True])
-def test_ordinary_layers_have_a_line(two_sided: bool) -> None:
+def test_ordinary_layers_take_two_words_a_channel(two_sided: bool) -> None:
     line = search(usual(two_sided))
     assert line is not None
-    assert line.words().size == 64 * (5 if two_sided else 4)
+    assert line.words().size == 64 * (3 if two_sided else 2)
     assert not line.form.wide
+    assert not line.form.bounded
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
+def test_long_layers_are_bounded(two_sided: bool) -> None:
+    line = search(usual(two_sided), long=True)
+    assert line is not None
+    assert line.words().size == 64 * (5 if two_sided else 4)
+    assert line.form.bounded
 
 
 def test_long_sums_take_the_wide_form() -> None:
@@ -102,6 +123,15 @@ def test_long_sums_take_the_wide_form() -> None:
     line = search(flat)
     assert line is not None
     assert line.form.wide
+
+
+def test_sums_far_beyond_their_thresholds_are_bounded() -> None:
+    """They would leave 32 bits at a scale that is fine enough."""
+    channels = usual(False)
+    far = replace(channels, lowest=channels.lowest * 400, highest=channels.highest * 400)
+    line = search(far)
+    assert line is not None
+    assert line.form.bounded
 
 
 def test_without_a_line_there_is_none() -> None:
@@ -113,63 +143,88 @@ def test_without_a_line_there_is_none() -> None:
     assert search(replace(channels, highest=channels.lowest + 2**31)) is None
 
 
+@pytest.mark.parametrize("long", [False, True])
 @pytest.mark.parametrize("two_sided", [False, True])
-@pytest.mark.parametrize("name", ["bias", "limit", "factors", "offset", "steps"])
-def test_a_wrong_integer_is_never_proved(name: str, two_sided: bool) -> None:
+@pytest.mark.parametrize("name", ["bias", "limit", "slope", "offset", "steps", "high", "zero"])
+def test_a_wrong_integer_is_never_proved(name: str, two_sided: bool, long: bool) -> None:
     """Every integer of every channel, changed so that some output changes, is noticed."""
     channels = usual(two_sided)
-    line, thresholds = search(channels), channels.thresholds()
+    line, thresholds = search(channels, long), channels.thresholds()
     assert line is not None
     assert proves(line, channels, thresholds)
-    if name == "steps" and not two_sided:
+    if (name in ("bias", "limit") and not long) or (name in ("steps", "zero") and not two_sided):
         return
-    large = {"bias": 1, "limit": 1, "factors": 1 << 17, "offset": 1 << 14, "steps": 1 << 14}[name]
+    if name == "zero":
+        assert not any(proves(replace(line, zero=line.zero + by), channels, thresholds) for by in (-1, 1))
+        return
+    large = {"slope": 1 << 17, "offset": 1 << 15, "steps": 1 << 15}.get(name, 1)
     for change in (-large, large):
         for channel in range(channels.bias.size):
             column = getattr(line, name).copy()
             column[channel] += change
-            if column[channel] >= 0 or name != "steps":
+            if (name, change) != ("limit", 1):  # beyond it the line may go on
                 assert not proves(replace(line, **{name: column}), channels, thresholds), (channel, change)
 
 
-def test_what_is_proved_is_right_for_small_changes_too() -> None:
+@pytest.mark.parametrize("long", [False, True])
+def test_what_is_proved_is_right_for_small_changes_too(long: bool) -> None:
     """Changes that `proves` lets pass change no output."""
     channels = usual(True)
-    line, thresholds = search(channels), channels.thresholds()
+    line, thresholds = search(channels, long), channels.thresholds()
     assert line is not None
     sums = np.concatenate([thresholds - 1, thresholds], axis=1)
     expected = channels.values(sums)
     passed = 0
-    for name in ("factors", "offset", "steps"):
-        for change in (-300, -40, -3, 3, 40, 300):
-            changed = replace(line, **{name: np.maximum(getattr(line, name) + change, 0)})
+    for name in ("slope", "offset", "steps"):
+        for change in (-300, -40, -3, -1, 1, 3, 40, 300):
+            changed = replace(line, **{name: np.maximum(getattr(line, name) + change, -1 if name == "offset" else 0)})
+            if name == "offset":
+                changed = replace(line, offset=line.offset + change)
             if proves(changed, channels, thresholds):
                 passed += 1
-                assert np.array_equal(computed(changed, channels, sums), expected)
+                assert np.array_equal(computed(changed, sums), expected)
             else:
-                assert not np.array_equal(computed(changed, channels, sums), expected)
+                assert not np.array_equal(computed(changed, sums), expected)
     assert passed > 0
 
 
-def test_a_line_that_leaves_32_bits_is_not_proved() -> None:
+@pytest.mark.parametrize("long", [False, True])
+def test_a_line_that_leaves_32_bits_is_not_proved(long: bool) -> None:
+    """16 times as fine a line, which is as right, but for what is lost above 32 bits."""
     channels = usual(False)
+    line, thresholds = search(channels, long), channels.thresholds()
+    assert line is not None
+    form = replace(line.form, high=line.form.high + 6)
+    scaled = replace(line, form=form, slope=line.slope * 64, offset=line.offset * 64, high=line.high + 6)
+    assert np.array_equal(scaled.values(thresholds), channels.values(thresholds))
+    assert not proves(scaled, channels, thresholds)
+
+
+def test_a_line_that_falls_is_not_proved() -> None:
+    """What a sum loses by the bits that are dropped must not outweigh its slope."""
+    bias, multiplier, shift, lowest, highest = (np.array([number]) for number in (0, 0, 0, -200, 200))
+    channels = Channels(bias, multiplier, shift, lowest, highest, 7, 255)
     line, thresholds = search(channels), channels.thresholds()
     assert line is not None
-    form = replace(line.form, high=line.form.high + 4)
-    scaled = replace(line, form=form, factors=line.factors * 16, offset=line.offset * 16)
-    assert not proves(scaled, channels, thresholds)
+    form = replace(line.form, low=15, dropped=3)
+    assert proves(replace(line, form=form), channels, thresholds)
+    falling = replace(line, form=form, slope=np.array([(1 << 15) - (1 << 13)]), offset=np.array([7 << line.form.high]))
+    assert form.factors(falling.slope)[1] < 0
+    assert (np.diff(falling.totals(np.arange(-200, 201)[None, :])) < 0).any()
+    assert not proves(falling, channels, thresholds)
 
 
 def test_placeholders_have_a_form_of_the_same_size() -> None:
     """What `check` asks: bytes, without values."""
     for two_sided in (False, True):
-        channels = usual(two_sided)
-        line, unread = search(channels), replace(channels, bias=placeholder((64,), np.int64))
-        judged = search(unread)
-        assert line is not None
-        assert judged is not None
-        assert is_placeholder(judged.words())
-        assert judged.words().nbytes == line.words().nbytes
+        for long in (False, True):
+            channels = usual(two_sided)
+            line, unread = search(channels, long), replace(channels, bias=placeholder((64,), np.int64))
+            judged = search(unread, long)
+            assert line is not None
+            assert judged is not None
+            assert is_placeholder(judged.words())
+            assert judged.words().nbytes == line.words().nbytes
 
 
 def additions() -> list[add.AddParams]:

@@ -20,6 +20,7 @@ from nnbuild import importer, interpret
 from nnbuild.contract import Case
 from nnbuild.kernels import exact_requantize
 from nnbuild.lower import lower
+from nnbuild.network import Layer
 from nnbuild.ops import ALL
 from nnbuild.target import TARGETS, Target
 
@@ -174,14 +175,16 @@ def test_own_kernels_without_assembly(core: str, first: int, tmp_path: Path) -> 
 @pytest.mark.parametrize("assembly", [True, False])
 @pytest.mark.parametrize("single", [False, True])
 def test_lines_of_three_products(single: bool, assembly: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What few sums are long enough for, in all kernels, on the core that has some in assembly."""
+    """What few sums are long enough for, cut first, in all kernels, on the core that has some in assembly."""
     qemu.need()
-    monkeypatch.setattr(exact_requantize, "LOWS", ())
+    monkeypatch.setattr(exact_requantize, "NARROW", ())
+    monkeypatch.setattr(exact_requantize, "LONG", 0)
     weighted = {"conv2d", "depthwise_conv2d", "fully_connected"}
     cases = [case for case in (SINGLE if single else CASES) if any(la.op in weighted for la in case.network.layers)]
     status, printed = run_direct(tmp_path, roomy("m0"), cases, assembly)
     assert (status, printed) == (0, ""), explain(status, printed, cases)
-    assert "nn_scale_wide(" in "".join(path.read_text() for path in tmp_path.glob("m*.c"))
+    text = "".join(path.read_text() for path in tmp_path.glob("m*.c"))
+    assert "nn_scale_wide(nn_clamp(" in text
 
 
 @pytest.mark.parametrize("name", ["m0", "m3", "m4", "m7", "m33", "m55"])
@@ -194,6 +197,48 @@ def test_random_layers_with_assembly(seed: int, name: str, tmp_path: Path) -> No
     status, printed = run_direct(tmp_path, core, cases)
     assert (status, printed) == (0, ""), explain(status, printed, cases)
     assert (tmp_path / "kernels.S").exists()
+
+
+SHIFTED = """
+static const int8_t *shifted(const int8_t *values, size_t count)
+{
+    static union {
+        uint32_t alignment;
+        int8_t bytes[4096];
+    } memory;
+    memcpy(memory.bytes + BY, values, count);
+    return memory.bytes + BY;
+}
+int main(void);
+"""
+
+
+def alone(case: Case, layer: Layer) -> Case:
+    """The layer without those that bring its input, which has as many bytes as that of the network, in its order."""
+    network = case.network
+    ports = [
+        (replace(port, tensor=name),)
+        for port, name in ((network.inputs[0], layer.inputs[0]), (network.outputs[0], layer.output))
+    ]
+    tensors = {name: network.tensors[name] for name in (layer.inputs[0], layer.output)}
+    return replace(case, network=replace(network, tensors=tensors, layers=(layer,), inputs=ports[0], outputs=ports[1]))
+
+
+@pytest.mark.parametrize("by", range(4))
+def test_inputs_may_have_any_alignment(by: int, tmp_path: Path) -> None:
+    """Kernels that read words look where their windows lie."""
+    qemu.need()
+    machine = roomy("m0")
+    cases = [alone(case, layer) for case in CASES for layer in case.network.layers if layer.op == "conv2d"]
+    cases = [case for case in cases if case.network.layers[0].params.window.input[2] % 4 == 0]
+    assert len(cases) > 3
+    sources = programs.write(tmp_path, cases, machine.target, backend="direct")
+    main = tmp_path / "main.c"
+    text = re.sub(r"(\(const int8_t \*\)m\d+_in0 \+ sample \* (\d+))", r"shifted(\1, \2)", main.read_text())
+    main.write_text(text.replace("int main(void);", SHIFTED.replace("BY", str(by)), 1))
+    status, printed = qemu.run(qemu.link(tmp_path, programs.units(tmp_path, sources), machine), machine)
+    assert (status, printed) == (0, ""), explain(status, printed, cases)
+    assert "shifted((const int8_t *)m0_in0" in text
 
 
 def roomy(core: str) -> qemu.Core:
@@ -250,7 +295,8 @@ def test_a_wrong_byte_is_noticed(core: str, tmp_path: Path) -> None:
     weights = tmp_path / "m1_weights.c"
     before, brace, after = weights.read_text().partition("_scaling[" if has_assembly(machine.target) else "_bias[")
     first = after.index("{\n    ") + len("{\n    ")
-    weights.write_text(f"{before}{brace}{after[:first]}4000 + {after[first:]}")
+    added = 1 << 27 if machine.target.armv6m else 4000  # to a slope, or to a bias
+    weights.write_text(f"{before}{brace}{after[:first]}{added} + {after[first:]}")
     assert qemu.run(qemu.link(tmp_path, sources, machine), machine) == (2, "differs: 2\n")
 
 

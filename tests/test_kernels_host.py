@@ -79,7 +79,7 @@ def test_single_rounding(target: str, tmp_path: Path) -> None:
 
 def test_where_no_line_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On ARMv6-M, as with sums for which there is none."""
-    monkeypatch.setattr(exact_requantize, "search", lambda channels: None)
+    monkeypatch.setattr(exact_requantize, "search", lambda channels, long=False: None)
     monkeypatch.setattr(add, "plane", lambda params: None)
     operators = {"add", "average_pool", "conv2d", "depthwise_conv2d", "fully_connected", "mul"}
     for case in CASES:

@@ -20,6 +20,11 @@ def constant(register: str, value: int) -> list[str]:
 
 
 def requantization(line: Form, low: int) -> int:
-    """From a sum to the byte of its output: requantize_armv6m.S.j2."""
-    step = 0 if line.zero is None else 4 + len(constant("r6", line.zero))
-    return 16 + (7 if line.wide else 3) + step + (low != 0)
+    """From a sum to its output: the macros of requantize_armv6m.S.j2, without what loads a channel's words."""
+    scale = 11 if line.wide else 7 + (line.dropped > 0)
+    return 5 * line.bounded + scale + (7 if line.two_sided else 1) + 4 + 2 * (line.span != 255) + (low != 0)
+
+
+def channel(line: Form, low: int) -> int:
+    """The same, with words that one pointer walks along."""
+    return requantization(line, low) + 2 * line.bounded + 1 + line.two_sided

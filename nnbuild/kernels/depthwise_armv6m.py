@@ -1,9 +1,9 @@
 """Depthwise convolutions in assembly for ARMv6-M, in two forms.
 
-3x3 with stride 1 and padding 1 takes one channel and one column of the map at a time: each row of three inputs is read
-once and added to the three outputs that it belongs to, whose sums stay in registers, as do most of the weights. There
-is no patch: at the left and right border the window lies inside and its weights are shifted, with a zero in the column
-that is missing; missing inputs are the zero point, so they are constants in the sums.
+3x3 with stride 1 and padding 1, or with stride 2, takes one channel and one column of the map at a time: each row of
+three inputs is read once and added to the outputs that it belongs to, whose sums stay in registers, as do most of the
+weights. There is no patch: at the left and right border the window lies inside and its weights are shifted, with a zero
+in the column that is missing; missing inputs are the zero point, so they are constants in the sums.
 
 All other windows without dilation are computed one by one, all channels of each, where C finds or gathers them.
 """
@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from nnbuild.contract import Assembly, LayerView, Source
-from nnbuild.kernels.armv6m import constant, requantization
+from nnbuild.kernels.armv6m import channel, constant, requantization
 from nnbuild.ops.spatial import Window
 from nnbuild.target import Target
 
@@ -41,8 +41,10 @@ def supports(view: LayerView, target: Target) -> str | None:
 
 def by_columns(place: Window) -> bool:
     """Whether the first form serves."""
-    same = place.pad == (1, 1) and place.output == place.input[:2]
-    return place.kernel == (3, 3) and place.stride == (1, 1) and same and place.input[0] >= 2 and place.input[1] >= 3
+    missing = [*place.pad, *(place.beyond(axis) for axis in (0, 1))]
+    if place.kernel != (3, 3) or place.input[0] < 2 or place.input[1] < 3 or max(missing) > 1:
+        return False
+    return place.stride == (2, 2) or (place.stride == (1, 1) and min(missing) == 1)
 
 
 def render(view: LayerView, target: Target) -> Source:
@@ -53,10 +55,11 @@ def render(view: LayerView, target: Target) -> Source:
     line, place = source.values["line"], view.params.window
     if line is None:
         return source
-    height, width, channels = place.input
+    _, width, channels = place.input
     values = {"line": line, "low": view.params.activation_min, "channels": channels}
     if by_columns(place):
-        values |= {"height": height, "width": width}
+        values |= {"height": place.output[0], "width": width, "output_width": place.output[1]}
+        values |= {"stride": place.stride[0], "top": place.pad[0], "bottom": max(place.beyond(0), 0)}
         return replace(source, assembly=(_columns(values),))
     values |= {"rows": place.kernel[0], "columns": place.kernel[1]}
     return replace(source, assembly=(_window(values),))
@@ -64,18 +67,25 @@ def render(view: LayerView, target: Target) -> Source:
 
 def _columns(values: dict[str, Any]) -> Assembly:
     line, channels, width = values["line"], values["channels"], values["width"]
-    inputs = sum(_load(column * channels) for column in range(3))
-    step = 0 if line.zero is None else 4 + _load(line.zero)
-    output = 18 + (8 if line.wide else 2) + step + (values["low"] != 0)
-    rest = 55 + _load(values["height"] - 1) + 2 * _load(width * channels) + _load(channels)
-    instructions = rest + 2 * inputs + 3 * 7 + 3 * 10 + output
-    return Assembly("depthwise_armv6m.S.j2", "columns", "void", COLUMNS, values, instructions)
+    inputs, below = sum(1 + _load(column * channels) for column in range(3)), 1 + _load(width * channels)
+    words = 2 * line.bounded + (4 if line.wide else 2) + line.two_sided
+    output = requantization(line, values["low"]) + words + (3 if values["stride"] == 1 else 1)
+    ends = 34 + _load(channels)
+    if values["stride"] == 1:
+        first = 3 + 2 * _load(width * channels) + _load(values["height"] - 1) + 2 + (inputs + 18) + 4
+        rows = first + 3 * (1 + inputs + 27 + output + 2) + 1 + 5 + output
+    else:
+        bottom = values["bottom"]
+        first = 1 if values["top"] else 1 + inputs + 9 + below
+        rows = _load(values["height"] - bottom) + first + (inputs + 9) + below + 2 + bottom + (inputs + 18) + below
+        rows += 8 + output + _load(values["output_width"] * channels) + 2 + (3 + output if bottom else 3)
+    return Assembly("depthwise_armv6m.S.j2", "columns", "void", COLUMNS, values, ends + rows)
 
 
 def _window(values: dict[str, Any]) -> Assembly:
     rows, columns, channels = values["rows"], values["columns"], values["channels"]
     row = 6 + sum(5 + _load(column * channels) for column in range(1, columns))
-    instructions = 24 + rows * row + rows - 1 + -(-rows * columns // 32) + requantization(values["line"], values["low"])
+    instructions = 24 + rows * row + rows - 1 + -(-rows * columns // 32) + channel(values["line"], values["low"])
     return Assembly("depthwise_window_armv6m.S.j2", "window", "void", WINDOW, values, instructions)
 
 
@@ -90,7 +100,8 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
     place, outputs = view.params.window, view.output.size
     if by_columns(place):
         channels = place.input[2]
-        return {"output": outputs, "column": place.input[1] * channels, "channel": channels}
+        strided = "strided_" if place.stride == (2, 2) else ""
+        return {f"{strided}output": outputs, "column": place.output[1] * channels, "channel": channels}
     taps = place.kernel[0] * place.kernel[1]
     own = {"window_output": outputs, "tap": outputs * taps, "row": outputs * place.kernel[0]}
     return {**own, **place_trips(place, place.reaching_outside)}

@@ -9,24 +9,25 @@ beside them stands the same in C for other compilers, and for sums without a lin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnbuild.contract import Assembly, LayerView, Source
 from nnbuild.kernels import horner
-from nnbuild.kernels.armv6m import requantization
-from nnbuild.kernels.exact_requantize import Form
+from nnbuild.kernels.armv6m import channel
+from nnbuild.ops.spatial import Window
 from nnbuild.target import Target
 
-if TYPE_CHECKING:
-    from nnbuild.ops.spatial import Window
-
-FLAT = 16
-"""Inputs up to which all of them are written one after the other."""
+FLAT = 31
+"""Inputs up to which all of them are written one after the other, as far as offsets of LDRB reach; 16 share a loop with
+their multiples."""
 UNROLLED, COPIED = 16, 8
 """The most inputs that one pass of a loop takes: in the main loop, and where a window is copied."""
-GATHER = ("const int8_t *window", "int8_t *patch", "int32_t length", "int32_t skip", "int32_t rows")
+PAIRED = 512
+"""Bytes of a row whose sums by pairs stay within 16 bits."""
 ARRAYS = ("const int8_t *inputs", "int8_t *output", "const int32_t *weights", "const int32_t *scaling")
+WINDOWS = ("int8_t *patch", "int32_t count", "int32_t stride", "int32_t rows", "int32_t copied", "int32_t skip")
 SIZES = ("int32_t length", "const int32_t *end")
 
 
@@ -36,6 +37,11 @@ def split(length: int, most: int) -> tuple[int, int, int]:
         return 1, length, 0
     unrolled = min(range(most, most // 2 - 1, -1), key=lambda count: length % count)
     return length // unrolled, unrolled, length % unrolled
+
+
+def passes_of(inputs: int) -> tuple[int, int, int]:
+    """`split` of the main loop."""
+    return (1, inputs, 0) if inputs <= FLAT else split(inputs, UNROLLED)
 
 
 def supports(view: LayerView, target: Target) -> str | None:
@@ -59,25 +65,27 @@ def scratch(view: LayerView, target: Target) -> int:
 def conv2d(view: LayerView, target: Target) -> Source:
     """A conv2d layer without groups."""
     source = horner.conv2d(view, target, 128)
-    rows, length = view.params.window.kernel[0], view.params.window.kernel[1] * view.params.window.input[2]
     if source.values["line"] is None:
         return source
-    values = {**source.values, "copied": copied(length)}
-    own = (gather(view.params.window),)
-    return _assembled(replace(source, values=values), rows * length, view.params.channels, own)
+    place = _flattened(view.params.window)
+    rows, length = place.kernel[0], place.kernel[1] * place.input[2]
+    words = _by_words(place)
+    copied = min(COPIED, length) if words else split(length, COPIED)[1]
+    copying = {"windows": True, "copied": copied, "copied_tail": length % copied, "words": words}
+    values = {**source.values, "w": place, "copied": length - (0 if words else length % copied)}
+    return _assembled(replace(source, values=values), rows * length, view.params.channels, copying)
 
 
-def copied(length: int) -> int:
-    """How many bytes of a row of `length` the loop of `gather` takes; it is told so."""
-    passes, unrolled, _ = split(length, COPIED)
-    return passes * unrolled
+def _by_words(place: Window) -> bool:
+    """Whether windows are copied by words, where the input lies at a multiple of 4."""
+    return place.input[2] % 4 == 0 and place.kernel[1] * place.input[2] <= PAIRED
 
 
-def gather(place: Window) -> Assembly:
-    """Copies windows into a patch."""
-    _, unrolled, tail = split(place.kernel[1] * place.input[2], COPIED)
-    values, instructions = {"unrolled": unrolled, "tail": tail}, 17 + 4 * (unrolled + tail) + (tail > 0)
-    return Assembly("gather_armv6m.S.j2", "gather", "int32_t", GATHER, values, instructions)
+def _flattened(place: Window) -> Window:
+    """Where a window is one pixel and the output has all of them, the map is one row."""
+    if place.kernel != (1, 1) or place.stride != (1, 1) or place.padded:
+        return place
+    return replace(place, input=(1, place.pixels, place.input[2]), output=(1, place.pixels))
 
 
 def fully_connected(view: LayerView, target: Target) -> Source:
@@ -85,44 +93,59 @@ def fully_connected(view: LayerView, target: Target) -> Source:
     source = horner.fully_connected(view, target)
     if source.values["line"] is None:
         return source
-    return _assembled(source, view.params.inputs, view.params.outputs, ())
+    copying = {"windows": False, "copied": 0, "copied_tail": 0, "words": False}
+    return _assembled(source, view.params.inputs, view.params.outputs, copying)
 
 
-def _assembled(source: Source, inputs: int, channels: int, gather: tuple[Assembly, ...]) -> Source:
-    """The C of `source` with its windows computed in assembly."""
-    passes, unrolled, tail = (1, inputs, 0) if inputs <= FLAT else split(inputs, UNROLLED)
+def _assembled(source: Source, inputs: int, channels: int, copying: Mapping[str, Any]) -> Source:
+    """The C of `source` with its outputs computed in assembly."""
+    passes, unrolled, tail = passes_of(inputs)
     form: dict[str, Any] = {
         "line": source.values["line"],
         "low": source.values["p"].activation_min,
-        "unsigned": bool(gather),
-        "flat": passes == 1,
+        "flat": unrolled > UNROLLED or inputs < UNROLLED,
         "unrolled": unrolled,
         "tail": tail,
         "rest": channels % 4,
+        **copying,
     }
     values = {**source.values, "length": passes * unrolled, "channels": channels}
-    parameters = (*ARRAYS, *(["int32_t total"] if gather else []), *SIZES)
-    dot = Assembly("horner_armv6m.S.j2", "dot", "void", parameters, form, _instructions(**form))
-    return replace(source, values=values, assembly=(*gather, dot))
+    parameters = (*ARRAYS, *(WINDOWS if copying["windows"] else ()), *SIZES)
+    dot = Assembly("horner_armv6m.S.j2", "dot", "void", parameters, form, _instructions(form))
+    return replace(source, values=values, assembly=(dot,))
 
 
-def _instructions(line: Form, low: int, unsigned: bool, flat: bool, unrolled: int, tail: int, rest: int) -> int:
+def _instructions(form: Mapping[str, Any]) -> int:
     """Of horner_armv6m.S.j2."""
-    inputs, moves = unrolled + tail, not flat or tail > 0
-    summing = 1 if unsigned else 2 + 3 * inputs + moves + 2 * (not flat)
-    walking = (14 if unsigned else 15) * inputs + 3 * moves + 3 * (not flat)
-    return 12 + 3 * (not flat) + summing + 4 + walking + 13 + 4 * (requantization(line, low) + 2) + 4 + 6 + 6
+    inputs, loops, moves = form["unrolled"] + form["tail"], not form["flat"], not form["flat"] or form["tail"] > 0
+    start = 12 + _gathering(form) if form["windows"] else 6 + 3 * inputs + moves + 2 * loops
+    walking = (14 if form["windows"] else 15) * inputs + 3 * moves + 3 * loops
+    storing = 14 if form["rest"] else 10
+    ending = 4 + 6 * form["windows"] + 6
+    return int(24 + start + 3 * loops + walking + 4 * channel(form["line"], form["low"]) + storing + ending)
+
+
+def _gathering(form: Mapping[str, Any]) -> int:
+    """Of gather_armv6m.S.j2."""
+    copied, tail = form["copied"], form["copied_tail"]
+    if form["words"]:
+        words = {4: 8, 8: 14}
+        return 50 + words[copied] + (1 + words[tail] if tail else 0)
+    return int(16 + 4 * (copied + tail) + (tail > 0))
 
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of horner_armv6m.S.j2 and gather_armv6m.S.j2, and those of C around them."""
     from nnbuild.ops.conv2d import gathered, place_trips
 
-    place = view.params.window
+    place = _flattened(view.params.window)
     rows, length = place.kernel[0], place.kernel[1] * place.input[2]
     own = _trips(rows * length, place.pixels, view.params.channels)
-    copied = {"copied": place.pixels * rows * length, "row": place.pixels * rows}
-    return {**own, **copied, **place_trips(place, gathered(place))}
+    copied = "paired" if _by_words(place) else "copied"
+    outside = gathered(place)
+    calls = outside + (place.output[0] if outside < place.pixels else 0)
+    loops = {copied: place.pixels * rows * length, "row": place.pixels * rows, "call": calls}
+    return {**own, **loops, **place_trips(place, outside)}
 
 
 def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
@@ -133,5 +156,5 @@ def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
 
 def _trips(inputs: int, windows: int, channels: int) -> dict[str, int]:
     blocks = windows * -(-channels // 4)
-    passes = split(inputs, UNROLLED)[0] if inputs > FLAT else 1
-    return {"block": blocks, "word": blocks * inputs, "pass": blocks * passes, "output": windows * channels}
+    loops = {"block": blocks, "word": blocks * inputs, "pass": blocks * passes_of(inputs)[0]}
+    return {**loops, "output": windows * channels}

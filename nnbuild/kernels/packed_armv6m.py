@@ -23,7 +23,7 @@ import numpy as np
 from nnbuild.contract import Assembly, LayerView, Source
 from nnbuild.fixedpoint import wrap32
 from nnbuild.kernels import horner, horner_armv6m
-from nnbuild.kernels.armv6m import requantization
+from nnbuild.kernels.armv6m import channel
 from nnbuild.kernels.exact_requantize import Form
 from nnbuild.kernels.exact_requantize import requantization as scaling
 from nnbuild.network import INT8_MAX, INT8_MIN, Array
@@ -38,8 +38,10 @@ ACCUMULATORS = ("r12", "lr", "r8", "r9", "r10", "r11")
 """Those that a function may change without saving them come first."""
 AT_ONCE = 5
 """Words that one LDM loads."""
-UNROLLED = 8
-"""The most inputs that one pass of a loop takes."""
+FLAT, UNROLLED, COPIED = 16, 8, 8
+"""Inputs up to which all of them are written one after the other; the most that one pass of a loop takes, and of one
+that copies."""
+GATHER = ("const int8_t *window", "int8_t *patch", "int32_t length", "int32_t skip", "int32_t rows")
 LEAST_BITS, MOST_BITS = 8, 31
 """Of a field: no block then has more outputs than STRB can reach, and sums that need more have no line."""
 
@@ -184,9 +186,21 @@ def conv2d(view: LayerView, target: Target) -> Source:
     source = _source("packed_conv2d.c.j2", view, target, view.params.channels, place.pixels, raised)
     if source is None:
         return horner.conv2d(view, target, raised)
-    values = {"w": place, "gathers": gathers(place), "copied": horner_armv6m.copied(place.kernel[1] * place.input[2])}
-    gather = (horner_armv6m.gather(place),) if raised else ()
-    return replace(source, values={**source.values, **values}, assembly=(*gather, *source.assembly))
+    values = {"w": place, "gathers": gathers(place), "copied": 0}
+    if not raised:
+        return replace(source, values={**source.values, **values})
+    own, values["copied"] = _gather(place)
+    return replace(source, values={**source.values, **values}, assembly=(own, *source.assembly))
+
+
+def _gather(place: Window) -> tuple[Assembly, int]:
+    """What copies windows into a patch, and how many bytes of a row its loop takes; it is told so."""
+    passes, unrolled, tail = horner_armv6m.split(place.kernel[1] * place.input[2], COPIED)
+    values, instructions = {"unrolled": unrolled, "tail": tail}, 17 + 4 * (unrolled + tail) + (tail > 0)
+    rows = place.pixels * place.kernel[0]
+    runs = {"call": place.pixels, "row": rows, "pass": rows * passes}
+    own = Assembly("packed_gather_armv6m.S.j2", "gather", "int32_t", GATHER, values, instructions, runs)
+    return own, passes * unrolled
 
 
 def fully_connected(view: LayerView, target: Target) -> Source:
@@ -228,7 +242,7 @@ def _source(
 
 
 def _split(inputs: int) -> tuple[int, int, int]:
-    return (1, inputs, 0) if inputs <= horner_armv6m.FLAT else horner_armv6m.split(inputs, UNROLLED)
+    return (1, inputs, 0) if inputs <= FLAT else horner_armv6m.split(inputs, UNROLLED)
 
 
 def _instructions(
@@ -248,7 +262,7 @@ def _instructions(
     saved, loads = max(count - 2, 0), _loads(count)
     around = 5 + 2 * saved + 2 * (saved > 0) + 3 * (not flat)
     block = 1 + loads + count + (not flat or tail > 0) + 4 * (not flat) + 2 + (0 if once else 10)
-    outputs = sum(len(lines) for lines, _ in fields) + len(fields) * (requantization(line, low) + 1)
+    outputs = sum(len(lines) for lines, _ in fields) + len(fields) * (channel(line, low) + 1)
     return around + block + (unrolled + tail) * (2 - unsigned + loads + 2 * count) + outputs
 
 

@@ -122,6 +122,9 @@ def cases() -> Iterable[Case]:
         ("1d", (3, 11), (5,), {"pads": [4, 0]}),
         ("3x3_smallest", (130, 2, 3), (3, 3), {"pads": [1, 1, 1, 1]}),
         ("3x3_high", (2, 40, 4), (3, 3), {"pads": [1, 1, 1, 1]}),
+        ("3x3_halved", (5, 7, 9), (3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
+        ("3x3_halved_valid", (3, 7, 6), (3, 3), {"strides": [2, 2]}),
+        ("3x3_halved_smallest", (131, 2, 3), (3, 3), {"pads": [1, 1, 0, 1], "strides": [2, 2]}),
     ]
     for name, shape, kernel, attributes in table:
         attributes = {**attributes, "group": shape[0]}

@@ -168,10 +168,12 @@ def cases() -> Iterable[Case]:
     turned = {"transA": 1}
     yield singles.weighted("fully_connected_turned", "Gemm", (6, 4), (6, 5), 1, quant, out, turned)
     yield singles.weighted("fully_connected_turned_one", "Gemm", (7, 1), (5, 7), 0, quant, out, {**turned, **by_row})
-    # Long sums: a line of three products, and none at all (kernels/exact_requantize.py).
-    for name, inputs, scale in (("long", 500, 2.0), ("longer", 700, 8.0)):
+    # Long sums: a line of three products, one of bounded sums, and none at all (kernels/exact_requantize.py).
+    for name, inputs, scale in (("long", 500, 2.0), ("bounded", 610, 2.0), ("longer", 700, 8.0)):
         shapes = (1, inputs), (5, inputs)
         yield singles.weighted(f"fully_connected_{name}", "Gemm", *shapes, 0, quant, QuantParams(scale, 5), by_row)
+    shapes, relu = ((1, 610), (5, 610)), QuantParams(2.0, -128)
+    yield singles.weighted("fully_connected_bounded_relu", "Gemm", *shapes, 0, quant, relu, by_row, ("Relu",))
     yield singles.weighted("fully_connected_relu", "Gemm", (1, 9), (4, 9), 0, quant, out, by_row, ("Relu",))
 
 

@@ -37,11 +37,7 @@ class Window:
     @property
     def padded(self) -> bool:
         """Whether any window reaches outside of the input."""
-        return any(
-            self.pad[axis] > 0
-            or (self.output[axis] - 1) * self.stride[axis] + self.extent(axis) - self.pad[axis] > self.input[axis]
-            for axis in (0, 1)
-        )
+        return any(self.pad[axis] > 0 or self.beyond(axis) > 0 for axis in (0, 1))
 
     @property
     def fits(self) -> bool:
@@ -56,12 +52,17 @@ class Window:
     @property
     def reaching_outside(self) -> int:
         """Windows that are not wholly inside of the input."""
-        inside = []
-        for axis in (0, 1):
-            last = self.input[axis] - self.extent(axis) + self.pad[axis]
-            first = -(-self.pad[axis] // self.stride[axis])
-            inside.append(max(0, min(self.output[axis] - 1, last // self.stride[axis]) - first + 1))
+        first = [-(-self.pad[axis] // self.stride[axis]) for axis in (0, 1)]
+        inside = [max(0, self.last_inside(axis) - first[axis] + 1) for axis in (0, 1)]
         return self.pixels - inside[0] * inside[1]
+
+    def beyond(self, axis: int) -> int:
+        """By how many elements the last window reaches beyond the input's end; negative where it ends before it."""
+        return (self.output[axis] - 1) * self.stride[axis] + self.extent(axis) - self.pad[axis] - self.input[axis]
+
+    def last_inside(self, axis: int) -> int:
+        """The last position whose windows do not reach beyond the input's end."""
+        return min(self.output[axis] - 1, (self.input[axis] - self.extent(axis) + self.pad[axis]) // self.stride[axis])
 
     def with_channels(self, count: int) -> Window:
         """The same window over `count` channels."""
