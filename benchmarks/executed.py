@@ -117,7 +117,7 @@ def _main(reports: Sequence[Mapping[str, object]]) -> str:
                 for count in port["shape"]:
                     size *= count
                 buffer = f"{name}_{kind}{position}"
-                lines.append(f"static int8_t {buffer}[{size}];")
+                lines.append(f"static int8_t {buffer}[{size}] __attribute__((aligned(4)));")
                 arguments.append(buffer)
                 body += [f"    fill({buffer}, {size});"] if kind == "inputs" else []
         body += [f"    {name}_reset();"] if report["state_bytes"] else []

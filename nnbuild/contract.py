@@ -114,7 +114,8 @@ class Assembly:
     Functions with equal templates and values are one function. Its symbol is that of the first layer's function with
     `_<name>` behind it. It has that many `instructions` of 16 bits; one of 32 bits counts twice. `runs` says how often
     the layer calls it in one inference ("call"), and how often each of its labels `.L<symbol>_<name>` is passed that a
-    loop goes through: what `nnbuild.static_cost` tells cycles from.
+    loop goes through: what `nnbuild.static_cost` tells cycles from. `unaligned` says the same for inputs that do not
+    lie at a multiple of 4, where that matters.
     """
 
     template: str
@@ -124,6 +125,7 @@ class Assembly:
     values: Mapping[str, Any]
     instructions: int
     runs: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
+    unaligned: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -392,9 +392,11 @@ def assembly_range(assembly: Assembly, cpu: str) -> static_cost.Range | None:
     if not assembly.runs:
         return None
     text = assembly_text(assembly)
-    if cpu in CORES:
-        return static_cost.cycles(text, "f", cpu, assembly.runs)
-    return static_cost.instructions(text, "f", assembly.runs)
+    found = []
+    for runs in (assembly.runs, assembly.unaligned or assembly.runs):
+        known = cpu in CORES
+        found.append(static_cost.cycles(text, "f", cpu, runs) if known else static_cost.instructions(text, "f", runs))
+    return static_cost.Range(min(each.least for each in found), max(each.most for each in found))
 
 
 def _made_from(assembly: Assembly) -> str:

@@ -217,12 +217,12 @@ def test_cycles_are_between_those_of_the_text(tmp_path: Path) -> None:
     qemu.need()
     files = emit(example("touch"), EmitOptions("n0", M0))
     (ran,) = executed.run("cortex-m0", [files], tmp_path)
-    found = re.findall(r"calls? in one inference, ([\d,]+) to ([\d,]+) cycles", files["n0_kernels.S"])
+    found = re.findall(r"calls? in one inference, ([\d,]+)(?: to ([\d,]+))? cycles", files["n0_kernels.S"])
     assert len(found) == len(ran.layers) == 2
     for (least, most), layer in zip(found, ran.layers, strict=True):
         # C around the assembly: arguments, and the call.
         around = 50
-        assert int(least.replace(",", "")) < layer.cycles("cortex-m0") < int(most.replace(",", "")) + around
+        assert int(least.replace(",", "")) < layer.cycles("cortex-m0") < int((most or least).replace(",", "")) + around
 
 
 # --- they can fail ---------------------------------------------------------------------------------------------------

@@ -62,7 +62,8 @@ def render(view: LayerView, target: Target) -> Source:
         values |= {"stride": place.stride[0], "top": place.pad[0], "bottom": max(place.beyond(0), 0)}
         return replace(source, assembly=(_columns(values),))
     values |= {"rows": place.kernel[0], "columns": place.kernel[1]}
-    return replace(source, assembly=(_window(values),))
+    pixels = place.pixels
+    return replace(source, assembly=(replace(_window(values), runs={"call": pixels, "channel": pixels * channels}),))
 
 
 def _columns(values: dict[str, Any]) -> Assembly:

@@ -73,7 +73,30 @@ def conv2d(view: LayerView, target: Target) -> Source:
     copied = min(COPIED, length) if words else split(length, COPIED)[1]
     copying = {"windows": True, "copied": copied, "copied_tail": length % copied, "words": words}
     values = {**source.values, "w": place, "copied": length - (0 if words else length % copied)}
-    return _assembled(replace(source, values=values), rows * length, view.params.channels, copying)
+    once = place.pixels * rows
+    runs = {"call": _calls(place), "window": place.pixels}
+    byte = {"row": once, "byte_pass": once * (length if words else length // copied)}
+    unused = {"row": 0, "byte_pass": 0}
+    word = {"word_row": once, "word_pass": once * (length // copied)}
+    own = _assembled(replace(source, values=values), rows * length, view.params.channels, copying, runs | byte)
+    if not words:
+        return own
+    (dot,) = own.assembly
+    aligned, unaligned = {**dot.runs, **word, **unused}, {**dot.runs, **dict.fromkeys(word, 0)}
+    return replace(own, assembly=(replace(dot, runs=aligned, unaligned=unaligned),))
+
+
+def _calls(place: Window) -> int:
+    """Of the function in one inference: for each patch that C makes, and for each row of windows in the input."""
+    from nnbuild.ops.conv2d import gathered, gathers
+
+    if not gathers(place):
+        return place.output[0]
+    if not place.fits or place.dilation != (1, 1):
+        return place.pixels
+    inside = place.last_inside(1) - -(-place.pad[1] // place.stride[1]) + 1
+    outside = gathered(place)
+    return outside + ((place.pixels - outside) // inside if inside > 0 else 0)
 
 
 def _by_words(place: Window) -> bool:
@@ -94,11 +117,15 @@ def fully_connected(view: LayerView, target: Target) -> Source:
     if source.values["line"] is None:
         return source
     copying = {"windows": False, "copied": 0, "copied_tail": 0, "words": False}
-    return _assembled(source, view.params.inputs, view.params.outputs, copying)
+    rows = view.params.rows
+    runs = {"call": rows, "sum": rows * passes_of(view.params.inputs)[0]}
+    return _assembled(source, view.params.inputs, view.params.outputs, copying, runs)
 
 
-def _assembled(source: Source, inputs: int, channels: int, copying: Mapping[str, Any]) -> Source:
-    """The C of `source` with its outputs computed in assembly."""
+def _assembled(
+    source: Source, inputs: int, channels: int, copying: Mapping[str, Any], runs: Mapping[str, int]
+) -> Source:
+    """The C of `source` with its outputs computed in assembly; `runs` but those of the loops over channels."""
     passes, unrolled, tail = passes_of(inputs)
     form: dict[str, Any] = {
         "line": source.values["line"],
@@ -111,7 +138,9 @@ def _assembled(source: Source, inputs: int, channels: int, copying: Mapping[str,
     }
     values = {**source.values, "length": passes * unrolled, "channels": channels}
     parameters = (*ARRAYS, *(WINDOWS if copying["windows"] else ()), *SIZES)
-    dot = Assembly("horner_armv6m.S.j2", "dot", "void", parameters, form, _instructions(form))
+    blocks = runs.get("window", runs["call"]) * -(-channels // 4)
+    runs = {**runs, "block": blocks, "pass": blocks * passes}
+    dot = Assembly("horner_armv6m.S.j2", "dot", "void", parameters, form, _instructions(form), runs)
     return replace(source, values=values, assembly=(dot,))
 
 
