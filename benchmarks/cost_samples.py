@@ -76,7 +76,10 @@ def jobs(reference: Mapping[str, Network], where: Target) -> list[Job]:
     found = []
     for name, network in reference.items():
         for backend in ("direct", "cmsis_nn"):
-            found.append(Job(name, backend, network, select(network, where, backend=backend), {}))
+            choices = select(network, where, backend=backend)
+            # What is emitted must be what is measured, whatever costs would choose.
+            pins = {choice.layer.name: choice.kernel.name for choice in choices}
+            found.append(Job(name, backend, network, choices, pins))
     # As `emit` writes them: without what no input changes.
     for network in (shrink(case.network) for case in cost_layers.cases()):
         kernels = {choice.kernel.name for choice in select(network, where, backend="direct")}
