@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -215,7 +216,19 @@ def test_layers_equal_those_of_a_build(name: str, reference_dir: Path, tmp_path:
     built = lower(quantized(path, tmp_path)[0], name)
     judged = network_of(import_outline(path).model, name)
     for cpu in ("cortex-m0", "cortex-m4"):
-        assert layers(judged, cpu) == layers(built, cpu)
+        (expected, arena), (found, real) = layers(judged, cpu), layers(built, cpu)
+        assert arena == real
+        assert [row[:4] for row in expected] == [row[:4] for row in found]
+        differing = [rows for rows in zip(expected, found, strict=True) if rows[0] != rows[1]]
+        # How many words a channel of these kernels has follows from its numbers, which nobody knows yet.
+        assert all(row[2] in ("smlad", "mla") for row, _ in differing)
+        assert constants(row for row, _ in differing) == pytest.approx(
+            constants(row for _, row in differing), abs=0.03 * constants(found)
+        )
+
+
+def constants(rows: Iterable[tuple[object, ...]]) -> int:
+    return sum(size for row in rows for size in cast(dict[str, int], row[4]).values())
 
 
 @settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
