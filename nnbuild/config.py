@@ -339,7 +339,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "NN_ASSEMBLY",
         "True",
-        "kernels in assembly where nnbuild has them (Cortex-M0, M0+, M4, M7, M33); with False all of them are C, and "
+        "kernels in assembly where nnbuild has them (all Cortex-M from M0 to M85); with False all of them are C, and "
         "so they are for compilers other than GNU's and those like it",
     ),
     Variable("NN_FLASH_WAIT_STATES", "0", "of the flash that the code runs from, for estimated cycles; 0 to 15"),
