@@ -219,7 +219,7 @@ def test_platformio_standin(tmp_path: Path) -> None:
     ("line", "changed", "expected"),
     [
         ("custom_nn_flash = 8K", "custom_nn_flsh = 8K", "models/kws.onnx: unknown option 'flsh'; hint: did you mean"),
-        ("custom_nn_flash = 8K", "custom_nn_flash = 1K", "kws flash is 2,"),
+        ("custom_nn_flash = 8K", "custom_nn_flash = 1K", "kws flash is 1,"),
         ("third_party/nnbuild", "nowhere", "platformio.ini: custom_nn_path = nowhere is no checkout of nnbuild"),
         ("custom_nn_selftest = 4", "custom_nn_selftest = many", "option 'selftest' must be a number"),
     ],
