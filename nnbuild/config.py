@@ -195,7 +195,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "optimize",
             "emit",
-            values.choice("balanced", "speed", "size"),
+            values.choice(*values.GOALS),
             "--optimize",
             '"speed"',
             "which kernels, over all layers at once, within `flash`, `ram` and `latency`: the fastest (`speed`), the "

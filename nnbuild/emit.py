@@ -23,7 +23,7 @@ from nnbuild.kernels import armv6m
 from nnbuild.kernels.exact_requantize import Form
 from nnbuild.memory import Plan, initial_state, plan
 from nnbuild.network import Array, Network, Port, Tensor
-from nnbuild.optimize import Aim, optimize
+from nnbuild.optimize import Aim, Selection, optimize
 from nnbuild.placement import Placement
 from nnbuild.raw_input import RawInput, raw_input
 from nnbuild.selection import Choice, candidates
@@ -108,12 +108,10 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
 
     with fixedpoint.rounding(network.single_rounding):
         selection = optimize(serving, options.target, options.aim, planner)
-    choices = selection.choices
-    planned = planner(choices)
+    planned = planner(selection.choices)
     inputs = _named(network, network.inputs, name, "input", planned)
     outputs = _named(network, network.outputs, name, "output", planned)
-    with fixedpoint.rounding(network.single_rounding):
-        steps = _steps(name, network, choices, planned, options.target, (*inputs, *outputs))
+    steps = _steps(name, network, selection, planned, options.target, (*inputs, *outputs))
     raw = _raw(options, inputs)
     start = initial_state(network, planned) if planned.state_bytes else None
     start = start if start is not None and start.any() else None
@@ -277,7 +275,7 @@ def _raw(options: EmitOptions, inputs: Sequence[_NamedPort]) -> RawInput | None:
 def _steps(
     name: str,
     network: Network,
-    choices: Sequence[Choice],
+    selection: Selection,
     planned: Plan,
     target: Target,
     ports: Sequence[_NamedPort],
@@ -286,9 +284,8 @@ def _steps(
     places |= {tensor: _in_arena(network.tensors[tensor], offset) for tensor, offset in planned.offsets.items()}
     functions: dict[str, str] = {}
     steps = []
-    for choice in choices:
+    for choice, source in zip(selection.choices, selection.sources, strict=True):
         layer = choice.layer
-        source = choice.kernel.render(choice.view, target)
         symbols = {key: f"{name}_{layer.name}_{key}" for key in source.data}
         memory = {
             part: f"&{where}[{offsets[layer.name]}]"
@@ -382,8 +379,8 @@ def _executed(steps: Sequence[_Step], assembly: Assembly, cpu: str) -> list[str]
             if found is not None:
                 unit = "cycles" if cpu in CORES else "instructions"
                 most = "" if found.least == found.most else f" to {found.most:,}"
-                calls = f"{step.choice.layer.name}: {own.runs['call']:,} calls in one inference"
-                lines.append(f"{calls}, {found.least:,}{most} {unit}")
+                calls = f"{own.runs['call']:,} call{'s' if own.runs['call'] > 1 else ''} in one inference"
+                lines.append(f"{step.choice.layer.name}: {calls}, {found.least:,}{most} {unit} on {cpu}")
     return lines
 
 

@@ -12,14 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from nnbuild import cost
-from nnbuild.contract import Kernel
+from nnbuild.contract import Kernel, Source
 from nnbuild.cost import Timing
 from nnbuild.memory import Plan
 from nnbuild.pareto import Option, Point, front
 from nnbuild.selection import Candidates, Choice
 from nnbuild.target import Target
 
-GOALS = ("balanced", "speed", "size")
 MARGIN_PERCENT = 2
 """Of a limit on flash or cycles, which is left free: both are estimates here, and are measured when all is linked."""
 
@@ -46,12 +45,13 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The kernels; `curve` holds the sets that no other beats, (flash, cycles), `chosen` is one of them.
+    """The kernels and what they render to; `curve` holds the sets that no other beats, (flash, cycles).
 
-    The curve is empty where nothing is known of the core.
+    `chosen` is the index of one of them. The curve is empty where nothing is known of the core.
     """
 
     choices: tuple[Choice, ...]
+    sources: tuple[Source, ...]
     curve: tuple[tuple[int, int], ...] = ()
     chosen: int = 0
 
@@ -65,11 +65,15 @@ def optimize(
     build says of it is about the best that can be had.
     """
     if cost.basis(target.cpu) is None or not layers:
-        return Selection(tuple(layer.first() for layer in layers))
+        return preferred(layers, target)
     timing = Timing(target.cpu, aim.wait_states, aim.mul_cycles)
     known = [_measured(layer, target) for layer in layers]
+    sources = [{kernel.name: kernel.render(layer.view, target) for kernel in layer.kernels} for layer in known]
     while True:
-        options = [[_option(layer.choose(kernel, {}), target, timing) for kernel in layer.kernels] for layer in known]
+        options = [
+            [_option(layer.choose(kernel, {}), own[kernel.name], target, timing) for kernel in layer.kernels]
+            for layer, own in zip(known, sources, strict=True)
+        ]
         base = cost.weigh(cost.run_work([layer.first() for layer in known], target, target.cpu), timing)
         points = [
             replace(point, flash=point.flash + base.code_bytes, cycles=point.cycles + base.cycles)
@@ -80,8 +84,15 @@ def optimize(
         found = [_explained(*row) for row in zip(known, kernels, options, points[chosen].picks, strict=True)]
         smaller = _with_less_scratch(known, found, target, aim, planner)
         if smaller is None:
-            return Selection(tuple(found), tuple((point.flash, point.cycles) for point in points), chosen)
+            taken = (own[kernel.name] for kernel, own in zip(kernels, sources, strict=True))
+            return Selection(tuple(found), tuple(taken), tuple((p.flash, p.cycles) for p in points), chosen)
         known = smaller
+
+
+def preferred(layers: Sequence[Candidates], target: Target) -> Selection:
+    """The first kernel of each layer, whatever it costs."""
+    choices = tuple(layer.first() for layer in layers)
+    return Selection(choices, tuple(choice.kernel.render(choice.view, target) for choice in choices))
 
 
 def _measured(layer: Candidates, target: Target) -> Candidates:
@@ -97,8 +108,7 @@ def _without(layer: Candidates, kernels: Sequence[Kernel], reason: str) -> Candi
     return replace(layer, kernels=left, reasons={**layer.reasons, **{kernel.name: reason for kernel in kernels}})
 
 
-def _option(choice: Choice, target: Target, timing: Timing) -> Option:
-    source = choice.kernel.render(choice.view, target)
+def _option(choice: Choice, source: Source, target: Target, timing: Timing) -> Option:
     work = cost.layer_cost(choice, target, timing)
     function = {cost.function_key(choice, source, target): work.code_bytes}
     assembly = {repr(own): 2 * own.instructions for own in source.assembly}

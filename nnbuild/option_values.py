@@ -13,6 +13,9 @@ from nnbuild.errors import ConfigError
 
 Parser = Callable[[Any], Any]
 
+GOALS = ("balanced", "speed", "size")
+"""What kernels can be chosen for (`nnbuild.optimize`)."""
+
 _SIZE = re.compile(r"\s*(0[xX][0-9a-fA-F]+|\d+)\s*([kKmM]?)[bB]?\s*")
 
 

@@ -33,7 +33,7 @@ from nnbuild.estimate.shapes import network_of, unquantized
 from nnbuild.estimate.verdict import Check
 from nnbuild.importer import import_model, import_outline
 from nnbuild.lower import lower
-from nnbuild.optimize import Selection
+from nnbuild.optimize import preferred
 from nnbuild.quantize import quantize
 from nnbuild.target import TARGETS
 from tests.conftest import ROOT
@@ -343,9 +343,7 @@ def test_documented_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def first_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """The preferred kernels, whatever the limits: else smaller kernels would do what advice is to do here."""
-    monkeypatch.setattr(
-        "nnbuild.estimate.figures.optimize", lambda layers, *rest: Selection(tuple(each.first() for each in layers))
-    )
+    monkeypatch.setattr("nnbuild.estimate.figures.optimize", lambda layers, target, *rest: preferred(layers, target))
 
 
 @pytest.mark.usefixtures("first_kernels")

@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from nnbuild.latency import MUL_CYCLES
+from nnbuild.option_values import GOALS
 from nnbuild.target import TARGETS
 
 
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fully-connected", choices=("per_channel", "per_tensor"), default="per_channel")
     parser.add_argument("--cmsis-nn", metavar="DIR", help="the firmware's CMSIS-NN: a checkout or an unpacked pack")
     parser.add_argument("--backend", choices=("auto", "direct", "cmsis_nn"), default="auto", help="whose kernels")
-    parser.add_argument("--optimize", choices=("balanced", "speed", "size"), default="balanced", help="as in a build")
+    parser.add_argument("--optimize", choices=GOALS, default="balanced", help="as in a build")
     parser.add_argument("--no-advice", action="store_true", help="do not look for changes that would fit")
     parser.add_argument("--json", action="store_true", help="print the answers as a JSON list")
 

@@ -14,8 +14,8 @@ from nnbuild.errors import ConfigError
 from nnbuild.latency import MAX_WAIT_STATES, MUL_CYCLES, parse_latency
 from nnbuild.memory import plan
 from nnbuild.network import Network
-from nnbuild.optimize import GOALS, Aim, Selection, optimize
-from nnbuild.option_values import parse_size
+from nnbuild.optimize import Aim, Selection, optimize
+from nnbuild.option_values import GOALS, parse_size
 from nnbuild.selection import BACKENDS, candidates
 from nnbuild.target import TARGETS, Target, named, of_compiler
 

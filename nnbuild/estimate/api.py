@@ -22,8 +22,8 @@ from nnbuild.latency import MUL_CYCLES, parse_latency
 from nnbuild.lower import lower
 from nnbuild.network import Array, Network
 from nnbuild.onnxfile import is_qdq
-from nnbuild.optimize import GOALS, Aim
-from nnbuild.option_values import parse_size
+from nnbuild.optimize import Aim
+from nnbuild.option_values import GOALS, parse_size
 from nnbuild.quantize import FULLY_CONNECTED
 from nnbuild.target import named
 

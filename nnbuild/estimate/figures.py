@@ -94,9 +94,9 @@ def figures(network: Network, setup: Setup) -> Figures:
     target = setup.target
     with fixedpoint.rounding(network.single_rounding):
         serving = candidates(network, target, {}, setup.backend)
-        choices = optimize(serving, target, setup.aim, lambda choices: plan(network, choices, target)).choices
-        planned = plan(network, choices, target)
-        sources = [choice.kernel.render(choice.view, target) for choice in choices]
+        selection = optimize(serving, target, setup.aim, lambda choices: plan(network, choices, target))
+    choices, sources = selection.choices, selection.sources
+    planned = plan(network, choices, target)
     seen: set[str] = set()
     layers = []
     for choice, source, live, assembly in zip(

@@ -171,10 +171,8 @@ def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
     rows, length = place.kernel[0], place.kernel[1] * place.input[2]
     own = _trips(rows * length, place.pixels, view.params.channels)
     copied = "paired" if _by_words(place) else "copied"
-    outside = gathered(place)
-    calls = outside + (place.output[0] if outside < place.pixels else 0)
-    loops = {copied: place.pixels * rows * length, "row": place.pixels * rows, "call": calls}
-    return {**own, **loops, **place_trips(place, outside)}
+    loops = {copied: place.pixels * rows * length, "row": place.pixels * rows, "call": _calls(place)}
+    return {**own, **loops, **place_trips(place, gathered(place))}
 
 
 def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
