@@ -5,28 +5,25 @@ Everything that is written is a function of the integer network and the options:
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any
 
 import jinja2
 import numpy as np
 
-from nnbuild import __version__, cnames, cost, fixedpoint, interpret, model_report, static_cost
+from nnbuild import __version__, cnames, cost, fixedpoint, model_report, static_cost
 from nnbuild.contract import Assembly, Source
 from nnbuild.errors import ConfigError
 from nnbuild.instruction_timings import CORES
-from nnbuild.kernels import armv6m
-from nnbuild.kernels.exact_requantize import Form
 from nnbuild.memory import Plan, initial_state, plan
 from nnbuild.network import Array, Network, Port, Tensor
 from nnbuild.optimize import Aim, Selection, optimize
 from nnbuild.placement import Placement
 from nnbuild.raw_input import RawInput, raw_input
+from nnbuild.rendering import assembly_range, assembly_text, environment, helpers
 from nnbuild.selection import Choice, candidates
+from nnbuild.selftest import selftest_samples
 from nnbuild.shrink import Removed, shrink
 from nnbuild.target import TARGETS, Target
 
@@ -144,25 +141,26 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         "single_rounding": network.single_rounding,
     }
     instances = _instances(steps, options.target)
-    environment = _environment()
+    templates = environment()
     assembled = _assembled(instances)
-    functions = [_function(environment, instance, assembled, f"{name.upper()}_ASSEMBLY") for instance in instances]
-    set_input = environment.get_template("set_input.c.j2").render(context).strip("\n") if raw else ""
+    functions = [_function(templates, instance, assembled, f"{name.upper()}_ASSEMBLY") for instance in instances]
+    set_input = templates.get_template("set_input.c.j2").render(context).strip("\n") if raw else ""
     texts = [*(function["text"] for function in functions), set_input]
     rendered = {
-        f"{name}.h": environment.get_template("model.h.j2").render(context),
-        f"{name}.c": environment.get_template("model.c.j2").render(
+        f"{name}.h": templates.get_template("model.h.j2").render(context),
+        f"{name}.c": templates.get_template("model.c.j2").render(
             context,
+            calls=[_call(step) for step in steps],
             functions=functions,
             assembled=[_wrapped(f"{own.returns} {at}(", own.parameters, ");") for at, own in assembled.values()],
             includes=dict.fromkeys(name for instance in instances for name in instance.source.includes),
             set_input=set_input,
-            helpers=_helpers(texts, options.target, network.single_rounding),
+            helpers=helpers(texts, options.target, network.single_rounding),
         ),
-        f"{name}_weights.c": environment.get_template("weights.c.j2").render(
+        f"{name}_weights.c": templates.get_template("weights.c.j2").render(
             context, arrays=_arrays(steps, name, raw, start)
         ),
-        f"{name}_kernels.S": environment.get_template("kernels.S.j2").render(
+        f"{name}_kernels.S": templates.get_template("kernels.S.j2").render(
             context,
             functions=[
                 (symbol, assembly_text(own, symbol), _executed(steps, own, options.target.cpu))
@@ -173,50 +171,8 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     }
     if options.selftest:
         samples = selftest_samples(network, options.selftest)
-        rendered[f"{name}_selftest.c"] = environment.get_template("selftest.c.j2").render(context, samples=samples)
+        rendered[f"{name}_selftest.c"] = templates.get_template("selftest.c.j2").render(context, samples=samples)
     return rendered
-
-
-@dataclass(frozen=True, slots=True)
-class SelftestSample:
-    """Pseudo-random inputs by their `seed`, divided by 2^damping, and the outputs expected, flat int8."""
-
-    seed: int
-    damping: int
-    outputs: tuple[Array, ...]
-
-
-def selftest_samples(network: Network, count: int) -> list[SelftestSample]:
-    """`count` samples; of a few candidates each, the one whose outputs are most varied, so that a fault shows."""
-    samples = []
-    kept: interpret.States = {}
-    for index in range(count):
-        candidates = []
-        for seed in range(8 * index + 1, 8 * index + 9):
-            states = dict(kept)
-            candidates.append((_selftest_sample(network, seed, seed % 4, states), states))
-        sample, kept = max(candidates, key=lambda pair: sum(len(set(out.tolist())) for out in pair[0].outputs))
-        samples.append(sample)
-    return samples
-
-
-def _selftest_sample(network: Network, seed: int, damping: int, states: interpret.States) -> SelftestSample:
-    state = seed
-    inputs = []
-    for port in network.inputs:
-        values, state = _pseudorandom(network.tensors[port.tensor].size, state, damping)
-        inputs.append(values)
-    outputs = tuple(output.ravel() for output in interpret.run(network, inputs, states))
-    return SelftestSample(seed, damping, outputs)
-
-
-def _pseudorandom(size: int, state: int, damping: int) -> tuple[Array, int]:
-    """The self-test's input: a linear congruential generator (Numerical Recipes), its top bits around zero."""
-    values = np.empty(size, np.int64)
-    for index in range(size):
-        state = (state * 1664525 + 1013904223) & 0xFFFFFFFF
-        values[index] = (state >> (24 + damping)) - (128 >> damping)
-    return values.astype(np.int8), state
 
 
 def _pins_of_remaining(pins: Mapping[str, str], lowered: Network, network: Network, prefix: str) -> dict[str, str]:
@@ -365,11 +321,6 @@ def _assembled(instances: Sequence[_Instance]) -> dict[str, tuple[str, Assembly]
     return found
 
 
-def assembly_text(assembly: Assembly, symbol: str = "f") -> str:
-    """The function in assembly, without what declares it."""
-    return _environment().get_template(assembly.template).render(assembly.values, symbol=symbol).strip("\n")
-
-
 def _executed(steps: Sequence[_Step], assembly: Assembly, cpu: str) -> list[str]:
     """For each layer that calls the function: how often in one inference, and the cycles of that."""
     lines = []
@@ -384,27 +335,15 @@ def _executed(steps: Sequence[_Step], assembly: Assembly, cpu: str) -> list[str]
     return lines
 
 
-def assembly_range(assembly: Assembly, cpu: str) -> static_cost.Range | None:
-    """Cycles that the function takes in one inference of the layer; instructions where the core has no timings."""
-    if not assembly.runs:
-        return None
-    text = assembly_text(assembly)
-    found = []
-    for runs in (assembly.runs, assembly.unaligned or assembly.runs):
-        known = cpu in CORES
-        found.append(static_cost.cycles(text, "f", cpu, runs) if known else static_cost.instructions(text, "f", runs))
-    return static_cost.Range(min(each.least for each in found), max(each.most for each in found))
-
-
 def _made_from(assembly: Assembly) -> str:
     return repr((assembly.template, assembly.values))
 
 
 def _function(
-    environment: jinja2.Environment, instance: _Instance, assembled: Mapping[str, tuple[str, Assembly]], macro: str
+    templates: jinja2.Environment, instance: _Instance, assembled: Mapping[str, tuple[str, Assembly]], macro: str
 ) -> dict[str, Any]:
     source = instance.source
-    text = environment.get_template(source.template).render(
+    text = templates.get_template(source.template).render(
         source.values,
         signature=instance.signature,
         symbol=instance.function,
@@ -412,33 +351,6 @@ def _function(
         called={own.name: assembled[_made_from(own)][0] for own in source.assembly},
     )
     return {"text": text.strip("\n"), "layers": instance.layers}
-
-
-def _helpers(texts: Sequence[str], target: Target, single_rounding: bool) -> list[str]:
-    """The functions of `csrc` that `texts` call and those that they call, callees first, each for this core."""
-    found: dict[str, str] = {}
-
-    def visit(text: str) -> None:
-        for helper in sorted(set(re.findall(r"\bnn_\w+(?=\()", text)) - set(found)):
-            own = _helper(helper, target, single_rounding)
-            visit(own.partition("static inline")[2].partition("(")[2])
-            found.setdefault(helper, own)
-
-    for text in texts:
-        visit(text)
-    return list(found.values())
-
-
-def _helper(name: str, target: Target, single_rounding: bool) -> str:
-    """One file of `csrc`, without its licence line; the form for single rounding and for ARMv6-M where there is one."""
-    folder = resources.files("nnbuild") / "csrc"
-    endings = [
-        f"{rounding}{core}.h"
-        for rounding in (["_single", ""] if single_rounding else [""])
-        for core in (["_armv6m", ""] if target.armv6m else [""])
-    ]
-    path = next(path for path in (folder / f"{name}{ending}" for ending in endings) if path.is_file())
-    return path.read_text(encoding="utf-8").partition("*/\n")[2].strip("\n")
 
 
 def _arrays(steps: Sequence[_Step], name: str, raw: RawInput | None, start: Array | None) -> list[dict[str, str]]:
@@ -461,58 +373,3 @@ def _array(symbol: str, array: Array, title: str) -> dict[str, str]:
     rows = [", ".join(word + suffix for word in words[start : start + width]) for start in range(0, len(words), width)]
     declaration = f"const {flat.dtype}_t {symbol}[{flat.size}]"
     return {"declaration": declaration, "rows": ",\n    ".join(rows), "title": title}
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    folder = resources.files("nnbuild")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([str(folder / name) for name in ("ops", "kernels", "templates")]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    filters = {
-        "comment": cnames.comment,
-        "plus": _plus,
-        "times": _times,
-        "step": _step,
-        "literal": _literal,
-        "product": _product,
-        "constant": _constant,
-        "call": _call,
-    }
-    environment.filters |= filters
-    return environment
-
-
-def _plus(value: int) -> str:
-    """` + 5`, ` - 5`, or nothing for 0."""
-    return "" if value == 0 else f" {'+' if value > 0 else '-'} {abs(value)}"
-
-
-def _times(value: int) -> str:
-    """` * 2`, or nothing for 1."""
-    return "" if value == 1 else f" * {value}"
-
-
-def _step(variable: str, by: int) -> str:
-    """`i++`, or `i += 2`."""
-    return f"{variable}++" if by == 1 else f"{variable} += {by}"
-
-
-def _product(line: Form, above: str, factors: str, offset: str) -> str:
-    """The product with a line's slope and its offset, by the helper that it needs."""
-    arguments = f"{above}, {factors}, {offset}"
-    return f"nn_scale_wide({arguments})" if line.wide else f"nn_scale({arguments}, {line.low}, {line.dropped})"
-
-
-def _constant(register: str, value: int) -> str:
-    return "\n".join(f"    {line}" for line in armv6m.constant(register, value))
-
-
-def _literal(value: int) -> str:
-    """`5`, or `(-5)`."""
-    return str(value) if value >= 0 else f"({value})"

@@ -21,7 +21,7 @@ from benchmarks.cost_page import COUNTED
 from nnbuild import calibrate, cmsis_nn, cost, importer, instruction_timings, quantize, samples
 from nnbuild.contract import Assembly, LayerView
 from nnbuild.cost import Timing
-from nnbuild.emit import EmitOptions, assembly_text, emit
+from nnbuild.emit import EmitOptions, emit
 from nnbuild.instruction_timings import Instruction
 from nnbuild.lower import lower
 from nnbuild.memory import plan
@@ -29,6 +29,7 @@ from nnbuild.network import Network
 from nnbuild.ops import ALL, BY_NAME
 from nnbuild.ops.spatial import Window
 from nnbuild.optimize import Aim, optimize
+from nnbuild.rendering import assembly_text
 from nnbuild.selection import Choice, candidates, select
 from nnbuild.target import TARGETS, Target, of_compiler
 from tests import qemu, random_layers

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import executed, kernel_layers, kernels, reach, target
 from benchmarks.kernel_page import PAGE, page
 from benchmarks.kernel_table import COMMAND, DATA, LIBRARY, Row, Table, judge
-from nnbuild import emit
+from nnbuild import rendering
 from nnbuild.contract import Assembly
 from nnbuild.target import TARGETS
 from tests import qemu
@@ -127,12 +127,12 @@ def test_one_instruction_more_in_a_kernel_is_found(
     monkeypatch.setattr(kernels, "CORES", (ON,))
     monkeypatch.setattr(sys, "argv", ["kernels", "--check", "--only", LAYER])
     assert kernels.main() == 0
-    original = emit.assembly_text
+    original = rendering.assembly_text
 
     def slower(assembly: Assembly, symbol: str = "f") -> str:
         return original(assembly, symbol).replace(f"{symbol}:\n", f"{symbol}:\n    nop\n")
 
-    monkeypatch.setattr(emit, "assembly_text", slower)
+    monkeypatch.setattr("nnbuild.emit.assembly_text", slower)
     assert kernels.main() == 1
     printed = capsys.readouterr().out
     row = found.row(ON, LAYER, "assembly")
