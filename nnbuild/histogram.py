@@ -2,8 +2,8 @@
 
 Bins are powers of two wide and merge in pairs as the range grows, so the result does not depend on the order of the
 samples' extremes. Methods: `minmax` takes the extremes; `percentile` the smallest range that leaves out at most 1 in
-100,000 values at each end; `mse` the range inside the extremes whose 8-bit quantization has the least squared error over
-the histogram; `entropy` the one whose quantized histogram has the least Kullback-Leibler divergence from it.
+100,000 values at each end; `mse` the range inside the extremes whose 8-bit quantization has the least squared error
+over the histogram; `entropy` the one whose quantized histogram has the least Kullback-Leibler divergence from it.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def subset(*allowed: str) -> Parser:
         if words == ["none"]:
             return "none"
         if not isinstance(words, list | tuple) or not words or any(word not in allowed for word in words):
-            raise ConfigError(f"{value!r} is not some of {', '.join(allowed)}, or none")
+            raise ConfigError(f"must be some of {', '.join(allowed)}, or none")
         return ",".join(word for word in allowed if word in words)
 
     return parse

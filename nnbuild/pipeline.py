@@ -57,9 +57,9 @@ def calibrated(request: Request, model: onnx.ModelProto) -> Ranges:
 
 
 def quantized(request: Request, ranges: Ranges | None = None) -> Quantized:
-    """Import, calibrate and correct unless `ranges` are given, quantize. A model that holds Q/DQ nodes is taken as it is.
+    """Import, calibrate and correct unless `ranges` are given, quantize.
 
-    Ranges come without samples, so there is nothing to correct by.
+    A model that holds Q/DQ nodes is taken as it is. Ranges come without samples, so there is nothing to correct by.
     """
     model = import_model(request.model, request.input_shapes, states=request.states)
     if is_qdq(model):
