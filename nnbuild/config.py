@@ -60,10 +60,20 @@ OPTIONS: dict[str, Option] = {
         Option(
             "method",
             "quantize",
-            values.choice("minmax", "percentile", "mse"),
+            values.choice("auto", "minmax", "percentile", "mse", "entropy"),
             "--method",
             '"minmax"',
-            "how a tensor's range follows from the samples; percentile where not given",
+            "how a tensor's range follows from the samples; `auto`, where not given, measures for each tensor which of "
+            "the others costs the outputs least",
+        ),
+        Option(
+            "corrections",
+            "quantize",
+            values.subset("equalize", "rounding", "bias"),
+            "--corrections",
+            '"none"',
+            "what may be corrected by the samples, each where it helps on samples that it has not seen; all of "
+            "`equalize,rounding,bias` where not given",
         ),
         Option(
             "fully_connected",

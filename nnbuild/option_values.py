@@ -78,6 +78,20 @@ def path(value: Any) -> Any:
     return value
 
 
+def subset(*allowed: str) -> Parser:
+    """Some of a few words, as a list or with commas; `none` is none of them."""
+
+    def parse(value: object) -> str:
+        words = value.split(",") if isinstance(value, str) else value
+        if words == ["none"]:
+            return "none"
+        if not isinstance(words, list | tuple) or not words or any(word not in allowed for word in words):
+            raise ConfigError(f"must be some of {', '.join(allowed)}, or none")
+        return ",".join(word for word in allowed if word in words)
+
+    return parse
+
+
 def choice(*names: str) -> Parser:
     """A parser of one of `names`."""
 

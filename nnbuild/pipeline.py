@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from nnbuild import calibrate, samples
-from nnbuild.calibrate import DEFAULT_METHOD, Ranges
+from nnbuild import calibrate, corrections, samples, simulation
+from nnbuild.calibrate import DEFAULT_METHOD
 from nnbuild.errors import CalibrationError, ConfigError, ModelError
 from nnbuild.explicit_states import States
 from nnbuild.importer import import_model
 from nnbuild.onnxfile import is_qdq
 from nnbuild.quantize import quantize
+from nnbuild.ranges import Ranges
+from nnbuild.states import keeps_states
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class Request:
     method: str | None = None
     fully_connected: str | None = None
     states: States | None = None
+    corrections: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +57,45 @@ def calibrated(request: Request, model: onnx.ModelProto) -> Ranges:
 
 
 def quantized(request: Request, ranges: Ranges | None = None) -> Quantized:
-    """Import, calibrate unless `ranges` are given, quantize. A model that holds Q/DQ nodes is taken as it is."""
+    """Import, calibrate and correct unless `ranges` are given, quantize.
+
+    A model that holds Q/DQ nodes is taken as it is. Ranges come without samples, so there is nothing to correct by.
+    """
     model = import_model(request.model, request.input_shapes, states=request.states)
     if is_qdq(model):
-        given = (request.calibration, request.method, request.fully_connected)
+        given = (request.calibration, request.method, request.fully_connected, request.corrections)
         if ranges is not None or any(option is not None for option in given):
-            message = "the model is already quantized: calibration, ranges, method and fully_connected have no meaning"
+            message = (
+                "the model is already quantized: calibration, ranges, method, fully_connected and corrections have no "
+                "meaning"
+            )
             raise ConfigError(message, request.model, "leave them out")
         return Quantized(serialized(model), None)
-    if ranges is None:
-        ranges = calibrated(request, model)
+    scales = request.fully_connected or "per_channel"
     try:
-        result = quantize(model, ranges, fully_connected=request.fully_connected or "per_channel")
+        if ranges is not None:
+            return Quantized(serialized(quantize(model, ranges, fully_connected=scales)), ranges)
+        ranges = calibrated(request, model)
+        result = _corrected(request, model, ranges, scales)
     except ModelError as error:
         raise error.within(request.model) from None
     return Quantized(serialized(result), ranges)
+
+
+def _corrected(request: Request, model: onnx.ModelProto, ranges: Ranges, scales: str) -> onnx.ModelProto:
+    """Of samples that are one sequence none can be held out: no corrections where states are kept."""
+    allowed = () if request.corrections == "none" else (request.corrections or ",".join(corrections.NAMES)).split(",")
+    if not allowed or keeps_states(model) or request.calibration is None:
+        return quantize(model, ranges, fully_connected=scales)
+    kept = simulation.Spread(corrections.SAMPLES)
+    for sample in samples.load(request.calibration, input_shapes(model)):
+        kept.add(sample)
+
+    def form(float_form: onnx.ModelProto) -> onnx.ModelProto:
+        own = ranges if float_form is model else calibrated(request, float_form)
+        return quantize(float_form, own, fully_connected=scales)
+
+    return corrections.corrected(model, form, kept.samples, allowed)
 
 
 def serialized(model: onnx.ModelProto) -> bytes:

@@ -15,12 +15,12 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto
 
-from nnbuild.calibrate import Range, Ranges
 from nnbuild.contract import Calibrated, Fixed, Masked, Quantization, SameAsInput
 from nnbuild.errors import CalibrationError, Finding, ModelError
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.passes.graph import Graph
 from nnbuild.passes.masks import in_front_of_softmax
+from nnbuild.ranges import Range, Ranges
 
 Rules = Mapping[str, Callable[[NodeProto], Quantization]]
 
@@ -72,6 +72,12 @@ def quantize(
         _insert_pair(graph, value, quant)
     graph.commit()
     return copy
+
+
+def calibrated_values(model: onnx.ModelProto) -> list[str]:
+    """The values of an imported float `model` that get a scale from their range, without inputs."""
+    graph = Graph(model)
+    return [step.output for step in _steps(graph, _default_rules()) if isinstance(step.rule.output, Calibrated)]
 
 
 def parameters(span: Range) -> QuantParams:

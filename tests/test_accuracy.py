@@ -14,13 +14,13 @@ import pytest
 
 from nnbuild import samples
 from nnbuild.accuracy import measure
-from nnbuild.calibrate import Ranges
 from nnbuild.cli import main
 from nnbuild.errors import CalibrationError, ConfigError
 from nnbuild.importer import import_model
 from nnbuild.network import Array
 from nnbuild.pipeline import input_shapes
 from nnbuild.quantize import quantize
+from nnbuild.ranges import Ranges
 from nnbuild.report.accuracy import Accuracy, advice, verdicts
 from tests.graphs import Shape, model, node, save, weights
 

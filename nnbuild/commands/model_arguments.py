@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 
+from nnbuild import option_values
 from nnbuild.calibrate import DEFAULT_METHOD, METHODS
+from nnbuild.corrections import NAMES
 from nnbuild.errors import ConfigError
 from nnbuild.pipeline import Request
 from nnbuild.quantize import FULLY_CONNECTED
@@ -51,7 +53,12 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
 
 
 def add_quantization(parser: argparse.ArgumentParser) -> None:
-    """--fully-connected."""
+    """--corrections and --fully-connected."""
+    parser.add_argument(
+        "--corrections",
+        metavar="none|NAME,...",
+        help=f"what may be corrected by the samples (default: {','.join(NAMES)})",
+    )
     parser.add_argument(
         "--fully-connected",
         choices=FULLY_CONNECTED,
@@ -88,6 +95,7 @@ def request(arguments: argparse.Namespace) -> Request:
     method = arguments.method
     if method is not None and method not in METHODS:
         raise ConfigError(f"unknown method '{method}'", hint=f"one of {', '.join(METHODS)}")
+    corrections = getattr(arguments, "corrections", None)
     return Request(
         arguments.model,
         arguments.calibration,
@@ -95,4 +103,5 @@ def request(arguments: argparse.Namespace) -> Request:
         method,
         getattr(arguments, "fully_connected", None),
         states(arguments.states),
+        None if corrections is None else option_values.subset(*NAMES)(corrections),
     )

@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnbuild.calibrate import Ranges
 from nnbuild.commands import model_arguments
 from nnbuild.errors import CalibrationError, ConfigError
 from nnbuild.files import write_bytes
 from nnbuild.freeze import frozen
 from nnbuild.pipeline import quantized
+from nnbuild.ranges import Ranges
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
