@@ -17,6 +17,7 @@ import onnx
 from onnx import numpy_helper
 
 from nnbuild import float_model, range_choice, simulation
+from nnbuild.config import SYNTHETIC
 from nnbuild.errors import CalibrationError
 from nnbuild.histogram import CHOICES, Histogram
 from nnbuild.network import Array
@@ -64,7 +65,7 @@ def ranges(model: onnx.ModelProto, samples: Samples, method: str = DEFAULT_METHO
     }
     if method == AUTO:
         tensors |= range_choice.choose(model, statistics, kept.samples)
-    return Ranges(tensors, method, count, digest.hexdigest())
+    return Ranges(tensors, SYNTHETIC if samples.spec == SYNTHETIC else method, count, digest.hexdigest())
 
 
 def _internals(model: onnx.ModelProto, seen: Mapping[str, Array], constant: Callable[[str], Array]) -> dict[str, Array]:

@@ -18,6 +18,9 @@ from nnbuild import option_values as values
 from nnbuild.errors import ConfigError, Finding
 from nnbuild.latency import parse_latency
 
+SYNTHETIC = "synthetic"
+"""Calibration without samples (`nnbuild.samples`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -46,7 +49,18 @@ OPTIONS: dict[str, Option] = {
             values.path,
             "--calibration",
             '"models/kws_calib.npz"',
-            'samples: an `.npz` or `.npy` file, a folder of them, or `"calib.py:samples"`, a function in a file',
+            'samples: an `.npz` or `.npy` file, a folder of them, or `"calib.py:samples"`, a function in a file; '
+            '`"synthetic"` is noise, for a first estimate of sizes: what the network computes means nothing then',
+            True,
+        ),
+        Option(
+            "ranges",
+            "quantize",
+            values.path,
+            "--ranges",
+            '"models/kws.ranges.json"',
+            "ranges that `python -m nnbuild calibrate` wrote, instead of a pass over the samples, which are for "
+            "corrections then",
             True,
         ),
         Option(
@@ -428,6 +442,10 @@ def _combined(options: Mapping[str, Any]) -> Iterable[Finding]:
         if name in options and "validation" not in options:
             hint = "add validation='kws_val.npz': samples that do not calibrate"
             yield Finding(f"option '{name}' needs validation", hint=hint)
+    if options.get("calibration") == SYNTHETIC:
+        for name in (name for name in ("min_agreement", "min_sqnr") if name in options):
+            hint = "calibrate with real samples"
+            yield Finding(f"option '{name}' means nothing with calibration='{SYNTHETIC}'", hint=hint)
     if "latency_strict" in options and "latency" not in options:
         yield Finding("option 'latency_strict' needs latency", hint="add latency='2ms @ 48MHz'")
     if options.get("sources"):

@@ -138,6 +138,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         ],
         "raw": raw,
         "spdx": SPDX,
+        "synthetic": network.synthetic,
         "single_rounding": network.single_rounding,
     }
     instances = _instances(steps, options.target)

@@ -101,6 +101,8 @@ def _options(request: Request) -> dict[str, Any]:
         options["method"] = request.method
     if request.corrections is not None:
         options["corrections"] = request.corrections
+    if request.ranges is not None:
+        options["ranges"] = _sha256(_read(Path(request.ranges)))
     if request.fully_connected is not None:
         options["fully_connected"] = request.fully_connected
     if request.states is not None:

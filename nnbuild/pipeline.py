@@ -9,12 +9,14 @@ import onnx
 
 from nnbuild import calibrate, corrections, samples, simulation
 from nnbuild.calibrate import DEFAULT_METHOD
+from nnbuild.config import SYNTHETIC
 from nnbuild.errors import CalibrationError, ConfigError, ModelError
 from nnbuild.explicit_states import States
 from nnbuild.importer import import_model
 from nnbuild.onnxfile import is_qdq
 from nnbuild.quantize import quantize
 from nnbuild.ranges import Ranges
+from nnbuild.remarks import Remark, note
 from nnbuild.states import keeps_states
 
 
@@ -29,6 +31,7 @@ class Request:
     fully_connected: str | None = None
     states: States | None = None
     corrections: str | None = None
+    ranges: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,55 +47,63 @@ def input_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     return {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in model.graph.input}
 
 
-def calibrated(request: Request, model: onnx.ModelProto) -> Ranges:
-    """Ranges of the imported float `model` over the samples that the request names."""
+def calibrated(request: Request, model: onnx.ModelProto, method: str | None = None) -> Ranges:
+    """Ranges of the imported float `model` over the samples of the request, by its method where none is given."""
     if request.calibration is None:
         hint = "calibration='samples.npz' in NNModel, --calibration samples.npz of a command"
         raise CalibrationError("a float model needs calibration samples", request.model, hint)
     found = samples.load(request.calibration, input_shapes(model))
     try:
-        return calibrate.ranges(model, found, request.method or DEFAULT_METHOD)
+        return calibrate.ranges(model, found, method or request.method or DEFAULT_METHOD)
     except ModelError as error:
         raise error.within(request.model) from None
 
 
-def quantized(request: Request, ranges: Ranges | None = None) -> Quantized:
-    """Import, calibrate and correct unless `ranges` are given, quantize.
+def quantized(request: Request) -> Quantized:
+    """Import; calibrate, unless the request names ranges; quantize; correct, where there are samples.
 
-    A model that holds Q/DQ nodes is taken as it is. Ranges come without samples, so there is nothing to correct by.
+    A model that holds Q/DQ nodes is taken as it is.
     """
     model = import_model(request.model, request.input_shapes, states=request.states)
     if is_qdq(model):
-        given = (request.calibration, request.method, request.fully_connected, request.corrections)
-        if ranges is not None or any(option is not None for option in given):
-            message = (
-                "the model is already quantized: calibration, ranges, method, fully_connected and corrections have no "
-                "meaning"
-            )
-            raise ConfigError(message, request.model, "leave them out")
+        _refuse_options(request)
         return Quantized(serialized(model), None)
-    scales = request.fully_connected or "per_channel"
+    if request.ranges is not None and request.method is not None:
+        raise ConfigError("ranges were made by a method of their own: method has no meaning", request.model)
     try:
-        if ranges is not None:
-            return Quantized(serialized(quantize(model, ranges, fully_connected=scales)), ranges)
-        ranges = calibrated(request, model)
-        result = _corrected(request, model, ranges, scales)
+        ranges = calibrated(request, model) if request.ranges is None else Ranges.read(request.ranges)
+        result = _corrected(request, model, ranges)
     except ModelError as error:
         raise error.within(request.model) from None
+    if ranges.method == SYNTHETIC:
+        note(result, Remark.SYNTHETIC)
     return Quantized(serialized(result), ranges)
 
 
-def _corrected(request: Request, model: onnx.ModelProto, ranges: Ranges, scales: str) -> onnx.ModelProto:
-    """Of samples that are one sequence none can be held out: no corrections where states are kept."""
+_OF_FLOAT_MODELS = ("calibration", "ranges", "method", "fully_connected", "corrections")
+
+
+def _refuse_options(request: Request) -> None:
+    given = [name for name in _OF_FLOAT_MODELS if getattr(request, name) is not None]
+    if given:
+        verb = "has" if len(given) == 1 else "have"
+        message = f"the model is already quantized: {' and '.join(given)} {verb} no meaning"
+        raise ConfigError(message, request.model, "leave out what is not for a quantized model")
+
+
+def _corrected(request: Request, model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
+    """Noise is nothing to correct by; of samples that are one sequence, where states are kept, none can be held out."""
+    scales = request.fully_connected or "per_channel"
     allowed = () if request.corrections == "none" else (request.corrections or ",".join(corrections.NAMES)).split(",")
-    if not allowed or keeps_states(model) or request.calibration is None:
+    made_up = SYNTHETIC in (ranges.method, request.calibration)
+    if not allowed or keeps_states(model) or made_up or request.calibration is None:
         return quantize(model, ranges, fully_connected=scales)
     kept = simulation.Spread(corrections.SAMPLES)
     for sample in samples.load(request.calibration, input_shapes(model)):
         kept.add(sample)
 
     def form(float_form: onnx.ModelProto) -> onnx.ModelProto:
-        own = ranges if float_form is model else calibrated(request, float_form)
+        own = ranges if float_form is model else calibrated(request, float_form, ranges.method)
         return quantize(float_form, own, fully_connected=scales)
 
     return corrections.corrected(model, form, kept.samples, allowed)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from pathlib import Path
 
 from nnbuild.errors import CalibrationError
 
@@ -20,7 +21,8 @@ _DIGITS = 6
 class Ranges:
     """Range of each activation by ONNX value name, and what it was taken from.
 
-    `sha256` is of the samples as the model saw them (float32, little-endian), whatever file they came in.
+    `method` is "synthetic" where the samples are made up. `sha256` is of the samples as the model saw them (float32,
+    little-endian), whatever file they came in.
     """
 
     tensors: Mapping[str, Range]
@@ -38,6 +40,16 @@ class Ranges:
             "tensors": {name: list(self.tensors[name]) for name in sorted(self.tensors)},
         }
         return json.dumps(document, indent=1, ensure_ascii=True) + "\n"
+
+    @classmethod
+    def read(cls, path: str) -> Ranges:
+        """The file `path`; CalibrationError where it cannot be read, or is something else."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not text"
+            raise CalibrationError(f"cannot read: {reason}", path) from None
+        return cls.from_json(text, path)
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Ranges:

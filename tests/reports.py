@@ -34,6 +34,7 @@ def full() -> dict[str, Any]:
         **{"ram": {"arena": 640, "scratch": 0, "other": 12, "total": 652}, "other_code": 100},
         **{"scratch_in_arena": 64, "shared_arena": 0, "arena_bytes": 640},
         "stack": {"bytes": 312, "path": ["kws_run", "kws_l00_conv2d"], "note": "without interrupts"},
+        "synthetic": False,
         "optimize": "balanced",
         "curve": [
             {"flash": 12_000, "cycles": 900_000, "chosen": False},

@@ -40,8 +40,9 @@ def test_no_sizes(text: Any) -> None:
 
 
 GOOD: dict[str, list[tuple[Any, Any]]] = {
-    "calibration": [("a.npz", "a.npz"), ("calib.py:samples", "calib.py:samples")],
+    "calibration": [("a.npz", "a.npz"), ("calib.py:samples", "calib.py:samples"), ("synthetic", "synthetic")],
     "input_shape": [({"x": [1, 2]}, (("x", "1,2"),)), ({"x": "1, 2", "a": (3,)}, (("a", "3"), ("x", "1,2")))],
+    "ranges": [("m.ranges.json", "m.ranges.json")],
     "method": [("minmax", "minmax")],
     "corrections": [("none", "none"), ("bias,rounding", "rounding,bias"), (["equalize"], "equalize")],
     "fully_connected": [("per_tensor", "per_tensor"), ("per_channel", "per_channel")],
@@ -76,6 +77,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
 BAD: dict[str, list[Any]] = {
     "calibration": ["", 3, True, {}],
     "input_shape": [{}, [1, 2], {"x": [0, 1]}, {"x": []}, {"x": ["N", 1]}, {3: [1]}, {"x": 5}],
+    "ranges": ["", 3],
     "method": ["magic", 3],
     "corrections": ["magic", 3, [], "bias,none"],
     "fully_connected": ["per_layer", True],
@@ -168,6 +170,10 @@ def test_all_findings_at_once() -> None:
         ({"arena_section": ".dtcm", "arena": "shared"}, "arena_section' cannot place a shared arena"),
         ({"min_sqnr": 25}, "min_sqnr' needs validation; hint: add validation="),
         ({"min_agreement": "97%", "calibration": "c.npz"}, "min_agreement' needs validation"),
+        (
+            {"min_agreement": "97%", "validation": "v.npz", "calibration": "synthetic"},
+            "min_agreement' means nothing with calibration='synthetic'; hint: calibrate with real samples",
+        ),
         ({"sources": True, "flash": "1K"}, "flash' cannot be checked with sources=True"),
         ({"sources": True, "stack": 1, "latency": "1 cycles"}, "^m.onnx: option 'stack' cannot be checked [^\n]*$"),
     ],

@@ -38,7 +38,7 @@ def case(folder: Path) -> tuple[onnx.ModelProto, samples.Samples]:
 
 def errors(proto: onnx.ModelProto, given: list[Any], *forms: onnx.ModelProto, value: str = "y") -> list[float]:
     real = simulation.run(proto, [value], given)
-    return [simulation.noise(real, simulation.run(form, [value], given)) for form in forms]
+    return [float(simulation.noise(real, simulation.run(form, [value], given)).mean()) for form in forms]
 
 
 def means(proto: onnx.ModelProto, given: list[Any], form: onnx.ModelProto) -> float:
@@ -77,7 +77,7 @@ def test_what_does_not_help_is_not_kept(tmp_path: Path, monkeypatch: pytest.Monk
         spoiled.CopyFrom(plain)
         name = next(entry for entry in plain.graph.node if entry.op_type == "QuantizeLinear").input[1]
         scale = next(tensor for tensor in spoiled.graph.initializer if tensor.name == name)
-        scale.CopyFrom(onnx.numpy_helper.from_array(np.float32(0.5), name))
+        scale.CopyFrom(onnx.numpy_helper.from_array(np.array(0.5, np.float32), name))
         return spoiled
 
     monkeypatch.setattr(corrections, "_AFTER", {"rounding": worse, "bias": worse})
@@ -86,7 +86,7 @@ def test_what_does_not_help_is_not_kept(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_none_and_few_samples(tmp_path: Path) -> None:
     proto, found = case(tmp_path)
-    request = {"model": str(tmp_path / "m.onnx"), "calibration": str(tmp_path / "c.npz")}
+    request: dict[str, Any] = {"model": str(tmp_path / "m.onnx"), "calibration": str(tmp_path / "c.npz")}
     uncorrected = quantized(Request(**request, corrections="none")).content
     assert uncorrected == quantize(proto, calibrate.ranges(proto, found)).SerializeToString(deterministic=True)
     default = quantized(Request(**request)).content

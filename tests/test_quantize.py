@@ -111,6 +111,24 @@ def test_weight_scale_is_raised_until_the_bias_fits() -> None:
     assert abs(bias / (0.01 * scales.astype(np.float64))).max() <= 2**30 * 1.0001
 
 
+def test_weight_scale_is_that_of_the_least_squared_error() -> None:
+    channels = np.random.default_rng(3).standard_normal((40, 30)).astype(np.float32)
+    many = np.random.default_rng(4).standard_normal((2, 20_000))  # clipping a few of many makes all others finer
+    grid = np.array([[-127, 5, 64], [3, 127, 0]]) * np.array([[0.5], [0.03]])  # this is exact already
+
+    def error(scales: Any) -> Any:
+        steps = np.clip(np.rint(channels / scales[:, None]), -127, 127)
+        return np.square(steps * scales[:, None] - channels).sum(axis=1)
+
+    found, widest = weight_scales(channels, None, 0.05), np.abs(channels).max(axis=1) / 127
+    assert (error(found) <= error(widest) * 1.0001).all()
+    assert (found <= widest * 1.0001).all()
+    assert (weight_scales(many, None, 0.05) < np.abs(many).max(axis=1) / 127 * 0.99).all()
+    assert weight_scales(grid, None, 0.05) == pytest.approx([0.5, 0.03])
+    # Clipping never takes the room that a bias needs.
+    assert weight_scales(channels, np.full(40, 1e8, np.float32), 0.05) == pytest.approx(np.full(40, 1e8 / 0.05 / 2**30))
+
+
 def test_channels_of_zeros_keep_their_bias() -> None:
     channels = np.array([[0.0, 0.0], [0.0, 0.0], [2.0, 0.0]], np.float32)
     bias = np.array([3.0, 0.0, 0.0], np.float32)
@@ -411,7 +429,28 @@ def test_calibrating_apart_gives_the_same(tmp_path: Path) -> None:
     assert main(["quantize", path, "--ranges", ranges, "-o", one]) == 0
     assert main(["quantize", path, "--calibration", spec, "--corrections", "none", "-o", two]) == 0
     assert Path(one).read_bytes() == Path(two).read_bytes()
-    assert main(["quantize", path, "--ranges", ranges, "--calibration", spec, "-o", two]) == 1
+    corrected, again = (str(tmp_path / name) for name in ("three.onnx", "four.onnx"))
+    assert main(["quantize", path, "--ranges", ranges, "--calibration", spec, "-o", corrected]) == 0
+    assert main(["quantize", path, "--calibration", spec, "-o", again]) == 0
+    assert Path(corrected).read_bytes() == Path(again).read_bytes()
+    assert main(["quantize", path, "--ranges", ranges, "--method", "mse", "-o", two]) == 1
+
+
+def test_made_up_samples_are_remarked(tmp_path: Path) -> None:
+    path, spec = small(tmp_path)
+    one, two, ranges = (str(tmp_path / name) for name in ("one.onnx", "two.onnx", "m.ranges.json"))
+    assert main(["quantize", path, "--calibration", "synthetic", "-o", one]) == 0
+    assert main(["calibrate", path, "--calibration", "synthetic", "-o", ranges]) == 0
+    assert main(["quantize", path, "--ranges", ranges, "--calibration", spec, "-o", two]) == 0
+    assert Path(one).read_bytes() == Path(two).read_bytes()
+    assert lower(import_model(one)).synthetic
+    assert main(["quantize", path, "--calibration", spec, "-o", two]) == 0
+    assert not lower(import_model(two)).synthetic
+    out = tmp_path / "out"
+    assert main(["emit", one, "--name", "m", "--cpu", "cortex-m0", "--output-dir", str(out)]) == 0
+    for name in ("m.c", "m.h"):
+        assert 'made-up samples (calibration="synthetic")' in (out / name).read_text()
+    assert json.loads((out / "m.report.json").read_text())["synthetic"] is True
 
 
 def test_a_quantized_model_is_taken_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

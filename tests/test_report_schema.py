@@ -33,6 +33,7 @@ def minimal() -> dict[str, Any]:
             "stack": None,
             "latency": None,
             "accuracy": None,
+            "synthetic": True,
             "optimize": "size",
             "curve": [],
             "arena": [buffer],

@@ -43,7 +43,8 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration",
         metavar="SAMPLES",
-        help=".npz, .npy, a folder of those, or 'calib.py:function'; numbers as the model takes them",
+        help=".npz, .npy, a folder of those, or 'calib.py:function'; numbers as the model takes them; 'synthetic': "
+        "noise, for a first estimate of sizes",
     )
     parser.add_argument(
         "--method",
@@ -53,7 +54,10 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
 
 
 def add_quantization(parser: argparse.ArgumentParser) -> None:
-    """--corrections and --fully-connected."""
+    """--ranges, --corrections and --fully-connected."""
+    parser.add_argument(
+        "--ranges", metavar="m.ranges.json", help="ranges that `calibrate` wrote; samples are for corrections then"
+    )
     parser.add_argument(
         "--corrections",
         metavar="none|NAME,...",
@@ -104,4 +108,5 @@ def request(arguments: argparse.Namespace) -> Request:
         getattr(arguments, "fully_connected", None),
         states(arguments.states),
         None if corrections is None else option_values.subset(*NAMES)(corrections),
+        getattr(arguments, "ranges", None),
     )

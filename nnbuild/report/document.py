@@ -96,6 +96,7 @@ _OF_MODEL: dict[str, Callable[[ModelUsage], Any]] = {
     "arena_bytes": lambda model: model.report.arena,
     "stack": lambda model: model.stack,
     "latency": lambda model: model.latency,
+    "synthetic": lambda model: model.report.facts["synthetic"],
     "optimize": lambda model: model.report.facts["optimize"],
     "curve": lambda model: model.report.facts["curve"],
     "accuracy": accuracy.in_document,

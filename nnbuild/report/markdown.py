@@ -8,7 +8,7 @@ from typing import Any
 
 from nnbuild.report import difference
 from nnbuild.report.difference import Change
-from nnbuild.report.render import UNATTRIBUTED, title_of
+from nnbuild.report.render import SYNTHETIC, UNATTRIBUTED, title_of
 
 _UNITS = {"bytes": "bytes", "us": "µs", "cycles": "cycles", "percent": "%", "dB": "dB"}
 
@@ -19,6 +19,7 @@ def as_markdown(document: dict[str, Any], old: difference.Earlier | None = None)
     figures = difference.figures(document)
     changes = difference.changes(old.figures if old else figures, figures)
     lines += _figures(changes, {budget["what"]: budget for budget in document["budgets"]}, old is not None)
+    lines += _made_up(document["models"])
     lines += _estimates(document["models"])
     lines += _missed(document["budgets"])
     if old is not None:
@@ -76,6 +77,12 @@ def _estimates(models: Sequence[dict[str, Any]]) -> Iterator[str]:
             names.setdefault(f"{escape(latency['basis'])}{error}", []).append(escape(model["name"]))
     for basis, found in names.items():
         yield from (f"Cycles and times of {', '.join(found)} are estimates: {basis}.", "")
+
+
+def _made_up(models: Sequence[dict[str, Any]]) -> Iterator[str]:
+    for model in models:
+        if model["synthetic"]:
+            yield from (f"⚠️ {escape(model['name'])}: {escape(SYNTHETIC)}.", "")
 
 
 def _others(budgets: dict[str, dict[str, Any]], known: set[str]) -> list[Change]:

@@ -10,6 +10,7 @@ from nnbuild.report.budget import RegionUse, Verdict, amount
 from nnbuild.report.terminal import PLAIN, Style
 
 UNATTRIBUTED = "unattributed"
+SYNTHETIC = "scales are made up (calibration='synthetic'): sizes and cycles are near, results mean nothing"
 FLASH_LABELS = {
     "weights": "weights",
     "code": "generated code",
@@ -73,6 +74,8 @@ def _regions(regions: Sequence[dict[str, Any]], style: Style) -> Iterator[str]:
 def _model(model: dict[str, Any], style: Style) -> Iterator[str]:
     name, flash, ram = model["name"], model["flash"], model["ram"]
     yield f"model {style.paint(name, 'bold')}: {name.upper()}_MODEL_ID {model['model_id']}"
+    if model["synthetic"]:
+        yield f"  {style.paint(SYNTHETIC, 'yellow')}"
     kinds = {kind: label for kind, label in FLASH_LABELS.items() if kind in flash and _shown(kind, flash[kind])}
     yield "  flash " + ", ".join(f"{label} {flash[kind]:,}" for kind, label in kinds.items())
     scratch = f" (of it up to {model['scratch_in_arena']:,} for scratch)" if model["scratch_in_arena"] else ""

@@ -101,6 +101,7 @@ KEYS = (
     Key("models[].latency.mul_cycles", "integer", "cycles of a multiplication"),
     Key("models[].latency.basis", "string", "`fit`, `measured` or `instructions x factor`"),
     Key("models[].latency.error_percent", "number?", "error of the fit"),
+    Key("models[].synthetic", "boolean", "scales come from made-up samples: only sizes and cycles mean something"),
     Key("models[].optimize", "string", "what kernels were chosen for: `balanced`, `speed` or `size`"),
     Key("models[].curve", "list", "sets of kernels that no other beats in flash and cycles, the smallest first"),
     Key("models[].curve[].flash", "integer", "bytes of constants and code, an estimate"),

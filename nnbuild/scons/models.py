@@ -159,6 +159,8 @@ def _node(value: Any, base: Any, env: Any) -> Any:
 
 def _resolve(option: str, value: Any, base: Any, env: Any) -> tuple[str, list[Any]]:
     """A path option as the command's argument, and the nodes that it depends on."""
+    if option == "calibration" and value == config.SYNTHETIC:
+        return config.SYNTHETIC, []
     match = FUNCTION.fullmatch(value) if option in SAMPLE_OPTIONS and SCons.Util.is_String(value) else None
     if match:
         node = _node(match[1], base, env)
