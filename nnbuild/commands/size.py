@@ -44,6 +44,7 @@ _KINDS: dict[str, Callable[[str], float]] = {
     "stack": option_values.parse_size,
     "agreement": option_values.parse_share,
     "sqnr": option_values.parse_decibel,
+    "drop": option_values.parse_loss,
 }
 
 
@@ -160,7 +161,7 @@ def _verdicts(
     verdicts = budget.region_verdicts(uses, region_hint)
     for model in measured.models:
         if model.accuracy is not None:
-            verdicts += accuracy.verdicts(model.accuracy, model.bounds.get("agreement"), model.bounds.get("sqnr"))
+            verdicts += accuracy.verdicts(model.accuracy, model.bounds)
     for model, kind, limit in limits:
         if kind not in accuracy.BOUNDS:
             verdicts.append(_of_model(measured, model, kind, limit, found))
