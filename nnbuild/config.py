@@ -328,6 +328,11 @@ class Variable:
     help: str
 
 
+BOUNDS = {"agreement": "min_agreement", "sqnr": "min_sqnr", "drop": "max_drop"}
+"""What accuracy is held against, and by which option: a share of 1, dB, a share of 1."""
+
+DEFAULT_HOSTCC = "cc"
+
 VARIABLES: tuple[Variable, ...] = (
     Variable(
         "NN_DIR", "build/nn", "where generated files go, below the SConscript's folder; `#build/nn` is one for all"
@@ -369,7 +374,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("NNEMITCOMSTR", "NNGEN  ${TARGET.file}", "what is printed for it"),
     Variable(
         "HOSTCC",
-        "cc",
+        DEFAULT_HOSTCC,
         "this machine's C compiler, with flags if it needs some; `validation` runs the generated C with it, and where "
         "it is empty, or not given and there is no `cc`, the slower integer reference, with the same bytes",
     ),
@@ -432,7 +437,7 @@ def _combined(options: Mapping[str, Any]) -> Iterable[Finding]:
     if "arena_section" in options and options.get("arena") == "shared":
         hint = "it is a common symbol: place `*_kernels.o(COMMON)` in the linker script"
         yield Finding("option 'arena_section' cannot place a shared arena", hint=hint)
-    for name in ("min_agreement", "min_sqnr", "max_drop"):
+    for name in BOUNDS.values():
         if name in options and "validation" not in options:
             hint = "add validation='kws_val.npz': samples that do not calibrate"
             yield Finding(f"option '{name}' needs validation", hint=hint)

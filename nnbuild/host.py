@@ -21,21 +21,21 @@ from typing import IO
 
 import numpy as np
 
+from nnbuild.config import DEFAULT_HOSTCC
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import ConfigError
 from nnbuild.network import Array, Network, Port
 
-DEFAULT_COMPILER = "cc"
 _FAST = ("-O2", "-march=native")
 """The program runs where it is made; sums of int8 products in vectors take a third of the time."""
 
-_HINT = "HOSTCC (--host-cc) names the compiler of this machine, and empty leaves it to the slower integer reference"
+_HINT = "HOSTCC (--host-cc) names the compiler of this machine; HOSTCC='' (--reference) does without"
 
 
 def compiler(command: str | None) -> list[str] | None:
     """The words of the compiler that `command` names; None for none: it is empty, or nobody named one and there is no
     `cc`. ConfigError for one that is named and not there."""
-    given = DEFAULT_COMPILER if command is None else command
+    given = DEFAULT_HOSTCC if command is None else command
     try:
         words = shlex.split(given)
     except ValueError:

@@ -24,7 +24,7 @@ from nnbuild import config, option_values
 from nnbuild.errors import ConfigError
 from nnbuild.files import write_text
 from nnbuild.report import budget, hints, render
-from nnbuild.report.accuracy import BOUNDS, Accuracy, verdicts
+from nnbuild.report.accuracy import Accuracy, verdicts
 
 if TYPE_CHECKING:
     from nnbuild.host import Program
@@ -53,10 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="exit with 1 where top-1 loses more: 0.01 or 1%%",
     )
-    parser.add_argument(
-        "--host-cc", metavar="'CC FLAGS'", help="the compiler of this machine (default: cc); '' for the reference"
-    )
-    parser.add_argument("--program", metavar="FILE", help="what `host` made of the int8 model, instead of compiling")
+    integers = parser.add_mutually_exclusive_group()
+    integers.add_argument("--host-cc", metavar="'CC FLAGS'", help="the compiler of this machine (default: cc)")
+    integers.add_argument("--program", metavar="FILE", help="what `host` made of the int8 model, instead of compiling")
+    integers.add_argument("--reference", action="store_true", help="nothing is compiled: the integers of the reference")
     parser.add_argument("--json", metavar="FILE", help="write the result, with every layer, as JSON")
     parser.add_argument("--summary", action="store_true", help="print one line")
     parser.add_argument("--name", help="what the layers' names begin with (default: from the file's name)")
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_text(arguments.json, result.to_json())
     if arguments.report is None:
         print(_line(result) if arguments.summary else _table(result), flush=True)
-    bounds = {kind: getattr(arguments, option) for kind, option in BOUNDS.items()}
+    bounds = {kind: getattr(arguments, option) for kind, option in config.BOUNDS.items()}
     held = verdicts(result, {kind: bound for kind, bound in bounds.items() if bound is not None})
     print("".join(f"{line}\n" for line in budget.failure_table(held)), end="", flush=True)
     budget.check(held, arguments.report or arguments.int8)
@@ -130,10 +130,8 @@ def _program(arguments: argparse.Namespace, name: str, folder: str) -> Callable[
     from nnbuild import host
 
     if arguments.program is not None:
-        if arguments.host_cc is not None:
-            raise ConfigError("--program goes without --host-cc", arguments.program)
         return lambda network: host.Program.of(arguments.program, network)
-    words = host.compiler(arguments.host_cc)
+    words = None if arguments.reference else host.compiler(arguments.host_cc)
     if words is None:
         return None
 
@@ -160,7 +158,7 @@ def _table(result: Accuracy) -> str:
     found = asdict(result)
     lines += [
         f"{head:<10} {text}"
-        for head, text in (("confused", render.confused(found)), ("worst", render.worst(found)))
+        for head, text in (("int8 says", render.confused(found)), ("worst", render.worst(found)))
         if text
     ]
     lines += [*_layers(result), hints.noise_line(result.layers), hints.alone_line(result.layers)]

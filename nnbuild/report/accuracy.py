@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnbuild.config import BOUNDS
 from nnbuild.errors import ConfigError
 from nnbuild.report import hints
 from nnbuild.report.budget import Verdict
@@ -30,9 +31,6 @@ LAYERS_BY = "integer reference"
 
 CEILING = 200.0
 """dB that stand for no difference at all, and negative for nothing but noise: JSON has no infinity."""
-
-BOUNDS = {"agreement": "min_agreement", "sqnr": "min_sqnr", "drop": "max_drop"}
-"""What a model can be asked for, and by which option: a share of 1, dB, and a share of 1."""
 
 _MAKE = "make it with `python -m nnbuild accuracy ... --json`"
 
@@ -96,7 +94,7 @@ class Accuracy:
     confusions: tuple[Confusion, ...]
 
     def to_json(self) -> str:
-        """`<name>.accuracy.json`."""
+        """The text of `<name>.accuracy.json`."""
         return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, ensure_ascii=True) + "\n"
 
     @classmethod

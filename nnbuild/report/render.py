@@ -101,13 +101,13 @@ def _accuracy(found: dict[str, Any]) -> Iterator[str]:
         top1 = f"{found['top1']:.2f} %, float {found['top1_float']:.2f} %"
         yield f"  top-1 {top1}: a drop of {found['drop']:.2f} points"
     if text := confused(found):
-        yield f"  confused {text}"
+        yield f"  int8 says {text}"
     yield f"  worst {worst(found)}"
 
 
 def confused(found: dict[str, Any]) -> str:
     """The decisions of `accuracy` that differ, in one line."""
-    return ", ".join(f"{pair['float']} for {pair['int8']} ({pair['count']}x)" for pair in found["confusions"])
+    return ", ".join(f"{pair['int8']} for {pair['float']} ({pair['count']}x)" for pair in found["confusions"])
 
 
 def worst(found: dict[str, Any]) -> str:
