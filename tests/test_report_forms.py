@@ -115,6 +115,7 @@ def test_every_form_says_where_int8_differs() -> None:
     assert "SQNR 28.25 dB, over 200 samples, by gcc 12.2.0\n" in text
     assert "  top-1 91.00 %, float 91.50 %: a drop of 0.50 points\n" in text
     assert "  int8 says 5 for 3 (4x), 1 for 7 (1x)\n  worst sample 17 (8.2 dB)\n" in text
+    assert "  layers that lose most alone: kws_l00_conv2d (33.0 dB)\n" in text
     comment = markdown.as_markdown(document)
     assert "accuracy on 200 samples, by gcc 12.2.0" in comment
     assert "a drop of 0.50 points." in comment

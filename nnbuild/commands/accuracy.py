@@ -154,7 +154,9 @@ def _table(result: Accuracy) -> str:
         lines.append(f"agreement  {result.agreement:.2f} %")
     lines.append(f"SQNR       {result.sqnr_db:.2f} dB")
     if result.top1 is not None and result.top1_float is not None:
-        lines.append(f"top-1      {result.top1:.2f} % (float {result.top1_float:.2f} %, drop {result.drop:.2f} points)")
+        lines.append(
+            f"top-1      {result.top1:.2f} % (float {result.top1_float:.2f} %), a drop of {result.drop:.2f} points"
+        )
     found = asdict(result)
     lines += [
         f"{head:<10} {text}"

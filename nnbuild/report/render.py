@@ -20,6 +20,7 @@ FLASH_LABELS = {
 }
 RAM_LABELS = {"arena": "arena", "scratch": "scratch", "other": "other", "stack_reserve": "stack reserve"}
 _OF_LAYER = ("blue", "cyan")
+_ALONE = 3
 _COLOURS = {"weights": "blue", "code": "cyan", "kernels": "magenta", "arena": "blue", "stack_reserve": "magenta"}
 
 
@@ -103,6 +104,15 @@ def _accuracy(found: dict[str, Any]) -> Iterator[str]:
     if text := confused(found):
         yield f"  int8 says {text}"
     yield f"  worst {worst(found)}"
+    if text := _alone(found):
+        yield f"  layers that lose most alone: {text}"
+
+
+def _alone(found: dict[str, Any]) -> str:
+    """The layers with the lowest SQNR by themselves, in one line."""
+    layers = [layer for layer in found["layers"] if layer["isolated_db"] is not None]
+    most = sorted(layers, key=lambda layer: (layer["isolated_db"], layer["index"]))[:_ALONE]
+    return ", ".join(f"{layer['name']} ({layer['isolated_db']:.1f} dB)" for layer in most)
 
 
 def confused(found: dict[str, Any]) -> str:
