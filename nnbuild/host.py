@@ -76,7 +76,7 @@ def build(network: Network, name: str, command: Sequence[str], output: str | os.
             try:
                 _compile([command[0], *_FAST, *command[1:]], sources, folder)
             except ConfigError:
-                _compile([command[0], *command[1:]], sources, folder)  # not every compiler knows these flags
+                _compile([command[0], "-O2", *command[1:]], sources, folder)  # not every compiler has -march=native
             os.replace(Path(folder) / "made", target)
     except OSError as error:
         raise ConfigError(f"cannot write: {error.strerror or error}", str(target)) from None
@@ -84,9 +84,11 @@ def build(network: Network, name: str, command: Sequence[str], output: str | os.
 
 def _compile(command: Sequence[str], sources: Sequence[str], folder: str) -> None:
     """Compile to `made`; names are without folders, so that nothing of this machine's paths gets into the program."""
+    found = shutil.which(command[0])
     try:
         done = subprocess.run(
             [*command, "-o", "made", *sources],
+            executable=os.path.abspath(found) if found else None,
             cwd=folder,
             capture_output=True,
             text=True,
@@ -103,11 +105,10 @@ def _compile(command: Sequence[str], sources: Sequence[str], folder: str) -> Non
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program that `build` made; `by` is its compiler with the version, `model_id` that of its (observed) network."""
+    """A program that `build` made; `by` is its compiler with the version."""
 
     path: Path
     by: str
-    model_id: int
 
     @classmethod
     def of(cls, path: str | os.PathLike[str], network: Network) -> Program:
@@ -121,7 +122,7 @@ class Program:
         by, _, model_id = done.stdout.strip().rpartition(" ")
         if done.returncode or model_id != f"0x{observed(network).model_id():08x}":
             raise ConfigError("is no program of this network", str(path), "make it with `python -m nnbuild host`")
-        return cls(file, by, int(model_id, 16))
+        return cls(file, by)
 
     def start(self, network: Network) -> Process:
         """The program, running; of a network that keeps states it begins a sequence."""

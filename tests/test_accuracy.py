@@ -142,7 +142,7 @@ def test_one_number_has_no_arg_max(tmp_path: Path) -> None:
     found = measured(tmp_path, single, {"x": (-1, 1), "y": (-3, 3)}, x=weights(4, 2), y=np.zeros(4))
     assert found.agreement is found.top1 is None
     assert found.confusions == ()
-    agreement, drop, sqnr = verdicts(found, {"agreement": 0.9, "drop": 0.1, "sqnr": 5.0})
+    agreement, sqnr, drop = verdicts(found, {"agreement": 0.9, "drop": 0.1, "sqnr": 5.0})
     assert (agreement.ok, drop.ok, sqnr.ok) == (False, False, True)
     assert "drop is unknown, and its limit is 10.00 points; hint: the output is one number" in str(drop.finding("m"))
     assert "give min_sqnr" in str(agreement.finding("m"))
@@ -488,6 +488,8 @@ def test_a_state_goes_on_through_all_samples(tmp_path: Path) -> None:
         found.append(generated)
     assert found[0]["sqnr_db"] != found[1]["sqnr_db"]
     assert found[1]["layer_samples"] == 50
+    (gru,) = [layer for layer in found[1]["layers"] if layer["op"] == "gru"]
+    assert gru["isolated_db"] == pytest.approx(gru["sqnr_db"], abs=0.01)  # alone it keeps its state too
 
 
 def test_bytes_that_differ_are_a_fault_of_nnbuild(conv: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ def test_whoever_uses_the_model_waits(project: Project, user: str) -> None:
 def test_every_missed_bound_has_its_line(project: Project) -> None:
     project.write({"SConstruct": PROGRAM.format(more=BOUND.format(99) + ", min_sqnr=35, max_drop=0")})
     lines = [line for line in below(project).splitlines() if line.startswith("build/nn/kws.accuracy.json: ")]
-    agreement, drop, sqnr = lines
+    agreement, sqnr, drop = lines
     assert "kws agreement is 1.00 percent below its limit: 98.00 of at least 99.00 percent" in agreement
     assert "kws sqnr is 5.00 dB below its limit: 30.00 of at least 35.00 dB" in sqnr
     assert "kws drop is 1.00 points over its limit: 1.00 of 0.00 points" in drop
@@ -382,7 +382,7 @@ BROKEN_COMPILERS = {
 
 @pytest.mark.parametrize("name", BROKEN_COMPILERS)
 def test_a_compiler_that_cannot_is_one_line(real: Project, name: str) -> None:
-    """And a good one afterwards is enough; nothing half made is left."""
+    """Nothing half made is left."""
     compiler, message = BROKEN_COMPILERS[name]
     text = REAL.replace(SCONSTRUCT, SCONSTRUCT + f"env['HOSTCC'] = {compiler.split()}\n")
     real.write({"SConstruct": text.format("")})
@@ -390,8 +390,19 @@ def test_a_compiler_that_cannot_is_one_line(real: Project, name: str) -> None:
     assert [message in line for line in output.splitlines()].count(True) == 1
     assert "kws.host] Error 1, see above; declared in SConstruct" in output
     assert real.files("*.host") == real.files("*.accuracy.json") == []
-    real.write({"SConstruct": REAL.format("")})
+
+
+def test_a_compiler_of_the_project_and_one_without_native_code(real: Project) -> None:
+    """A path is that of the top folder; a compiler that refuses -march=native is taken without, and once it works."""
+    text = REAL.replace(SCONSTRUCT, SCONSTRUCT + "env['HOSTCC'] = 'tools/cc'\n").format("")
+    script = '#!/bin/sh\ncase "$*" in *-march=native*) echo "error: no such flag" >&2; exit 1;; esac\nexec gcc "$@"\n'
+    real.write({"SConstruct": text, "tools/cc": script.replace("exec gcc", "false #")})
+    (real.folder / "tools/cc").chmod(0o755)
+    assert "tools/cc: cannot compile the network for this machine" in real.scons(status=2)
+    real.write({"tools/cc": script})
     real.scons()
+    found = json.loads((real.folder / "build/nn/kws.accuracy.json").read_text())
+    assert found["evaluated_by"].startswith("gcc ")
 
 
 def test_labels_decide_a_drop(real: Project) -> None:

@@ -55,6 +55,11 @@ class LayerAccuracy:
     saturation: float | None
     weight_scales: int | None
 
+    @property
+    def loses(self) -> bool:
+        """Whether it does by itself."""
+        return self.isolated_db is not None and self.isolated_db < CEILING
+
 
 @dataclass(frozen=True, slots=True)
 class WorstSample:
@@ -205,6 +210,8 @@ def verdicts(found: Accuracy, bounds: Mapping[str, float]) -> list[Verdict]:
         held.append(
             Verdict(f"{found.name} agreement", found.agreement, bound, "percent", agreement_hint, at_least=True)
         )
+    if "sqnr" in bounds:
+        held.append(Verdict(f"{found.name} sqnr", found.sqnr_db, bounds["sqnr"], "dB", hint, at_least=True))
     if "drop" in bounds:
         unknown = (
             "the validation data have no labels, array 'y' of the .npz" if found.agreement is not None else _NO_CLASS
@@ -213,8 +220,6 @@ def verdicts(found: Accuracy, bounds: Mapping[str, float]) -> list[Verdict]:
         held.append(
             Verdict(f"{found.name} drop", found.drop, bound, "points", hint if found.drop is not None else unknown)
         )
-    if "sqnr" in bounds:
-        held.append(Verdict(f"{found.name} sqnr", found.sqnr_db, bounds["sqnr"], "dB", hint, at_least=True))
     return held
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 _LAYERS = 3
 _NOTABLE = 0.1
 """Share of a budget below which saving something is not worth a line."""
-_NOTHING = 200.0
-"""dB of a layer that loses nothing: `accuracy.CEILING`."""
 _SATURATED = 50
 """Percent of a layer's noise from which on saturation is what to do something about."""
 
@@ -90,7 +88,7 @@ def noise_line(layers: Sequence[LayerAccuracy]) -> str:
 
 def worst_alone(layers: Sequence[LayerAccuracy]) -> LayerAccuracy | None:
     """The layer that loses most on exact inputs; None where none loses anything."""
-    losing = [layer for layer in layers if layer.isolated_db is not None and layer.isolated_db < _NOTHING]
+    losing = [layer for layer in layers if layer.loses]
     return min(losing, key=lambda layer: (layer.isolated_db, layer.index), default=None)
 
 
