@@ -22,7 +22,6 @@ from typing import IO
 import numpy as np
 
 from nnbuild.config import DEFAULT_HOSTCC
-from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import ConfigError
 from nnbuild.network import Array, Network, Port
 
@@ -65,6 +64,8 @@ def build(network: Network, name: str, command: Sequence[str], output: str | os.
 
     ConfigError, of one line, where the compiler `command` cannot.
     """
+    from nnbuild.emit import EmitOptions, emit  # which who runs a program that is there does not need
+
     target = Path(output)
     files = emit(observed(network), EmitOptions(name, evaluate=True))
     try:

@@ -65,7 +65,8 @@ def accuracy(found: Accuracy) -> str:
     most = worst_alone(found.layers)
     parts = [noise_line(found.layers), alone_line(found.layers)]
     if most is not None and (most.saturation or 0) >= _SATURATED:
-        parts.append("calibrate with samples whose values reach as far as these, or with method='minmax'")
+        parts.append("try calibration samples whose values reach as far")
+        parts.append("method='mse' weighs saturation against rounding, method='minmax' saturates no calibration sample")
     else:
         parts.append("try more, or more typical, calibration samples, or method='mse'")
     blamed = [*noisiest(found.layers), *([most] if most else [])]
