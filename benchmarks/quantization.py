@@ -1,12 +1,13 @@
-"""What quantizing costs in accuracy, beside onnxruntime's in the same run: `python -m benchmarks.quantization [--write]`.
+"""What int8 costs in accuracy, beside onnxruntime's in the same run: `python -m benchmarks.quantization [--write]`.
 
-Every model calibrates with the samples of the reference folder and is judged on others: the integers of the generated C,
-and onnxruntime's QDQ models in onnxruntime. `--write` refreshes docs/ACCURACY.md. Needs the reference folder and `cc`.
+Every model calibrates with samples of the reference folder and is judged on others: nnbuild's by the integers of the
+generated C, onnxruntime's in onnxruntime. `--write` refreshes docs/ACCURACY.md. Needs the reference folder and `cc`.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import platform
 import sys
@@ -78,7 +79,7 @@ def case(shared: Path, pattern: str, name: str, folder: Path) -> Case:
     if name == "ad01":
         judging = judging[::REPEATED]
     files = [folder / f"{path.stem}_{kind}.npz" for kind in ("calibration", "judging")]
-    labels = {} if found.labels is None else {"y": found.labels}
+    labels: dict[str, Any] = {} if found.labels is None else {"y": found.labels}
     np.savez(files[0], x=np.ascontiguousarray(calibration, np.float32))
     np.savez(files[1], x=np.ascontiguousarray(judging, np.float32), **labels)
     return Case(name, path, model, files[0], files[1], found.labels)
@@ -120,7 +121,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
     def __init__(self, found: Case, name: str) -> None:
         given = samples.load(str(found.calibration), input_shapes(found.model))
-        self._left = iter([{name: values for values in sample.values()} for sample in given])
+        self._left = iter([{name: next(iter(sample.values()))} for sample in given])
 
     def get_next(self) -> dict[str, Array] | None:
         """The next sample; None behind the last."""
@@ -171,24 +172,23 @@ def judged(exact: Array, rounded: Array, labels: Array | None, seconds: float) -
 Measure = Callable[[Case, Path], Result]
 
 
-def forms() -> Iterator[tuple[str, Measure]]:
+def forms() -> dict[str, Measure]:
     """The rows of the first table."""
+    found: dict[str, Measure] = {}
     for method in METHODS_OF_ONNXRUNTIME:
-        yield f"onnxruntime {method}", lambda found, folder, method=method: theirs(found, folder, method)
+        found[f"onnxruntime {method}"] = functools.partial(theirs, method=method)
     for method in METHODS:
         text = f'nnbuild `method="{method}"`, no corrections'
-        yield text, lambda found, folder, method=method: ours(found, folder, method=method, corrections="none")
-    for one in NAMES:
-        rest = ",".join(name for name in NAMES if name != one)
-        yield f"nnbuild without `{one}`", lambda found, folder, rest=rest: ours(found, folder, corrections=rest)
-    yield "**nnbuild, as it comes**", ours
+        found[text] = functools.partial(ours, method=method, corrections="none")
+    for name in NAMES:
+        rest = ",".join(other for other in NAMES if other != name)
+        found[f"nnbuild without `{name}`"] = functools.partial(ours, corrections=rest)
+    return {**found, "**nnbuild, as it comes**": ours}
 
 
-HEADER = "| | " + " | ".join(f"{name} top-1 | agreement | SQNR | s" for name in JUDGED) + " |\n|---" + "|---:" * 8 + "|"
-EXPORTED = (
-    "| model | calibrated / judged | onnxruntime: agreement | SQNR | s | nnbuild: agreement | SQNR | s |\n|---|---"
-    + ("|---:" * 6 + "|")
-)
+HEADER = f"| | {' | '.join(f'{name} top-1 | agreement | SQNR | s' for name in JUDGED)} |\n|---{'|---:' * 8}|"
+_COLUMNS = "agreement | SQNR | s"
+EXPORTED = f"| model | calibrated / judged | onnxruntime {_COLUMNS} | nnbuild {_COLUMNS} |\n|---|---{'|---:' * 6}|"
 
 
 def cells(result: Result, top1: bool) -> list[str]:
@@ -204,7 +204,7 @@ def cells(result: Result, top1: bool) -> list[str]:
 def compared(shared: Path, folder: Path) -> Iterator[str]:
     """Rows of the first table."""
     cases = [case(shared, EXPORTERS[0], name, folder) for name in JUDGED]
-    for text, measure in forms():
+    for text, measure in forms().items():
         results = [cells(measure(found, folder), top1=True) for found in cases]
         yield f"| {text} | {' | '.join(' | '.join(row) for row in results)} |"
 
@@ -224,20 +224,21 @@ def document(first: list[str], second: list[str]) -> str:
     """docs/ACCURACY.md."""
     return f"""# Accuracy of quantized networks
 
-nnbuild {__version__} and onnxruntime {onnxruntime.__version__} (`quantize_static`: QDQ, int8, weights per channel) with the
-same samples in one run; refreshed by `python -m benchmarks.quantization --write`. *Agreement* is the share of samples with
-the float model's arg-max, SQNR that of all outputs in dB, *s* the seconds that quantizing took on {os.cpu_count()} cores
-({platform.machine()}). No sample that calibrates is judged by. nnbuild's figures are of the integers that the C computes.
+nnbuild {__version__} and onnxruntime {onnxruntime.__version__} (`quantize_static`: QDQ, int8, weights per channel) with
+the same samples in one run; refreshed by `python -m benchmarks.quantization --write`. *Agreement* is the share of
+samples with the float model's arg-max, SQNR that of all outputs in dB, *s* the seconds that quantizing took on {os.cpu_count()}
+cores ({platform.machine()}). No sample that calibrates is judged by. nnbuild's figures are those of the generated C.
 
 ## Methods and corrections
 
-kws01: 100 samples calibrate, 300 others judge; ic01: 100 and 500. One sample of kws01 is 0.33 points, so SQNR tells more.
+kws01: 100 samples calibrate, 300 others judge; ic01: 100 and 500. One sample of kws01 is 0.33 points: SQNR tells more.
 
 {HEADER}
 {chr(10).join(first)}
 
-onnxruntime's Entropy takes the ranges of its MinMax. nnbuild's `auto` chooses between the others for each tensor, by what
-each costs the outputs. Its settings, as those of corrections, were chosen by cross-validation on calibration samples alone.
+onnxruntime's Entropy takes the ranges of its MinMax. nnbuild's `auto` chooses between the others for each tensor, by
+what each costs the outputs; how sure it must be, it and the corrections, was chosen by cross-validation among calibration
+samples.
 
 ## Every exporter
 
@@ -259,7 +260,7 @@ def main() -> int:
     if not (shared / "models").is_dir():
         print("skipped: no reference models; set NNBUILD_REFERENCE_DIR", file=sys.stderr)
         return 0
-    tables = []
+    tables: list[list[str]] = []
     with tempfile.TemporaryDirectory() as folder:
         for header, rows in ((HEADER, compared), (EXPORTED, exported)):
             print(header)
