@@ -111,16 +111,18 @@ def _divergence(values: Array, counts: Array, span: Range) -> float:
     """Kullback-Leibler divergence of the quantized histogram from the histogram, both without what is clipped.
 
     What is clipped counts at the ends of the histogram and is missing in the quantized one, whose counts spread evenly
-    over the bins of each step (Migacz, 8-bit inference with TensorRT, 2017).
+    over the bins of each step (Migacz, 8-bit inference with TensorRT, 2017). The step of zero, which a ReLU fills, does
+    not count: against it nothing else would.
     """
-    inside = (values >= span[0]) & (values <= span[1])
+    steps = _steps(values, span)[0]
+    inside = (values >= span[0]) & (values <= span[1]) & (steps != 0)
     if not inside.any():
         return math.inf
     held = counts[inside].astype(np.float64)
     given = held.copy()
     given[0] += counts[values < span[0]].sum()
     given[-1] += counts[values > span[1]].sum()
-    _, level = np.unique(_steps(values[inside], span)[0], return_inverse=True)
+    _, level = np.unique(steps[inside], return_inverse=True)
     even = (np.bincount(level, held) / np.bincount(level))[level]
     return float(np.sum(given * np.log((given / given.sum()) / (even / even.sum()))) / given.sum())
 
