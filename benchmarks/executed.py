@@ -67,9 +67,11 @@ class Executed:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """One network: its layers, what `<name>_run` adds to all of them, bytes of code by function, and the image."""
+    """One network: its layers, what of each runs in assembly, what `<name>_run` adds to all of them, bytes of code by
+    function, and the image."""
 
     layers: tuple[Executed, ...]
+    assembly: tuple[Executed, ...]
     run: Executed
     code: Mapping[str, int]
     image: reach.Image
@@ -97,7 +99,10 @@ def run(cpu: str, networks: Sequence[Mapping[str, str]], folder: Path, library: 
     compile_arguments += ["-include", str(folder / "hook.h")]
     archives = ["-Wl,-q", *(word for word in library if not word.startswith("-I"))]
     elf = qemu.link(folder, sources, core, "-O2", compile_arguments, archives)
-    return _read(elf, _traced(elf, core, folder), [len(report["layers"]) for report in reports])
+    assembly = re.findall(
+        r"\.global (\w+)", "".join(files[name] for files in networks for name in files if name.endswith(".S"))
+    )
+    return _read(elf, _traced(elf, core, folder), [len(report["layers"]) for report in reports], assembly)
 
 
 def _sources(folder: Path, files: Mapping[str, str]) -> list[Path]:
@@ -153,11 +158,11 @@ def _disassembled(elf: Path) -> dict[int, Instruction]:
     }
 
 
-def _read(elf: Path, output: Path, layers: Sequence[int]) -> list[Ran]:
+def _read(elf: Path, output: Path, layers: Sequence[int], assembly: Sequence[str]) -> list[Ran]:
     """The stretches of the networks: one in front of each, one for each layer, and what runs behind the last."""
     symbols = _symbols(elf)
-    reader = _Reader(_disassembled(elf), symbols)
-    stretches: list[tuple[Executed, Executed]] = []
+    reader = _Reader(_disassembled(elf), symbols, assembly)
+    stretches: list[tuple[Executed, Executed, Executed]] = []
     blocks: list[tuple[int, int, int, int]] = []
     for line in output.read_text().splitlines():
         words = line.split()
@@ -171,9 +176,10 @@ def _read(elf: Path, output: Path, layers: Sequence[int]) -> list[Ran]:
     for number, count in enumerate(layers):
         # stretches[at] ends where the network begins, and the last ends behind its return.
         mine = stretches[at + 1 : at + 1 + count]
-        run = _added([own for _, own in stretches[at + 1 : at + 2 + count]])
+        run = _added([own for _, own, _ in stretches[at + 1 : at + 2 + count]])
         code = {name: size for name, (_, size) in symbols.items() if name.startswith(f"n{number}_")}
-        found.append(Ran(tuple(layer for layer, _ in mine), run, code, image))
+        parts = (tuple(layer for layer, _, _ in mine), tuple(inside for _, _, inside in mine))
+        found.append(Ran(*parts, run, code, image))
         at += count + 2
     return found
 
@@ -190,11 +196,14 @@ def _added(parts: Sequence[Executed]) -> Executed:
 class _Reader:
     """Weighs blocks; what belongs to main and to the hook is left out."""
 
-    def __init__(self, code: Mapping[int, Instruction], symbols: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(
+        self, code: Mapping[int, Instruction], symbols: Mapping[str, tuple[int, int]], assembly: Sequence[str] = ()
+    ) -> None:
         self._code = code
+        patterns = {"run": r"n\d+_run", "none": f"main|fill|{HOOK}", "assembly": "|".join(assembly)}
         self._ranges = {
             kind: [symbols[name] for name in symbols if re.fullmatch(pattern, name)]
-            for kind, pattern in {"run": r"n\d+_run", "none": f"main|fill|{HOOK}"}.items()
+            for kind, pattern in patterns.items()
         }
 
     def _kind(self, address: int) -> str:
@@ -203,9 +212,9 @@ class _Reader:
                 return kind
         return "layer"
 
-    def stretch(self, blocks: Sequence[tuple[int, int, int, int]], reads: int) -> tuple[Executed, Executed]:
-        """(the layer's, those of `<name>_run`)."""
-        found = {"run": Executed(), "none": Executed(), "layer": Executed()}
+    def stretch(self, blocks: Sequence[tuple[int, int, int, int]], reads: int) -> tuple[Executed, Executed, Executed]:
+        """(the layer's, those of `<name>_run`, what of the layer's runs in assembly)."""
+        found = {"run": Executed(), "none": Executed(), "layer": Executed(), "assembly": Executed()}
         behind = self._loads_at_ends(blocks)
         for first, last, times, taken in blocks:
             into = found[self._kind(first)]
@@ -224,7 +233,7 @@ class _Reader:
             jumps = sum(counts.get(kind, 0) for kind in ("branch", "call", "jump"))
             into.waits += times * (sum(instruction.size for instruction in block) / 4 + jumps)
         found["layer"].waits += reads
-        return found["layer"], found["run"]
+        return _added([found["layer"], found["assembly"]]), found["run"], found["assembly"]
 
     def _loads_at_ends(self, blocks: Sequence[tuple[int, int, int, int]]) -> dict[int, tuple[Instruction, int]]:
         """Loads that end a block, and how often, by the address behind: QEMU cuts blocks where a page ends."""

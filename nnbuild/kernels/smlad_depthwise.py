@@ -145,13 +145,16 @@ def render(view: LayerView, target: Target) -> Source:
     parameters = tuple(
         WINDOWS if target.dsp else (text.replace("int32_t *weights", "int8_t *weights") for text in WINDOWS)
     )
-    windows = Assembly(
-        "smlad_depthwise.S.j2", "window", "void", parameters, {"form": form, "dsp": target.dsp, **shape}, length
-    )
-    copying = (Assembly("smlad_copy.S.j2", "gather", "void", COPY, copy, _copy_length(**copy)),) if place.padded else ()
+    form_and_shape = {"form": form, "dsp": target.dsp, **shape}
+    runs = {"call": _pairs(place, used), "block": _pairs(place, used) * -(-channels // 4)}
+    windows = Assembly("smlad_depthwise.S.j2", "window", "void", parameters, form_and_shape, length, runs)
+    copied = {"call": _copies(place, used)}
+    if fours:
+        copied["pass"] = copied["call"] * fours // copy["unrolled"]
+    copying = Assembly("smlad_copy.S.j2", "gather", "void", COPY, copy, _copy_length(**copy), copied)
     by_tap = weights.reshape(taps, channels)
     data = {"weights": words(by_tap) if target.dsp else bytes_of_four(by_tap), "scaling": scaling}
-    return Source("smlad_depthwise.c.j2", values, data, assembly=(*copying, windows))
+    return Source("smlad_depthwise.c.j2", values, data, assembly=(copying, windows) if place.padded else (windows,))
 
 
 def _copy_length(unrolled: int, tail: int) -> int:
@@ -160,17 +163,33 @@ def _copy_length(unrolled: int, tail: int) -> int:
     return 1 + loop + 2 * tail
 
 
+def _down(place: Window, used: Rows) -> list[int]:
+    """The lines of outputs at which C copies rows, the upper ones of pairs where these lie one below the other."""
+    height = place.output[0]
+    return [min(y, max(height - 2, 0)) for y in range(0, height, 2)] if used.vertical else list(range(height))
+
+
+def _pairs(place: Window, used: Rows) -> int:
+    """Pairs of outputs."""
+    return len(_down(place, used)) * (place.output[1] if used.vertical else -(-place.output[1] // 2))
+
+
+def _copies(place: Window, used: Rows) -> int:
+    """Rows of inputs that are copied in one inference; others are filled with zero points."""
+    first = (y * place.stride[0] - place.pad[0] for y in _down(place, used))
+    return sum(0 <= top + row < place.input[0] for top in first for row in range(used.count))
+
+
 def trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of smlad_depthwise.S.j2 and smlad_copy.S.j2, and those of C around them."""
     place, used = view.params.window, rows(view.params.window)
     if target.dsp and smlad_strips.serves(place):
         return smlad_strips.trips(place)
-    height, width = place.output
-    down, across = (-(-height // 2), width) if used.vertical else (height, -(-width // 2))
-    blocks = down * across * -(-place.input[2] // 4)
+    pairs = _pairs(place, used)
+    blocks = pairs * -(-place.input[2] // 4)
     taps = place.kernel[0] * place.kernel[1]
-    own = {"pair": down * across, "block": blocks, "tap": blocks * taps, "row": blocks * place.kernel[0]}
+    own = {"pair": pairs, "block": blocks, "tap": blocks * taps, "row": blocks * place.kernel[0]}
     if not place.padded:
         return own
-    copied = down * used.count
+    copied = len(_down(place, used)) * used.count
     return {**own, "copy": copied, "copied": copied * used.width * place.input[2]}

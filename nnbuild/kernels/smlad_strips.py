@@ -71,15 +71,24 @@ def source(view: LayerView, form: Requantization, weights: Array, own: Array) ->
         data = np.concatenate([fours, constants], axis=1).ravel()
     columns = tuple(16 * column * place.dilation[1] for column in range(place.kernel[1]))
     length = 137 + 72 * len(columns) + outputs_length(form)
-    strip = Assembly("smlad_strips.S.j2", "strip", "void", STRIP, {"form": form, "columns": columns}, length)
+    strip = Assembly(
+        "smlad_strips.S.j2", "strip", "void", STRIP, {"form": form, "columns": columns}, length, _runs(place)
+    )
     values = {"p": view.params, "w": place, "form": form, "patch": scratch(place) - 4, "copied": _copied(place)}
     return Source("smlad_strips.c.j2", values, {"weights": data}, assembly=(strip,))
 
 
-def trips(place: Window) -> dict[str, int]:
-    """The loops of smlad_strips.S.j2, and that over pairs of lines."""
+def _runs(place: Window) -> dict[str, int]:
+    """How often labels are passed in one inference."""
     strips = -(-place.output[0] // 2)
     groups = strips * -(-place.input[2] // 4)
-    blocks = groups * place.output[1]
-    own = {"strip": strips, "group": groups, "column": 2 * groups * _copied(place), "filled": scratch(place)}
-    return {**own, "strip_block": blocks, "strip_tap": blocks * place.kernel[1]}
+    columns = {f"column{pair}": groups * _copied(place) for pair in (0, 1)}
+    return {"call": strips, "group": groups, **columns, "pixel": groups * place.output[1]}
+
+
+def trips(place: Window) -> dict[str, int]:
+    """The loops of smlad_strips.S.j2, and that over pairs of lines."""
+    own = _runs(place)
+    loops = {"strip": own["call"], "group": own["group"], "column": own["column0"] + own["column1"]}
+    blocks = {"strip_block": own["pixel"], "strip_tap": own["pixel"] * place.kernel[1]}
+    return {**loops, "filled": scratch(place), **blocks}
