@@ -118,7 +118,7 @@ def bytes_of_four(weights: Array) -> Array:
     return np.ascontiguousarray(whole.transpose(0, 2, 1)).view("<i4").astype(np.int32).ravel()
 
 
-def _blocks(weights: Array, own: Array) -> Array:
+def with_constants(weights: Array, own: Array) -> Array:
     """The words of `weights`, and behind those of four channels `own` (channels, size)."""
     blocks = -(-len(own) // 4)
     if is_placeholder(weights) or is_placeholder(own):
@@ -257,7 +257,7 @@ def conv2d(view: LayerView, target: Target) -> Source:
     return Source(
         "smlad_conv2d.c.j2",
         values,
-        {"weights": _blocks(words(by_row, 4, offset) if target.dsp else bytes_of_four(by_row), own)},
+        {"weights": with_constants(words(by_row, 4, offset) if target.dsp else bytes_of_four(by_row), own)},
         assembly=tuple(assembly),
     )
 
