@@ -14,6 +14,8 @@ three rows that share columns are left to smlad_strips.py, with SMLAD's core.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from nnbuild.contract import Assembly, LayerView, Source
@@ -29,6 +31,16 @@ TAPS = 64
 """The largest window: all its inputs are written one after the other."""
 REACH, HEIGHT = 4092, 63
 """Bytes that a load reaches from its base; lines of a patch that a store goes over to the next column."""
+
+
+def lying(view: LayerView) -> Window:
+    """The window of a layer; a map of one column lies in memory as a row does, whose outputs share more inputs."""
+    place: Window = view.params.window
+    if (place.input[1], place.output[1], place.kernel[1], place.pad[1]) != (1, 1, 1, 0):
+        return place
+    pairs = ("output", "kernel", "stride", "dilation", "pad", "pad_end")
+    turned = {name: getattr(place, name)[::-1] for name in pairs}
+    return replace(place, input=(1, place.input[0], place.input[2]), **turned)
 
 
 def lines(place: Window) -> Lines:
@@ -51,12 +63,12 @@ def _in_strips(place: Window, target: Target) -> bool:
 
 def supports(view: LayerView, target: Target) -> str | None:
     """As smlad.py; and windows that loads reach, of at least four channels."""
-    return smlad.supports(view, target) or _reaches(view.params.window, target)
+    return smlad.supports(view, target) or _reaches(lying(view), target)
 
 
 def supports_mla(view: LayerView, target: Target) -> str | None:
     """The same on ARMv7-M without DSP."""
-    return smlad.supports_mla(view, target) or _reaches(view.params.window, target)
+    return smlad.supports_mla(view, target) or _reaches(lying(view), target)
 
 
 def _reaches(place: Window, target: Target) -> str | None:
@@ -74,7 +86,8 @@ def _reaches(place: Window, target: Target) -> str | None:
 
 def scratch(view: LayerView, target: Target) -> int:
     """The patch of four channels, and zero points for lines outside."""
-    return _lines(view.params.window, target).patch + 4
+    place = lying(view)
+    return _lines(place, target).patch + (4 if place.padded else 0)
 
 
 def _order(channels: int) -> Array:
@@ -106,7 +119,7 @@ def render(view: LayerView, target: Target) -> Source:
     """Lines of outputs, four channels at a time."""
     from nnbuild.ops import depthwise_conv2d
 
-    place, weights = view.params.window, view.constants["weights"]
+    place, weights = lying(view), view.constants["weights"]
     channels, taps = place.input[2], place.kernel[0] * place.kernel[1]
     by_channel = packed(weights.transpose(2, 0, 1))
     found = requantization(view, by_channel.reshape(channels, taps))
@@ -115,7 +128,7 @@ def render(view: LayerView, target: Target) -> Source:
     form, own = found
     order, used = _order(channels), _lines(place, target)
     known = not is_placeholder(weights)
-    ordered = weights[..., order] if known else placeholder((*place.kernel, order.size), np.int8)
+    ordered = weights[..., order] if known else placeholder((*weights.shape[:2], order.size), np.int8)
     own = own[order] if known and not is_placeholder(own) else placeholder((order.size, form.size), np.int32)
     if _in_strips(place, target):
         layout, fours, strip = "rows", smlad_strips.words(ordered), smlad_strips.assembly(place, form)
@@ -162,11 +175,11 @@ def _runs(place: Window, used: Lines) -> dict[str, int]:
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of smlad_depthwise.S.j2, and those of C around it."""
-    place = view.params.window
+    place = lying(view)
     if _in_strips(place, target):
         return smlad_strips.trips(place)
     used = lines(place)
     own = _runs(place, used)
     loops = {"call": own["call"], "four": own["group"], "line": own["line"], "copied": own["line"] * used.copied(place)}
     taps = own["pixel"] * place.kernel[0] * place.kernel[1]
-    return {**loops, "cleared": used.patch + 4, "block": own["pixel"], "tap": taps}
+    return {**loops, "cleared": used.patch if place.padded else 0, "block": own["pixel"], "tap": taps}

@@ -99,4 +99,4 @@ def trips(place: Window) -> dict[str, int]:
     own = _runs(place)
     loops = {"strip": own["call"], "group": own["group"], "column": own["column0"] + own["column1"]}
     blocks = {"strip_block": own["pixel"], "strip_tap": own["pixel"] * place.kernel[1]}
-    return {**loops, "filled": lines(place).patch + 4, **blocks}
+    return {**loops, "filled": lines(place).patch if place.padded else 0, **blocks}
