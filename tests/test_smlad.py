@@ -325,3 +325,38 @@ def test_windows_of_every_kind(where: str, zero: int, tmp_path: Path) -> None:
         case = singles.weighted(f"c{number}", "Conv", shape, weights, 0, INPUT, output, attributes, clamp)
         cases.append(case)
     run(cases, where, tmp_path)
+
+
+DEPTHWISE_MUTANTS = [
+    ("addcs   r12, r12, #20", "addcs   r12, r12, #24"),
+    ("addcs   r0, r0, r7", "addcs   r0, r0, r6"),
+    ("movne   r7, r4", "movne   r7, r6"),
+    ("add     r0, r0, r7, lsl #1", "add     r0, r0, r7"),
+    ("adds    r3, r3, #4", "adds    r3, r3, #0"),
+    ("add     r8, r8, #40", "add     r8, r8, #20"),
+    ("adds    r6, r6, #4", "adds    r6, r6, #1"),
+    ("moveq   r11, #0", "moveq   r11, r11"),
+    ("add     r10, r10, r12, lsl #1", "add     r10, r10, r12"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), DEPTHWISE_MUTANTS)
+def test_mutants_of_depthwise_assembly_are_caught(old: str, new: str, tmp_path: Path) -> None:
+    """Two lines at a time, and one with an odd number of outputs; lines beside the input, six channels."""
+    qemu.need()
+    core, cases = qemu.CORES["m4"], []
+    for number, shape in enumerate([(1, 6, 8, 7), (1, 6, 1, 9)]):
+        rows = min(shape[2], 3)
+        attributes = {"pads": [rows // 2, 1, rows // 2, 1], "strides": [2, 2], "group": 6}
+        cases.append(
+            singles.weighted(f"c{number}", "Conv", shape, (6, 1, rows, 3), 0, INPUT, QuantParams(0.2, 9), attributes)
+        )
+    sources = programs.units(tmp_path, programs.write(tmp_path, cases, core.target, backend="direct"))
+    found = 0
+    for kernels in tmp_path.glob("*_kernels.S"):
+        text = kernels.read_text()
+        found += text.count(old)
+        kernels.write_text(text.replace(old, new))
+    assert found
+    status, _ = qemu.run(qemu.link(tmp_path, sources, core), core)
+    assert status != 0
