@@ -20,7 +20,7 @@ import numpy as np
 
 from nnbuild.contract import Assembly, LayerView, Source
 from nnbuild.kernels import smlad, smlad_strips
-from nnbuild.kernels.smlad_requantize import outputs_length, requantization
+from nnbuild.kernels.smlad_requantize import Requantization, outputs_length, requantization
 from nnbuild.kernels.smlad_strips import STRIP, Lines
 from nnbuild.network import Array
 from nnbuild.ops.spatial import Window
@@ -135,21 +135,24 @@ def render(view: LayerView, target: Target) -> Source:
     else:
         by_tap = packed(ordered).reshape(taps, order.size)
         layout, fours = ("pairs", words(by_tap)) if target.dsp else ("bytes", bytes_of_four(by_tap))
-        offsets, advance = _taps(place, used), _advance(place, used)
-        second = 4 * used.count * place.stride[1] if used.beside else 4 * place.stride[0]
-        shape = {"taps": offsets, "second": second, "advance": advance, "height": used.count, "beside": used.beside}
-        single = used.copied(place) == 1
-        length = (
-            (82 if single else 104)
-            + (32 if target.dsp else 40) * taps
-            + (6 if used.beside else 0)
-            + outputs_length(form, target.dsp)
-        )
-        values = {"form": form, "dsp": target.dsp, "single": single, **shape}
-        strip = Assembly("smlad_depthwise.S.j2", "strip", "void", STRIP, values, length, _runs(place, used))
+        strip = _assembly(place, form, target)
     values = {"p": view.params, "w": place, "form": form, "lines": used, "patch": used.patch, "layout": layout}
     values |= {"copied": used.copied(place), "words": fours.shape[1]}
     return Source("smlad_depthwise.c.j2", values, {"weights": smlad.with_constants(fours, own)}, assembly=(strip,))
+
+
+def _assembly(place: Window, form: Requantization, target: Target) -> Assembly:
+    """The function for all layers with such windows and strides."""
+    used = lines(place)
+    single = used.copied(place) == 1
+    values = {
+        **{"form": form, "dsp": target.dsp, "taps": _taps(place, used), "advance": _advance(place, used)},
+        **{"second": 4 * used.count * place.stride[1] if used.beside else 4 * place.stride[0]},
+        **{"height": used.count, "beside": used.beside, "single": single},
+    }
+    length = (82 if single else 104) + (6 if used.beside else 0) + outputs_length(form, target.dsp)
+    length += (32 if target.dsp else 40) * place.kernel[0] * place.kernel[1]
+    return Assembly("smlad_depthwise.S.j2", "strip", "void", STRIP, values, length, _runs(place, used))
 
 
 def _taps(place: Window, used: Lines) -> tuple[int, ...]:
