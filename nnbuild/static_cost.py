@@ -21,6 +21,9 @@ CALL = "call"
 
 _LABEL = re.compile(r"\s*([.\w]+):\s*")
 _TARGET = re.compile(r"([.\w]+)$")
+_IT = re.compile(r"it[te]{0,3}")
+_LOOPS = ("le", "letp", "wls", "wlstp")
+"""Low-overhead loops: what jumps back while there is more, and what jumps behind the loop where there is nothing."""
 _ENDS = "end"
 
 Costs = dict[str, float]
@@ -37,22 +40,31 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """One instruction, the labels in front of it, and the name of the one that it may jump to."""
+    """One instruction, the labels in front of it, and the name of the one that it may jump to.
+
+    `maybe`: an IT block skips it where its condition fails; the mnemonic is without that.
+    """
 
     instruction: Instruction
     labels: tuple[str, ...]
     target: str
+    maybe: bool = False
 
     @property
     def leaves(self) -> bool:
-        """Whether it ends the function."""
+        """Whether it ends the function, if it is executed."""
         one = self.instruction
         return one.mnemonic == "bx" or (one.mnemonic in ("pop", "ldmia") and "pc" in one.operands)
 
     @property
     def conditional(self) -> bool:
         """Whether it may jump or not."""
-        return bool(self.target) and self.instruction.mnemonic != "b"
+        return bool(self.target) and (self.maybe or self.instruction.mnemonic != "b")
+
+    @property
+    def stays(self) -> bool:
+        """Whether the instruction behind it can be the next one."""
+        return self.maybe or not (self.leaves or (self.target and not self.conditional))
 
 
 def cycles(text: str, symbol: str, core: str, runs: Mapping[str, int]) -> Range:
@@ -91,7 +103,7 @@ def _lines(text: str, symbol: str) -> tuple[_Line, ...]:
     """The instructions of the function; directives and comments are none."""
     found: list[_Line] = []
     labels: list[str] = []
-    inside = False
+    inside, maybe = False, 0
     for raw in text.splitlines():
         line = raw.partition("@")[0].strip()
         while (match := _LABEL.match(line)) is not None:
@@ -100,12 +112,13 @@ def _lines(text: str, symbol: str) -> tuple[_Line, ...]:
             line = line[match.end() :]
         if not line or line.startswith(".") or not inside:
             continue
-        mnemonic, _, operands = (part.strip() for part in line.partition(" "))
-        instruction = Instruction(mnemonic.removesuffix(".w").removesuffix(".n"), operands, 2)
-        jumps = instruction.kind == "branch" or mnemonic.startswith(("le", "wls"))
+        name, _, operands = (part.strip() for part in line.partition(" "))
+        mnemonic = name.partition(".")[0]
+        instruction = Instruction(mnemonic[:-2] if maybe else mnemonic, operands, 2)
+        jumps = instruction.kind == "branch" or mnemonic in _LOOPS
         target = _TARGET.search(operands)
-        found.append(_Line(instruction, tuple(labels), target[1] if jumps and target else ""))
-        labels = []
+        found.append(_Line(instruction, tuple(labels), target[1] if jumps and target else "", maybe > 0))
+        labels, maybe = [], len(mnemonic) - 1 if _IT.fullmatch(mnemonic) else max(maybe - 1, 0)
     if not found:
         raise InternalError(f"no function {symbol}")
     return tuple(found)
@@ -120,18 +133,14 @@ def _paths(lines: Sequence[_Line], prefix: str, counted: set[str], cost: _Cost) 
     ways: list[tuple[Costs, Costs]] = [({}, {})] * len(lines)
     for index in range(len(lines) - 1, -1, -1):
         line = lines[index]
-        before = lines[index - 1] if index and not _jumps_always(lines[index - 1]) else None
-        followers = [] if line.leaves or _jumps_always(line) else [(index + 1, False)]
+        before = lines[index - 1] if index and lines[index - 1].stays else None
+        followers = [(index + 1, False)] if line.stays else []
         followers += [(_place(lines, index, line.target), True)] if line.target else []
+        ends = [(cost(line, before, True), ({_ENDS: 0.0}, {_ENDS: 0.0}))] if line.leaves else []
         ways[index] = _joined(
-            [(cost(line, before, taken), _onward(ways, stops, index, to)) for to, taken in followers]
-            or [(cost(line, before, True), ({_ENDS: 0.0}, {_ENDS: 0.0}))]
+            [(cost(line, before, taken), _onward(ways, stops, index, to)) for to, taken in followers] + ends
         )
     return {CALL: _onward(ways, stops, -1, 0), **{name: ways[index] for index, name in stops.items()}}
-
-
-def _jumps_always(line: _Line) -> bool:
-    return bool(line.target) and not line.conditional
 
 
 def _place(lines: Sequence[_Line], index: int, target: str) -> int:
@@ -164,7 +173,16 @@ def _joined(branches: Sequence[tuple[tuple[float, float], tuple[Costs, Costs]]])
 
 
 def _cycles(column: int, line: _Line, previous: _Line | None, taken: bool) -> tuple[float, float]:
-    """Least and most: a load behind a load is quicker, unless it was jumped to."""
+    """Least and most; what an IT block skips takes as long as what does nothing."""
+    low, high = _executed(column, line, previous, taken)
+    if taken or not line.maybe:
+        return low, high
+    skipped = CYCLES["plain"][column]
+    return min(low, skipped), skipped if line.target or line.leaves else max(high, skipped)
+
+
+def _executed(column: int, line: _Line, previous: _Line | None, taken: bool) -> tuple[float, float]:
+    """Least and most: a load behind a load is quicker, unless it was jumped to, or that one is skipped."""
     one = line.instruction
     kind = one.kind
     if kind == "branch" and line.conditional and not taken:
@@ -173,10 +191,10 @@ def _cycles(column: int, line: _Line, previous: _Line | None, taken: bool) -> tu
     if kind == "several":
         value += one.registers * CYCLES["registers"][column]
         value += CYCLES["jump"][column] if "pc" in one.operands else 0
-    before = previous.instruction if previous is not None and previous.instruction.kind == "load" else None
-    if kind == "load" and before is not None and one.follows(before):
-        quick = CYCLES["next_load"][column]
-        return quick, value if line.labels else quick
+    if kind == "load" and previous is not None and previous.instruction.kind == "load":
+        if one.follows(previous.instruction):
+            quick = CYCLES["next_load"][column]
+            return quick, value if line.labels or previous.maybe else quick
     return value, value
 
 
