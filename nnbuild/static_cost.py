@@ -3,7 +3,8 @@
 Implicit path enumeration (Li and Malik, DAC 1995): the paths between two labels whose number of runs is known have a
 least and a most cost; how often each is taken follows from those numbers, with what is left open, such as a clamp,
 taken as it costs least, or most. Every loop must pass such a label. Cycles are those of
-`nnbuild.instruction_timings`, with memory that never waits; nothing is fitted and nothing is run.
+`nnbuild.instruction_timings`, with memory that never waits; nothing is fitted and nothing is run. Where they are
+instructions, what is predicated or skipped counts, and each LE and LETP, as in QEMU; a core may do without the latter.
 """
 
 from __future__ import annotations
@@ -79,6 +80,11 @@ def cycles(text: str, symbol: str, core: str, runs: Mapping[str, int]) -> Range:
 def instructions(text: str, symbol: str, runs: Mapping[str, int]) -> Range:
     """The same in instructions, for cores whose timings are not known."""
     return _range(text, symbol, runs, lambda line, previous, taken: (1, 1))
+
+
+def unit(cpu: str) -> str:
+    """What is told for a core: `cycles`, or `instructions` where its timings are not known."""
+    return "cycles" if cpu in CORES else "instructions"
 
 
 def total(ranges: Sequence[Range | None]) -> Range | None:
@@ -191,10 +197,10 @@ def _executed(column: int, line: _Line, previous: _Line | None, taken: bool) -> 
     if kind == "several":
         value += one.registers * CYCLES["registers"][column]
         value += CYCLES["jump"][column] if "pc" in one.operands else 0
-    if kind == "load" and previous is not None and previous.instruction.kind == "load":
-        if one.follows(previous.instruction):
-            quick = CYCLES["next_load"][column]
-            return quick, value if line.labels or previous.maybe else quick
+    before = previous if previous is not None and previous.instruction.kind == "load" else None
+    if kind == "load" and before is not None and one.follows(before.instruction):
+        quick = CYCLES["next_load"][column]
+        return quick, value if line.labels or before.maybe else quick
     return value, value
 
 

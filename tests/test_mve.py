@@ -184,12 +184,12 @@ def wholly_outside() -> Iterator[Case]:
     """Windows that see nothing of the input, at every side and corner, and a row of them."""
     rest: dict[str, Any] = {"quant": QuantParams(0.05, -20), "output": QuantParams(0.2, 3)}
     for dilations in ([1, 1], [2, 1], [1, 2]):
-        pads = {"pads": [6, 6, 6, 6], "dilations": dilations}
-        yield singles.weighted("outside", "Conv", (1, 8, 2, 3), (8, 8, 3, 3), 0, attributes=pads, **rest)
-        pads["group"] = 8
-        yield singles.weighted("outside", "Conv", (1, 8, 2, 3), (8, 1, 3, 3), 0, attributes=pads, **rest)
-    pads = {"pads": [4, 4, 4, 0], "strides": [4, 4], "group": 8}
-    yield singles.weighted("outside", "Conv", (1, 8, 1, 1), (8, 1, 3, 3), 0, attributes=pads, **rest)
+        own: dict[str, Any] = {"pads": [6, 6, 6, 6], "dilations": dilations}
+        yield singles.weighted("outside", "Conv", (1, 8, 2, 3), (8, 8, 3, 3), 0, attributes=own, **rest)
+        own["group"] = 8
+        yield singles.weighted("outside", "Conv", (1, 8, 2, 3), (8, 1, 3, 3), 0, attributes=own, **rest)
+    own = {"pads": [4, 4, 4, 0], "strides": [4, 4], "group": 8}
+    yield singles.weighted("outside", "Conv", (1, 8, 1, 1), (8, 1, 3, 3), 0, attributes=own, **rest)
 
 
 def few(case: Case) -> Case:

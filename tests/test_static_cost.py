@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import executed
 from nnbuild import static_cost
+from nnbuild.contract import LayerView
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import InternalError
 from nnbuild.instruction_timings import CORES
 from nnbuild.network import Network
 from nnbuild.ops import BY_NAME
+from nnbuild.rendering import assembly_range
 from nnbuild.selection import candidates
 from nnbuild.target import TARGETS
 from tests import qemu
@@ -232,8 +237,28 @@ def test_what_runs_is_in_the_range_of_every_function(core: str, pinned: str, tmp
                 assert work.assembly is not None
                 counted = work.assembly.cycles(core) if core in CORES else work.assembly.instructions
                 bounds = layer["assembly"]
+                assert bounds["unit"] == ("cycles" if core in CORES else "instructions")
                 assert bounds["least"] <= counted <= bounds["most"], (name, layer["name"])
                 # No way through the functions for Helium depends on values.
                 assert pinned != "mve" or bounds["least"] == bounds["most"], (name, layer["name"])
                 compared += 1
     assert compared > 20
+
+
+def test_wrong_runs_of_helium_are_noticed() -> None:
+    """Each of them that is one more or less makes another number, or none: the test above sees every one."""
+    target, changed = TARGETS["cortex-m55"], set()
+    for operator in ("conv2d", "depthwise_conv2d", "fully_connected"):
+        (kernel,) = (kernel for kernel in BY_NAME[operator].kernels if kernel.name == "mve")
+        for case in BY_NAME[operator].cases():
+            view = LayerView.of(case.network, next(one for one in case.network.layers if one.op == operator))
+            for own in () if kernel.supports(view, target) else kernel.render(view, target).assembly:
+                right = assembly_range(own, target.cpu)
+                assert right is not None
+                assert right.least == right.most
+                for name, by in itertools.product([name for name in own.runs if own.runs[name]], (1, -1)):
+                    wrong = replace(own, runs={**own.runs, name: own.runs[name] + by})
+                    with contextlib.suppress(InternalError):
+                        assert assembly_range(wrong, target.cpu) != right, (case.name, name)
+                    changed.add((own.template, name))
+    assert len(changed) == 18

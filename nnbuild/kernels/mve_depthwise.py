@@ -161,5 +161,5 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
     own |= {"rest_tap": blocks * taps if place.input[2] % BLOCK else 0}
     if not place.padded:
         return own
-    rows = place.output[0] * place.extent(0)
+    rows = place.output[0] * place.kernel[0]
     return {**own, "row": rows, "copied": rows * -(-_width(place) * place.input[2] // mve.LANES)}
