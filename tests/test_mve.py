@@ -27,7 +27,7 @@ from nnbuild.target import TARGETS, Target
 from . import programs, qemu
 
 M55 = TARGETS["cortex-m55"]
-OPERATORS = ("fully_connected", "conv2d", "depthwise_conv2d")
+OPERATORS = ("fully_connected", "conv2d", "depthwise_conv2d", "add")
 CASES = [case for operator in OPERATORS for case in BY_NAME[operator].cases()]
 
 
@@ -245,6 +245,13 @@ MUTANTS = [
     ("depthwise_conv2d", "vctp.16 r6", "vctp.8  r6"),
     ("depthwise_conv2d", "vqmovnt", "vqmovnb"),
     ("depthwise_conv2d", "vmin.s16", "vmax.s16"),
+    ("add", "wlstp.32", "wlstp.16"),
+    ("add", "vmlas.s32 q0, q2, r6", "vmul.i32 q0, q0, q2"),
+    ("add", "vmla.s32 q0, q1, r5", "vmla.s32 q0, q1, r4"),
+    ("add", "vrshl", "vshl"),
+    ("add", "vshr.s32 q1, q0, #31", "vmov.i32 q1, #0"),
+    ("add", "vadd.i32 q0, q0, r3", "nop"),
+    ("add", "vmax.s32", "vmin.s32"),
 ]
 
 

@@ -219,7 +219,7 @@ def test_what_runs_is_in_the_range_of_every_function(core: str, pinned: str, tmp
     qemu.need()
     target = TARGETS[core]
     networks: list[Network] = []
-    for operator in ("conv2d", "depthwise_conv2d", "fully_connected"):
+    for operator in ("conv2d", "depthwise_conv2d", "fully_connected", "add"):
         networks += [case.network for case in BY_NAME[operator].cases()]
     emitted: list[dict[str, str]] = []
     for network in networks:
@@ -248,7 +248,7 @@ def test_what_runs_is_in_the_range_of_every_function(core: str, pinned: str, tmp
 def test_wrong_runs_of_helium_are_noticed() -> None:
     """Each of them that is one more or less makes another number, or none: the test above sees every one."""
     target, changed = TARGETS["cortex-m55"], set()
-    for operator in ("conv2d", "depthwise_conv2d", "fully_connected"):
+    for operator in ("conv2d", "depthwise_conv2d", "fully_connected", "add"):
         (kernel,) = (kernel for kernel in BY_NAME[operator].kernels if kernel.name == "mve")
         for case in BY_NAME[operator].cases():
             view = LayerView.of(case.network, next(one for one in case.network.layers if one.op == operator))
@@ -261,4 +261,4 @@ def test_wrong_runs_of_helium_are_noticed() -> None:
                     with contextlib.suppress(InternalError):
                         assert assembly_range(wrong, target.cpu) != right, (case.name, name)
                     changed.add((own.template, name))
-    assert len(changed) == 18
+    assert len(changed) == 20

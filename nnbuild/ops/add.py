@@ -14,7 +14,7 @@ import onnx
 from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
 from nnbuild.intervals import corners
-from nnbuild.kernels import cmsis_nn
+from nnbuild.kernels import cmsis_nn, mve, mve_add
 from nnbuild.lower import Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import broadcast, lookup
@@ -199,6 +199,7 @@ OPERATOR = Operator(
     channels=broadcast.CHANNELS,
     inplace=broadcast.inplace,
     kernels=(
+        Kernel("mve", mve_add.render, mve_add.supports, trips=mve_add.trips, outruns_library=mve.outruns_library),
         Kernel("direct", render, trips=broadcast.trips, outruns_library=lambda target: not target.mve),
         cmsis_nn.ADD,
     ),
