@@ -104,8 +104,7 @@ def _sums(params: AddParams, first: Array, second: Array) -> Array:
 def render(view: LayerView, target: Target) -> Source:
     """One loop for each of `loops`."""
     total = {(1, 1): "a + b", (1, -1): "a - b", (-1, 1): "b - a"}[view.params.signs]
-    line = None if target.mve else plane(view.params)
-    return broadcast.source(view, "add.c.j2", left_shift=LEFT_SHIFT, total=total, line=line)
+    return broadcast.source(view, "add.c.j2", left_shift=LEFT_SHIFT, total=total, line=plane(view.params))
 
 
 @dataclass(frozen=True, slots=True)
