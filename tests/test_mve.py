@@ -149,7 +149,10 @@ def test_without_a_form_the_layer_is_c() -> None:
     for group, shape in ((1, (4, 4, 1, 1)), (4, (4, 1, 1, 1))):
         case = singles.weighted("c", "Conv", (1, 4, 2, 2), shape, 0, *upscaling, {"group": group})
         assert "all of its kernels are C" in emit(case.network, EmitOptions("m", M55))["m_kernels.S"]
-    assert "vmladava" in emit(convolution().network, EmitOptions("m", M55))["m_kernels.S"]
+    text = emit(convolution().network, EmitOptions("m", M55))["m_kernels.S"]
+    assert "vmladava" in text
+    assert "l01_conv2d: 8 calls in one inference, " in text
+    assert " instructions on cortex-m55\n" in text
 
 
 def test_pairs_of_weights_that_leave_16_bits() -> None:
@@ -177,6 +180,8 @@ def sweep() -> Iterator[Case]:
         yield singles.weighted(f"conv_{number}", "Conv", (1, weights[1], 4, 5), weights, 0, **rest)
         rest["attributes"] = {**rest["attributes"], "group": number}
         yield singles.weighted(f"depthwise_{number}", "Conv", (1, number, 4, 5), (number, 1, 3, 3), 0, **rest)
+        sizes = [(1, number), (1, number)]
+        yield singles.several(f"add_{number}", "Add", sizes, [quant, QuantParams(0.03 + number / 999, 7)], out)
     yield from wholly_outside()
 
 
