@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -48,10 +48,14 @@ HOOK = "layer_done"
 
 @dataclass(slots=True)
 class Executed:
-    """Instructions by class, and accesses to flash: each 32 bits of instructions, each jump, reads of constants."""
+    """Instructions by class, and accesses to flash: each 32 bits of instructions, each jump, reads of constants.
+
+    `assembly` is the part of a layer that runs in the network's functions in assembly.
+    """
 
     classes: dict[str, float] = field(default_factory=dict)
     waits: float = 0
+    assembly: Executed | None = None
 
     @property
     def instructions(self) -> float:
@@ -67,11 +71,9 @@ class Executed:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """One network: its layers, what of each runs in assembly, what `<name>_run` adds to all of them, bytes of code by
-    function, and the image."""
+    """One network: its layers, what `<name>_run` adds to all of them, bytes of code by function, and the image."""
 
     layers: tuple[Executed, ...]
-    assembly: tuple[Executed, ...]
     run: Executed
     code: Mapping[str, int]
     image: reach.Image
@@ -99,10 +101,8 @@ def run(cpu: str, networks: Sequence[Mapping[str, str]], folder: Path, library: 
     compile_arguments += ["-include", str(folder / "hook.h")]
     archives = ["-Wl,-q", *(word for word in library if not word.startswith("-I"))]
     elf = qemu.link(folder, sources, core, "-O2", compile_arguments, archives)
-    assembly = re.findall(
-        r"\.global (\w+)", "".join(files[name] for files in networks for name in files if name.endswith(".S"))
-    )
-    return _read(elf, _traced(elf, core, folder), [len(report["layers"]) for report in reports], assembly)
+    assembled = {name for files in networks for text in files.values() for name in re.findall(r"\.hidden (\w+)", text)}
+    return _read(elf, _traced(elf, core, folder), [len(report["layers"]) for report in reports], assembled)
 
 
 def _sources(folder: Path, files: Mapping[str, str]) -> list[Path]:
@@ -158,11 +158,14 @@ def _disassembled(elf: Path) -> dict[int, Instruction]:
     }
 
 
-def _read(elf: Path, output: Path, layers: Sequence[int], assembly: Sequence[str]) -> list[Ran]:
-    """The stretches of the networks: one in front of each, one for each layer, and what runs behind the last."""
+def _read(elf: Path, output: Path, layers: Sequence[int], assembled: Collection[str]) -> list[Ran]:
+    """The stretches of the networks: one in front of each, one for each layer, and what runs behind the last.
+
+    `assembled` are the symbols of functions in assembly.
+    """
     symbols = _symbols(elf)
-    reader = _Reader(_disassembled(elf), symbols, assembly)
-    stretches: list[tuple[Executed, Executed, Executed]] = []
+    reader = _Reader(_disassembled(elf), symbols, assembled)
+    stretches: list[tuple[Executed, Executed]] = []
     blocks: list[tuple[int, int, int, int]] = []
     for line in output.read_text().splitlines():
         words = line.split()
@@ -176,10 +179,9 @@ def _read(elf: Path, output: Path, layers: Sequence[int], assembly: Sequence[str
     for number, count in enumerate(layers):
         # stretches[at] ends where the network begins, and the last ends behind its return.
         mine = stretches[at + 1 : at + 1 + count]
-        run = _added([own for _, own, _ in stretches[at + 1 : at + 2 + count]])
+        run = _added([own for _, own in stretches[at + 1 : at + 2 + count]])
         code = {name: size for name, (_, size) in symbols.items() if name.startswith(f"n{number}_")}
-        parts = (tuple(layer for layer, _, _ in mine), tuple(inside for _, _, inside in mine))
-        found.append(Ran(*parts, run, code, image))
+        found.append(Ran(tuple(layer for layer, _ in mine), run, code, image))
         at += count + 2
     return found
 
@@ -197,14 +199,17 @@ class _Reader:
     """Weighs blocks; what belongs to main and to the hook is left out."""
 
     def __init__(
-        self, code: Mapping[int, Instruction], symbols: Mapping[str, tuple[int, int]], assembly: Sequence[str] = ()
+        self,
+        code: Mapping[int, Instruction],
+        symbols: Mapping[str, tuple[int, int]],
+        assembled: Collection[str] = (),
     ) -> None:
         self._code = code
-        patterns = {"run": r"n\d+_run", "none": f"main|fill|{HOOK}", "assembly": "|".join(assembly)}
         self._ranges = {
             kind: [symbols[name] for name in symbols if re.fullmatch(pattern, name)]
-            for kind, pattern in patterns.items()
+            for kind, pattern in {"run": r"n\d+_run", "none": f"main|fill|{HOOK}"}.items()
         }
+        self._ranges["assembly"] = [symbols[name] for name in symbols if name in assembled]
 
     def _kind(self, address: int) -> str:
         for kind, ranges in self._ranges.items():
@@ -212,8 +217,8 @@ class _Reader:
                 return kind
         return "layer"
 
-    def stretch(self, blocks: Sequence[tuple[int, int, int, int]], reads: int) -> tuple[Executed, Executed, Executed]:
-        """(the layer's, those of `<name>_run`, what of the layer's runs in assembly)."""
+    def stretch(self, blocks: Sequence[tuple[int, int, int, int]], reads: int) -> tuple[Executed, Executed]:
+        """(the layer's, those of `<name>_run`)."""
         found = {"run": Executed(), "none": Executed(), "layer": Executed(), "assembly": Executed()}
         behind = self._loads_at_ends(blocks)
         for first, last, times, taken in blocks:
@@ -233,7 +238,9 @@ class _Reader:
             jumps = sum(counts.get(kind, 0) for kind in ("branch", "call", "jump"))
             into.waits += times * (sum(instruction.size for instruction in block) / 4 + jumps)
         found["layer"].waits += reads
-        return _added([found["layer"], found["assembly"]]), found["run"], found["assembly"]
+        layer = _added([found["layer"], found["assembly"]])
+        layer.assembly = found["assembly"]
+        return layer, found["run"]
 
     def _loads_at_ends(self, blocks: Sequence[tuple[int, int, int, int]]) -> dict[int, tuple[Instruction, int]]:
         """Loads that end a block, and how often, by the address behind: QEMU cuts blocks where a page ends."""

@@ -3,8 +3,9 @@
 Implicit path enumeration (Li and Malik, DAC 1995): the paths between two labels whose number of runs is known have a
 least and a most cost; how often each is taken follows from those numbers, with what is left open, such as a clamp,
 taken as it costs least, or most. Every loop must pass such a label. Cycles are those of
-`nnbuild.instruction_timings`, with memory that never waits; nothing is fitted and nothing is run. Words that lie at no
-multiple of four, which take a Cortex-M3 and M4 longer, count as if they did.
+`nnbuild.instruction_timings`, with memory that never waits; nothing is fitted and nothing is run. Where they are
+instructions, what is predicated or skipped counts, and each LE and LETP, as in QEMU; a core may do without the latter.
+Words that lie at no multiple of four, which take a Cortex-M3 and M4 longer, count as if they did.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ CALL = "call"
 
 _LABEL = re.compile(r"\s*([.\w]+):\s*")
 _TARGET = re.compile(r"([.\w]+)$")
+_IT = re.compile(r"it[te]{0,3}")
+_LOOPS = ("le", "letp", "wls", "wlstp")
+"""Low-overhead loops: what jumps back while there is more, and what jumps behind the loop where there is nothing."""
 _ENTRY = re.compile(r"\.2?byte\s+\(([.\w]+) - [.\w]+\) / 2$")
 _BY_TABLE = ("tbb", "tbh")
 _ENDS = "end"
@@ -40,23 +44,33 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """One instruction, the labels in front of it, the name of the one that it may jump to, and those of its table."""
+    """One instruction, the labels in front of it, and the name of the one that it may jump to.
+
+    `maybe`: an IT block skips it where its condition fails; the mnemonic is without that. `table` names the labels that
+    TBB and TBH may lead to.
+    """
 
     instruction: Instruction
     labels: tuple[str, ...]
     target: str
+    maybe: bool = False
     table: tuple[str, ...] = ()
 
     @property
     def leaves(self) -> bool:
-        """Whether it ends the function."""
+        """Whether it ends the function, if it is executed."""
         one = self.instruction
         return one.mnemonic == "bx" or (one.mnemonic in ("pop", "ldmia") and "pc" in one.operands)
 
     @property
     def conditional(self) -> bool:
         """Whether it may jump or not."""
-        return bool(self.target) and self.instruction.mnemonic != "b"
+        return bool(self.target) and (self.maybe or self.instruction.mnemonic != "b")
+
+    @property
+    def stays(self) -> bool:
+        """Whether the instruction behind it can be the next one."""
+        return self.maybe or not (self.leaves or self.table or (self.target and not self.conditional))
 
 
 def cycles(text: str, symbol: str, core: str, runs: Mapping[str, int]) -> Range:
@@ -70,7 +84,12 @@ def cycles(text: str, symbol: str, core: str, runs: Mapping[str, int]) -> Range:
 
 def instructions(text: str, symbol: str, runs: Mapping[str, int]) -> Range:
     """The same in instructions, for cores whose timings are not known."""
-    return _range(text, symbol, runs, lambda line, after, taken: 1)
+    return _range(text, symbol, runs, lambda line, after, taken: (1, 1))
+
+
+def unit(cpu: str) -> str:
+    """What is told for a core: `cycles`, or `instructions` where its timings are not known."""
+    return "cycles" if cpu in CORES else "instructions"
 
 
 def total(ranges: Sequence[Range | None]) -> Range | None:
@@ -81,8 +100,8 @@ def total(ranges: Sequence[Range | None]) -> Range | None:
     return Range(sum(each.least for each in known), sum(each.most for each in known))
 
 
-_Cost = Callable[[_Line, _Line | None, bool], float]
-"""Of an instruction, what stands behind it, and whether it jumps."""
+_Cost = Callable[[_Line, _Line | None, bool], tuple[float, float]]
+"""The least and the most of an instruction, by what stands behind it, and whether it jumps."""
 
 
 def _range(text: str, symbol: str, runs: Mapping[str, int], cost: _Cost) -> Range:
@@ -96,7 +115,7 @@ def _lines(text: str, symbol: str) -> tuple[_Line, ...]:
     """The instructions of the function; directives and comments are none."""
     found: list[_Line] = []
     labels: list[str] = []
-    inside = False
+    inside, maybe = False, 0
     for raw in text.splitlines():
         line = raw.partition("@")[0].strip()
         while (match := _LABEL.match(line)) is not None:
@@ -107,12 +126,13 @@ def _lines(text: str, symbol: str) -> tuple[_Line, ...]:
             found[-1] = replace(found[-1], table=(*found[-1].table, entry[1]))
         if not line or line.startswith(".") or not inside:
             continue
-        mnemonic, _, operands = (part.strip() for part in line.partition(" "))
-        instruction = Instruction(mnemonic.removesuffix(".w").removesuffix(".n"), operands, 2)
-        jumps = instruction.kind == "branch" or mnemonic.startswith(("le", "wls"))
+        name, _, operands = (part.strip() for part in line.partition(" "))
+        mnemonic = name.partition(".")[0]
+        instruction = Instruction(mnemonic[:-2] if maybe else mnemonic, operands, 2)
+        jumps = instruction.kind == "branch" or mnemonic in _LOOPS
         target = _TARGET.search(operands)
-        found.append(_Line(instruction, tuple(labels), target[1] if jumps and target else ""))
-        labels = []
+        found.append(_Line(instruction, tuple(labels), target[1] if jumps and target else "", maybe > 0))
+        labels, maybe = [], len(mnemonic) - 1 if _IT.fullmatch(mnemonic) else max(maybe - 1, 0)
     if not found:
         raise InternalError(f"no function {symbol}")
     return tuple(found)
@@ -128,11 +148,11 @@ def _paths(lines: Sequence[_Line], prefix: str, counted: set[str], cost: _Cost) 
     for index in range(len(lines) - 1, -1, -1):
         line = lines[index]
         after = lines[index + 1] if index + 1 < len(lines) else None
-        followers = [] if line.leaves or _jumps_always(line) else [(index + 1, False)]
+        followers = [(index + 1, False)] if line.stays else []
         followers += [(_place(lines, index, target), True) for target in _targets(line)]
+        ends = [(cost(line, after, True), ({_ENDS: 0.0}, {_ENDS: 0.0}))] if line.leaves else []
         ways[index] = _joined(
-            [(cost(line, after, taken), _onward(ways, stops, index, to)) for to, taken in followers]
-            or [(cost(line, after, True), ({_ENDS: 0.0}, {_ENDS: 0.0}))]
+            [(cost(line, after, taken), _onward(ways, stops, index, to)) for to, taken in followers] + ends
         )
     return {CALL: _onward(ways, stops, -1, 0), **{name: ways[index] for index, name in stops.items()}}
 
@@ -142,10 +162,6 @@ def _targets(line: _Line) -> tuple[str, ...]:
     if line.instruction.mnemonic in _BY_TABLE and not line.table:
         raise InternalError("a jump by a table that does not follow it")
     return line.table or ((line.target,) if line.target else ())
-
-
-def _jumps_always(line: _Line) -> bool:
-    return bool(line.table) or (bool(line.target) and not line.conditional)
 
 
 def _place(lines: Sequence[_Line], index: int, target: str) -> int:
@@ -169,19 +185,28 @@ def _onward(ways: Sequence[tuple[Costs, Costs]], stops: Mapping[int, str], index
     return ways[to]
 
 
-def _joined(branches: Sequence[tuple[float, tuple[Costs, Costs]]]) -> tuple[Costs, Costs]:
+def _joined(branches: Sequence[tuple[tuple[float, float], tuple[Costs, Costs]]]) -> tuple[Costs, Costs]:
     least: Costs = {}
     most: Costs = {}
-    for own, (lowest, highest) in branches:
+    for (low, high), (lowest, highest) in branches:
         for name, value in lowest.items():
-            least[name] = min(least.get(name, float("inf")), own + value)
+            least[name] = min(least.get(name, float("inf")), low + value)
         for name, value in highest.items():
-            most[name] = max(most.get(name, 0.0), own + value)
+            most[name] = max(most.get(name, 0.0), high + value)
     return least, most
 
 
-def _cycles(column: int, line: _Line, after: _Line | None, taken: bool) -> float:
-    """With what a load saves the load behind it: it is quicker, unless it is jumped to."""
+def _cycles(column: int, line: _Line, after: _Line | None, taken: bool) -> tuple[float, float]:
+    """Least and most; what an IT block skips takes as long as what does nothing."""
+    low, high = _executed(column, line, after, taken)
+    if taken or not line.maybe:
+        return low, high
+    skipped = CYCLES["plain"][column]
+    return min(low, skipped), skipped if line.target or line.leaves else max(high, skipped)
+
+
+def _executed(column: int, line: _Line, after: _Line | None, taken: bool) -> tuple[float, float]:
+    """Least and most, with what a load saves the load behind it: that is quicker, unless it is jumped to or skipped."""
     one = line.instruction
     kind = one.kind
     if kind == "branch" and line.conditional and not taken:
@@ -191,8 +216,9 @@ def _cycles(column: int, line: _Line, after: _Line | None, taken: bool) -> float
         value += one.registers * CYCLES["registers"][column]
         value += CYCLES["jump"][column] if "pc" in one.operands else 0
     if kind == "load" and after is not None and after.instruction.kind == "load" and after.instruction.follows(one):
-        value += CYCLES["next_load"][column] - CYCLES["load"][column]
-    return value
+        saving = CYCLES["load"][column] - CYCLES["next_load"][column]
+        return value - saving, value if after.maybe else value - saving
+    return value, value
 
 
 def _transported(costs: Mapping[str, Costs], runs: Mapping[str, int], sign: int) -> float:
