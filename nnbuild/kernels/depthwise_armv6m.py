@@ -60,7 +60,7 @@ def render(view: LayerView, target: Target) -> Source:
     if by_columns(place):
         values |= {"height": place.output[0], "width": width, "output_width": place.output[1]}
         values |= {"stride": place.stride[0], "top": place.pad[0], "bottom": max(place.beyond(0), 0)}
-        return replace(source, assembly=(_columns(values),))
+        return replace(source, assembly=(replace(_columns(values), runs=_runs(place)),))
     values |= {"rows": place.kernel[0], "columns": place.kernel[1]}
     pixels = place.pixels
     return replace(source, assembly=(replace(_window(values), runs={"call": pixels, "channel": pixels * channels}),))
@@ -81,6 +81,20 @@ def _columns(values: dict[str, Any]) -> Assembly:
         rows = _load(values["height"] - bottom) + first + (inputs + 9) + below + 2 + bottom + (inputs + 18) + below
         rows += 8 + output + _load(values["output_width"] * channels) + 2 + (3 + output if bottom else 3)
     return Assembly("depthwise_armv6m.S.j2", "columns", "void", COLUMNS, values, ends + rows)
+
+
+def _runs(place: Window) -> dict[str, int]:
+    """Calls for each channel: the left column, the right one, and all between. A pass of stride 1 is three outputs."""
+    (height, width), channels = place.output, place.input[2]
+    alone = place.pad[1] + (place.beyond(1) > 0)
+    runs = {"call": channels * (alone + (width > alone)), "column": channels * width}
+    if place.stride == (2, 2):
+        bottom = {"last": runs["column"]} if place.beyond(0) > 0 else {}
+        return {**runs, "row": runs["column"] * height, **bottom}
+    passes, left = divmod(height - 1, 3)
+    leaves = {"first": (left == 1), "second": (left == 2), "last": 1}
+    own = {"row": passes + (left > 0), **leaves}
+    return {**runs, **{name: runs["column"] * times for name, times in own.items()}}
 
 
 def _window(values: dict[str, Any]) -> Assembly:
