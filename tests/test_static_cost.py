@@ -143,9 +143,9 @@ def test_every_run_of_random_programs_is_in_the_range() -> None:
 # --- what kernels say of themselves --------------------------------------------------------------------------------
 
 
-WINDOWS_AROUND, COLUMNS_AROUND = 60, 120
-"""Cycles of C around one call, at most: of a row of a matrix or a window in the input; of columns, whose 16 words it
-makes. Those of a window at a border, which C gathers, are not bounded."""
+AROUND = 60
+"""Cycles of C around one call, at most: of a row of a matrix, or of all columns. Those of a window at a border, which C
+gathers, are not bounded."""
 
 
 def by_columns(height: int, stride: int, top: int, bottom: int) -> Network:
@@ -160,15 +160,18 @@ BY_COLUMNS += [by_columns(height, 2, top, bottom) for height in (4, 5, 8) for to
 
 
 def holds(own: Assembly, cycles: float) -> bool:
-    """Whether a layer by columns may take so many."""
-    bounds = assembly_range(own, "cortex-m0")
-    return bounds is not None and bounds.least <= cycles <= bounds.most + own.runs["call"] * COLUMNS_AROUND
+    """Whether a layer that calls `own` may take so many."""
+    try:
+        bounds = assembly_range(own, "cortex-m0")
+    except InternalError:
+        return False
+    return bounds is not None and bounds.least <= cycles <= bounds.most + own.runs["call"] * AROUND
 
 
 def test_runs_of_columns_are_those_that_run_and_no_others(tmp_path: Path) -> None:
-    """With a pass more or less, or another way out of the last pass, a range would not hold what QEMU counts."""
+    """With one run of a label more or less for each channel, the range does not hold what QEMU counts."""
     qemu.need()
-    target, refused = TARGETS["cortex-m0"], 0
+    target = TARGETS["cortex-m0"]
     emitted = [emit(network, EmitOptions(f"n{number}", target)) for number, network in enumerate(BY_COLUMNS)]
     for network, ran in zip(BY_COLUMNS, executed.run("cortex-m0", emitted, tmp_path), strict=True):
         # A transpose is on either side.
@@ -177,15 +180,9 @@ def test_runs_of_columns_are_those_that_run_and_no_others(tmp_path: Path) -> Non
         assert own.name == "columns"
         cycles = ran.layers[1].cycles("cortex-m0")
         assert holds(own, cycles), own
-        pass_of_each = own.runs["column"]
-        wrong = [{**own.runs, "row": own.runs["row"] + more} for more in (pass_of_each, -pass_of_each)]
-        if own.runs.get("first", 0) != own.runs.get("second", 0):
-            wrong.append({**own.runs, "first": own.runs["second"], "second": own.runs["first"]})
-        for runs in wrong:
-            if runs["row"] >= pass_of_each:
-                assert not holds(replace(own, runs=runs), cycles), (own, runs)
-                refused += 1
-    assert refused > 30
+        for name, count in own.runs.items():
+            for wrong in (count - own.runs["channel"], count + own.runs["channel"]):
+                assert wrong < 0 or not holds(replace(own, runs={**own.runs, name: wrong}), cycles), (name, own)
 
 
 def test_all_assembly_for_armv6m_states_what_runs() -> None:
@@ -227,6 +224,6 @@ def test_what_runs_is_in_the_range_of_every_function(pinned: str, tmp_path: Path
                 assert bounds["least"] <= cycles, (name, layer["name"])
                 # C around the calls is not in the range: it is little but where it makes patches.
                 if layer["op"] == "fully_connected":
-                    assert cycles <= bounds["most"] + WINDOWS_AROUND * layer["output"][0], (name, layer["name"])
+                    assert cycles <= bounds["most"] + AROUND * layer["output"][0], (name, layer["name"])
                 compared += 1
     assert compared > 20

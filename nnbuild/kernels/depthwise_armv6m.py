@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from nnbuild.contract import Assembly, LayerView, Source
-from nnbuild.kernels.armv6m import channel, constant, requantization
+from nnbuild.kernels.armv6m import channel, requantization
 from nnbuild.ops.spatial import Window
 from nnbuild.target import Target
 
@@ -24,7 +24,7 @@ COLUMNS = (
 )
 WINDOW = (
     *("const int8_t *window", "int8_t *output", "const int8_t *weights", "const int32_t *scaling"),
-    *("int32_t row", "const int32_t *end"),
+    *("int32_t step", "const int32_t *end"),
 )
 TAPS = 64
 """The largest window: all its inputs are written one after the other."""
@@ -63,7 +63,7 @@ def render(view: LayerView, target: Target) -> Source:
         values |= {"stride": place.stride[0], **_borders(place)}
         own = replace(_columns(values), runs=_runs(place))
         return replace(source, values={**source.values, "by_columns": _sizes(place)}, assembly=(own,))
-    values |= {"rows": place.kernel[0], "columns": place.kernel[1], "channels": place.input[2]}
+    values |= {"rows": place.kernel[0], "columns": place.kernel[1]}
     pixels = place.pixels
     runs = {"call": pixels, "channel": pixels * place.input[2]}
     return replace(source, assembly=(replace(_window(values), runs=runs),))
@@ -119,14 +119,12 @@ def _runs(place: Window) -> dict[str, int]:
 
 
 def _window(values: dict[str, Any]) -> Assembly:
-    rows, columns, channels = values["rows"], values["columns"], values["channels"]
-    row = 6 + sum(5 + _load(column * channels) for column in range(1, columns))
-    instructions = 24 + rows * row + rows - 1 + -(-rows * columns // 32) + channel(values["line"], values["low"])
-    return Assembly("depthwise_window_armv6m.S.j2", "window", "void", WINDOW, values, instructions)
-
-
-def _load(value: int) -> int:
-    return len(constant("r3", value))
+    rows, columns = values["rows"], values["columns"]
+    several = columns > 1
+    inputs = rows * (6 * columns - several) + rows - 1 + -(-rows * columns // 32)
+    instructions = 24 + 5 * several + inputs + channel(values["line"], values["low"])
+    parameters = (*WINDOW, "int32_t channels") if several else WINDOW
+    return Assembly("depthwise_window_armv6m.S.j2", "window", "void", parameters, values, instructions)
 
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:
