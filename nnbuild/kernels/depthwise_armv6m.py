@@ -128,14 +128,18 @@ def _window(values: dict[str, Any]) -> Assembly:
 
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:
-    """By columns: outputs, columns, and channels, for which C shifts weights. By windows: what C and they do."""
+    """By columns: outputs and what is in `_runs`. By windows: what C and they do. Outputs of both signs take a step."""
     from nnbuild.ops.conv2d import place_trips
 
-    place, outputs = view.params.window, view.output.size
+    params, outputs = view.params, view.output.size
+    place: Window = params.window
+    two_sided = params.activation_min < params.output_zero_point < params.activation_max
+    step = {"two_sided": outputs} if two_sided else {}
     if by_columns(place):
-        channels = place.input[2]
         strided = "strided_" if place.stride == (2, 2) else ""
-        return {f"{strided}output": outputs, "column": place.output[1] * channels, "channel": channels}
+        runs = _runs(place)
+        own = {f"{strided}output": outputs, f"{strided}column": runs["column"]}
+        return {**own, **step, **{name: runs[name] for name in ("group", "channel")}}
     taps = place.kernel[0] * place.kernel[1]
     own = {"window_output": outputs, "tap": outputs * taps, "row": outputs * place.kernel[0]}
-    return {**own, **place_trips(place, place.reaching_outside)}
+    return {**own, **step, **place_trips(place, place.reaching_outside)}
