@@ -3,7 +3,9 @@
 3x3 with stride 1 and padding 1, or with stride 2, takes one channel and one column of the map at a time: each row of
 three inputs is read once and added to the outputs that it belongs to, whose sums stay in registers, as do most of the
 weights. There is no patch: at the left and right border the window lies inside and its weights are shifted, with a zero
-in the column that is missing; missing inputs are the zero point, so they are constants in the sums.
+in the column that is missing; missing inputs are the zero point, so they are constants in the sums. One call computes a
+layer. Its sizes are arguments, so that layers of one stride and one kind of border share the function; offsets in
+registers are no slower than those in the code.
 
 All other windows without dilation are computed one by one, all channels of each, where C finds or gathers them.
 """
