@@ -94,7 +94,7 @@ def _columns(values: dict[str, Any]) -> Assembly:
     output = requantization(line, values["low"]) + words + 2 * line.wide + (3 if single else 1)
     around = 27 + 3 * single + (7 + values["right"] + 3 * single if border else 0)
     channel = 45 + 2 * words + (6 if single else 8)
-    group = 50 + 2 * line.bounded + 3 * border + 3 * (values["left"] and values["right"] and not single)
+    group = 50 + 2 * line.bounded + 3 * border + 3 * (values["left"] and not single)
     inputs, products = 5, 9
     if single:
         column = 18 + inputs + 2 * products
