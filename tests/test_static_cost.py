@@ -14,16 +14,16 @@ import pytest
 
 from benchmarks import executed
 from nnbuild import static_cost
-from nnbuild.contract import LayerView
+from nnbuild.contract import Assembly, LayerView
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import InternalError
 from nnbuild.instruction_timings import CORES
 from nnbuild.network import Network, QuantParams
 from nnbuild.ops import BY_NAME, singles
 from nnbuild.rendering import assembly_range
-from nnbuild.selection import candidates
+from nnbuild.selection import candidates, select
 from nnbuild.target import TARGETS
-from tests import qemu
+from tests import qemu, random_layers
 
 CLAMPED = """
 @ int32_t f(int32_t x)
@@ -262,6 +262,60 @@ LONG: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
 # --- what kernels say of themselves --------------------------------------------------------------------------------
 
 
+def by_columns(height: int, stride: int, top: int, bottom: int) -> Network:
+    """A depthwise 3x3 over 9 columns of 3 channels."""
+    attributes = {"group": 3, "strides": [stride, stride], "pads": [top, 1, bottom, 1]}
+    quants = QuantParams(0.05, -20), QuantParams(0.1, 5)
+    return singles.weighted("d", "Conv", (1, 3, height, 9), (3, 1, 3, 3), 0, *quants, attributes).network
+
+
+BY_COLUMNS = [by_columns(height, 1, 1, 1) for height in range(2, 8)]
+BY_COLUMNS += [by_columns(height, 2, top, bottom) for height in (4, 5, 8) for top in (0, 1) for bottom in (0, 1)]
+
+
+def holds(own: Assembly, cycles: float) -> bool:
+    """Whether `own` may take so many in one inference."""
+    try:
+        bounds = assembly_range(own, "cortex-m0")
+    except InternalError:
+        return False
+    return bounds is not None and bounds.least <= cycles <= bounds.most
+
+
+def test_runs_of_columns_are_those_that_run_and_no_others(tmp_path: Path) -> None:
+    """With one run of a label more or less for each channel, the range does not hold what QEMU counts."""
+    qemu.need()
+    target = TARGETS["cortex-m0"]
+    emitted = [emit(network, EmitOptions(f"n{number}", target)) for number, network in enumerate(BY_COLUMNS)]
+    for network, ran in zip(BY_COLUMNS, executed.run("cortex-m0", emitted, tmp_path), strict=True):
+        # A transpose is on either side.
+        _, choice, _ = select(network, target)
+        (own,) = choice.kernel.render(choice.view, target).assembly
+        assert own.name == "columns"
+        found = ran.layers[1].assembly
+        assert found is not None
+        cycles = found.cycles("cortex-m0")
+        assert holds(own, cycles), own
+        for name, count in own.runs.items():
+            for wrong in (count - own.runs["channel"], count + own.runs["channel"]):
+                assert wrong < 0 or not holds(replace(own, runs={**own.runs, name: wrong}), cycles), (name, own)
+
+
+@pytest.mark.parametrize("core", ["cortex-m0", "cortex-m3", "cortex-m4", "cortex-m33", "cortex-m55"])
+def test_all_assembly_states_what_runs(core: str) -> None:
+    """So that every function has its cycles in `<model>_kernels.S`, and every layer in the report."""
+    target, names = TARGETS[core], set()
+    cases = [*(case for operator in BY_NAME.values() for case in operator.cases()), *random_layers.cases(0, 40)]
+    for network in (*(case.network for case in cases), *BY_COLUMNS):
+        for layer in candidates(network, target):
+            for own in (own for kernel in layer.kernels for own in kernel.render(layer.view, target).assembly):
+                bounds = assembly_range(own, core)
+                assert bounds is not None, own
+                assert 0 < bounds.least <= bounds.most, own
+                names.add((own.template, own.name))
+    assert len(names) >= 3
+
+
 KERNELS = [
     *[("cortex-m0", "assembly"), ("cortex-m0", "packed"), ("cortex-m4", "smlad"), ("cortex-m3", "mla")],
     ("cortex-m55", "mve"),
@@ -301,8 +355,8 @@ def test_what_runs_is_in_the_range_of_every_function(core: str, pinned: str, tmp
                 bounds = layer["assembly"]
                 assert bounds["unit"] == ("cycles" if core in CORES else "instructions")
                 assert bounds["least"] <= counted <= bounds["most"], (name, layer["name"])
-                # No way through the functions depends on values, but on ARMv6-M, where clamps are jumps; for Cortex-M3 and M4
-                # it is left open whether rows of a convolution's windows have a second four.
+                # No way through the functions depends on values, but on ARMv6-M, where clamps are jumps; for Cortex-M3 and
+                # M4 it is left open whether rows of a convolution's windows have a second four.
                 if core != "cortex-m0":
                     wide = 1.05 if pinned != "mve" and layer["op"] == "conv2d" else 1
                     assert bounds["most"] <= wide * bounds["least"], (name, layer["name"])
