@@ -317,6 +317,8 @@ def test_windows_of_every_kind(where: str, zero: int, tmp_path: Path) -> None:
         ((1, 9, 5, 12), (9, 1, 3, 3), {"pads": [0, 1, 1, 1], "strides": [2, 2], "group": 9}),
         ((1, 5, 1, 8), (5, 1, 1, 3), {"pads": [0, 2, 0, 1], "dilations": [1, 2], "group": 5}),
         ((1, 4, 7, 1), (4, 1, 4, 1), {"strides": [3, 1], "group": 4}),
+        ((1, 4, 6, 1), (4, 1, 3, 3), {"pads": [3, 3, 0, 0], "strides": [2, 4], "group": 4}),
+        ((1, 5, 3, 4), (5, 1, 3, 3), {"pads": [4, 4, 3, 3], "strides": [2, 1], "group": 5}),
         ((1, 11, 3, 4), (11, 1, 2, 2), {"pads": [2, 2, 0, 1], "strides": [1, 3], "dilations": [2, 2], "group": 11}),
     ]
     cases = []
