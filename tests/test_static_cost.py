@@ -355,8 +355,8 @@ def test_what_runs_is_in_the_range_of_every_function(core: str, pinned: str, tmp
                 bounds = layer["assembly"]
                 assert bounds["unit"] == ("cycles" if core in CORES else "instructions")
                 assert bounds["least"] <= counted <= bounds["most"], (name, layer["name"])
-                # No way through the functions depends on values, but on ARMv6-M, where clamps are jumps; for Cortex-M3 and
-                # M4 it is left open whether rows of a convolution's windows have a second four.
+                # No way through the functions depends on values, but on ARMv6-M, where clamps are jumps; on Cortex-M3
+                # and M4 it is open whether rows of a convolution's windows have a second four.
                 if core != "cortex-m0":
                     wide = 1.05 if pinned != "mve" and layer["op"] == "conv2d" else 1
                     assert bounds["most"] <= wide * bounds["least"], (name, layer["name"])
