@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -48,10 +48,14 @@ HOOK = "layer_done"
 
 @dataclass(slots=True)
 class Executed:
-    """Instructions by class, and accesses to flash: each 32 bits of instructions, each jump, reads of constants."""
+    """Instructions by class, and accesses to flash: each 32 bits of instructions, each jump, reads of constants.
+
+    `assembly` is the part of a layer that runs in the network's functions in assembly.
+    """
 
     classes: dict[str, float] = field(default_factory=dict)
     waits: float = 0
+    assembly: Executed | None = None
 
     @property
     def instructions(self) -> float:
@@ -97,7 +101,8 @@ def run(cpu: str, networks: Sequence[Mapping[str, str]], folder: Path, library: 
     compile_arguments += ["-include", str(folder / "hook.h")]
     archives = ["-Wl,-q", *(word for word in library if not word.startswith("-I"))]
     elf = qemu.link(folder, sources, core, "-O2", compile_arguments, archives)
-    return _read(elf, _traced(elf, core, folder), [len(report["layers"]) for report in reports])
+    assembled = {name for files in networks for text in files.values() for name in re.findall(r"\.hidden (\w+)", text)}
+    return _read(elf, _traced(elf, core, folder), [len(report["layers"]) for report in reports], assembled)
 
 
 def _sources(folder: Path, files: Mapping[str, str]) -> list[Path]:
@@ -153,10 +158,13 @@ def _disassembled(elf: Path) -> dict[int, Instruction]:
     }
 
 
-def _read(elf: Path, output: Path, layers: Sequence[int]) -> list[Ran]:
-    """The stretches of the networks: one in front of each, one for each layer, and what runs behind the last."""
+def _read(elf: Path, output: Path, layers: Sequence[int], assembled: Collection[str]) -> list[Ran]:
+    """The stretches of the networks: one in front of each, one for each layer, and what runs behind the last.
+
+    `assembled` are the symbols of functions in assembly.
+    """
     symbols = _symbols(elf)
-    reader = _Reader(_disassembled(elf), symbols)
+    reader = _Reader(_disassembled(elf), symbols, assembled)
     stretches: list[tuple[Executed, Executed]] = []
     blocks: list[tuple[int, int, int, int]] = []
     for line in output.read_text().splitlines():
@@ -190,12 +198,18 @@ def _added(parts: Sequence[Executed]) -> Executed:
 class _Reader:
     """Weighs blocks; what belongs to main and to the hook is left out."""
 
-    def __init__(self, code: Mapping[int, Instruction], symbols: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        code: Mapping[int, Instruction],
+        symbols: Mapping[str, tuple[int, int]],
+        assembled: Collection[str] = (),
+    ) -> None:
         self._code = code
         self._ranges = {
             kind: [symbols[name] for name in symbols if re.fullmatch(pattern, name)]
             for kind, pattern in {"run": r"n\d+_run", "none": f"main|fill|{HOOK}"}.items()
         }
+        self._ranges["assembly"] = [symbols[name] for name in symbols if name in assembled]
 
     def _kind(self, address: int) -> str:
         for kind, ranges in self._ranges.items():
@@ -205,7 +219,7 @@ class _Reader:
 
     def stretch(self, blocks: Sequence[tuple[int, int, int, int]], reads: int) -> tuple[Executed, Executed]:
         """(the layer's, those of `<name>_run`)."""
-        found = {"run": Executed(), "none": Executed(), "layer": Executed()}
+        found = {"run": Executed(), "none": Executed(), "layer": Executed(), "assembly": Executed()}
         behind = self._loads_at_ends(blocks)
         for first, last, times, taken in blocks:
             into = found[self._kind(first)]
@@ -224,7 +238,9 @@ class _Reader:
             jumps = sum(counts.get(kind, 0) for kind in ("branch", "call", "jump"))
             into.waits += times * (sum(instruction.size for instruction in block) / 4 + jumps)
         found["layer"].waits += reads
-        return found["layer"], found["run"]
+        layer = _added([found["layer"], found["assembly"]])
+        layer.assembly = found["assembly"]
+        return layer, found["run"]
 
     def _loads_at_ends(self, blocks: Sequence[tuple[int, int, int, int]]) -> dict[int, tuple[Instruction, int]]:
         """Loads that end a block, and how often, by the address behind: QEMU cuts blocks where a page ends."""

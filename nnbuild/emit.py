@@ -15,7 +15,6 @@ import numpy as np
 from nnbuild import __version__, cnames, cost, fixedpoint, model_report, static_cost
 from nnbuild.contract import Assembly, Source
 from nnbuild.errors import ConfigError
-from nnbuild.instruction_timings import CORES
 from nnbuild.memory import Plan, initial_state, plan
 from nnbuild.network import Array, Network, Port, Tensor
 from nnbuild.optimize import Aim, Selection, optimize
@@ -325,16 +324,16 @@ def _assembled(instances: Sequence[_Instance]) -> dict[str, tuple[str, Assembly]
 
 
 def _executed(steps: Sequence[_Step], assembly: Assembly, cpu: str) -> list[str]:
-    """For each layer that calls the function: how often in one inference, and the cycles of that."""
+    """For each layer that calls the function: how often in one inference, and what that takes."""
     lines = []
     for step in steps:
         for own in step.source.assembly:
             found = assembly_range(own, cpu) if _made_from(own) == _made_from(assembly) else None
             if found is not None:
-                unit = "cycles" if cpu in CORES else "instructions"
                 most = "" if found.least == found.most else f" to {found.most:,}"
                 calls = f"{own.runs['call']:,} call{'s' if own.runs['call'] > 1 else ''} in one inference"
-                lines.append(f"{step.choice.layer.name}: {calls}, {found.least:,}{most} {unit} on {cpu}")
+                amount = f"{found.least:,}{most} {static_cost.unit(cpu)}"
+                lines.append(f"{step.choice.layer.name}: {calls}, {amount} on {cpu}")
     return lines
 
 

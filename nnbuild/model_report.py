@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from nnbuild import __version__, cost
+from nnbuild import __version__, cost, static_cost
 from nnbuild.contract import Kernel, Source
 from nnbuild.memory import Plan
 from nnbuild.network import Network, Port
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Step:
     """One layer as the generated code has it: its kernel, what that contributes, the C function that it calls.
 
-    `assembly` are the cycles of its functions in assembly, None where it has none.
+    `assembly` are the cycles, or instructions, of its functions in assembly, None where it has none.
     """
 
     choice: Choice
@@ -108,7 +108,7 @@ def _layer(name: str, index: int, step: Step, planned: Plan, target: Target) -> 
         "scratch_bytes": choice.kernel.scratch(view, target),
         "live_bytes": planned.live[index],
         "cost": _cost(choice, target),
-        "assembly": asdict(step.assembly) if step.assembly else None,
+        "assembly": {**asdict(step.assembly), "unit": static_cost.unit(target.cpu)} if step.assembly else None,
         "alternatives": {
             kernel.name: _cost(replace(choice, kernel=kernel), target) for kernel in _others(choice, target)
         },

@@ -11,7 +11,6 @@ import jinja2
 
 from nnbuild import cnames, static_cost
 from nnbuild.contract import Assembly
-from nnbuild.instruction_timings import CORES
 from nnbuild.kernels import armv6m
 from nnbuild.kernels.exact_requantize import Form
 from nnbuild.target import Target
@@ -53,10 +52,9 @@ def assembly_range(assembly: Assembly, cpu: str) -> static_cost.Range | None:
     """Cycles that the function takes in one inference of the layer; instructions where the core has no timings."""
     if not assembly.runs:
         return None
-    text = assembly_text(assembly)
+    text, known = assembly_text(assembly), static_cost.unit(cpu) == "cycles"
     found = []
     for runs in (assembly.runs, assembly.unaligned or assembly.runs):
-        known = cpu in CORES
         found.append(static_cost.cycles(text, "f", cpu, runs) if known else static_cost.instructions(text, "f", runs))
     return static_cost.Range(min(each.least for each in found), max(each.most for each in found))
 

@@ -3,7 +3,9 @@
 Implicit path enumeration (Li and Malik, DAC 1995): the paths between two labels whose number of runs is known have a
 least and a most cost; how often each is taken follows from those numbers, with what is left open, such as a clamp,
 taken as it costs least, or most. Every loop must pass such a label. Cycles are those of
-`nnbuild.instruction_timings`, with memory that never waits; nothing is fitted and nothing is run.
+`nnbuild.instruction_timings`, with memory that never waits; nothing is fitted and nothing is run. Where they are
+instructions, what is predicated or skipped counts, and each LE and LETP, as in QEMU; a core may do without the latter.
+Words that lie at no multiple of four, which take a Cortex-M3 and M4 longer, count as if they did.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nnbuild.errors import InternalError
 from nnbuild.instruction_timings import CORES, CYCLES, Instruction
@@ -21,6 +23,11 @@ CALL = "call"
 
 _LABEL = re.compile(r"\s*([.\w]+):\s*")
 _TARGET = re.compile(r"([.\w]+)$")
+_IT = re.compile(r"it[te]{0,3}")
+_LOOPS = ("le", "letp", "wls", "wlstp")
+"""Low-overhead loops: what jumps back while there is more, and what jumps behind the loop where there is nothing."""
+_ENTRY = re.compile(r"\.2?byte\s+\(([.\w]+) - [.\w]+\) / 2$")
+_BY_TABLE = ("tbb", "tbh")
 _ENDS = "end"
 
 Costs = dict[str, float]
@@ -37,22 +44,33 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """One instruction, the labels in front of it, and the name of the one that it may jump to."""
+    """One instruction, the labels in front of it, and the name of the one that it may jump to.
+
+    `maybe`: an IT block skips it where its condition fails; the mnemonic is without that. `table` names the labels that
+    TBB and TBH may lead to.
+    """
 
     instruction: Instruction
     labels: tuple[str, ...]
     target: str
+    maybe: bool = False
+    table: tuple[str, ...] = ()
 
     @property
     def leaves(self) -> bool:
-        """Whether it ends the function."""
+        """Whether it ends the function, if it is executed."""
         one = self.instruction
         return one.mnemonic == "bx" or (one.mnemonic in ("pop", "ldmia") and "pc" in one.operands)
 
     @property
     def conditional(self) -> bool:
         """Whether it may jump or not."""
-        return bool(self.target) and self.instruction.mnemonic != "b"
+        return bool(self.target) and (self.maybe or self.instruction.mnemonic != "b")
+
+    @property
+    def stays(self) -> bool:
+        """Whether the instruction behind it can be the next one."""
+        return self.maybe or not (self.leaves or self.table or (self.target and not self.conditional))
 
 
 def cycles(text: str, symbol: str, core: str, runs: Mapping[str, int]) -> Range:
@@ -66,7 +84,12 @@ def cycles(text: str, symbol: str, core: str, runs: Mapping[str, int]) -> Range:
 
 def instructions(text: str, symbol: str, runs: Mapping[str, int]) -> Range:
     """The same in instructions, for cores whose timings are not known."""
-    return _range(text, symbol, runs, lambda line, previous, taken: (1, 1))
+    return _range(text, symbol, runs, lambda line, after, taken: (1, 1))
+
+
+def unit(cpu: str) -> str:
+    """What is told for a core: `cycles`, or `instructions` where its timings are not known."""
+    return "cycles" if cpu in CORES else "instructions"
 
 
 def total(ranges: Sequence[Range | None]) -> Range | None:
@@ -78,6 +101,7 @@ def total(ranges: Sequence[Range | None]) -> Range | None:
 
 
 _Cost = Callable[[_Line, _Line | None, bool], tuple[float, float]]
+"""The least and the most of an instruction, by what stands behind it, and whether it jumps."""
 
 
 def _range(text: str, symbol: str, runs: Mapping[str, int], cost: _Cost) -> Range:
@@ -91,21 +115,24 @@ def _lines(text: str, symbol: str) -> tuple[_Line, ...]:
     """The instructions of the function; directives and comments are none."""
     found: list[_Line] = []
     labels: list[str] = []
-    inside = False
+    inside, maybe = False, 0
     for raw in text.splitlines():
         line = raw.partition("@")[0].strip()
         while (match := _LABEL.match(line)) is not None:
             inside = inside or match[1] == symbol
             labels.append(match[1])
             line = line[match.end() :]
+        if found and (entry := _ENTRY.match(line)) and found[-1].instruction.mnemonic in _BY_TABLE:
+            found[-1] = replace(found[-1], table=(*found[-1].table, entry[1]))
         if not line or line.startswith(".") or not inside:
             continue
-        mnemonic, _, operands = (part.strip() for part in line.partition(" "))
-        instruction = Instruction(mnemonic.removesuffix(".w").removesuffix(".n"), operands, 2)
-        jumps = instruction.kind == "branch" or mnemonic.startswith(("le", "wls"))
+        name, _, operands = (part.strip() for part in line.partition(" "))
+        mnemonic = name.partition(".")[0]
+        instruction = Instruction(mnemonic[:-2] if maybe else mnemonic, operands, 2)
+        jumps = instruction.kind == "branch" or mnemonic in _LOOPS
         target = _TARGET.search(operands)
-        found.append(_Line(instruction, tuple(labels), target[1] if jumps and target else ""))
-        labels = []
+        found.append(_Line(instruction, tuple(labels), target[1] if jumps and target else "", maybe > 0))
+        labels, maybe = [], len(mnemonic) - 1 if _IT.fullmatch(mnemonic) else max(maybe - 1, 0)
     if not found:
         raise InternalError(f"no function {symbol}")
     return tuple(found)
@@ -113,32 +140,38 @@ def _lines(text: str, symbol: str) -> tuple[_Line, ...]:
 
 def _paths(lines: Sequence[_Line], prefix: str, counted: set[str], cost: _Cost) -> dict[str, tuple[Costs, Costs]]:
     """From the call and from each counted label, the least and the most cost to each that can come next, or the end."""
-    at = [(index, label.removeprefix(prefix)) for index, line in enumerate(lines) for label in line.labels]
-    stops = {index: name for index, name in at if name in counted}
+    at = [(index, label) for index, line in enumerate(lines) for label in line.labels if label.startswith(prefix)]
+    stops = {index: name for index, label in at if (name := label.removeprefix(prefix)) in counted}
     if missing := counted - set(stops.values()):
         raise InternalError(f"no label {', '.join(sorted(missing))}")
     ways: list[tuple[Costs, Costs]] = [({}, {})] * len(lines)
     for index in range(len(lines) - 1, -1, -1):
         line = lines[index]
-        before = lines[index - 1] if index and not _jumps_always(lines[index - 1]) else None
-        followers = [] if line.leaves or _jumps_always(line) else [(index + 1, False)]
-        followers += [(_place(lines, index, line.target), True)] if line.target else []
+        after = lines[index + 1] if index + 1 < len(lines) else None
+        followers = [(index + 1, False)] if line.stays else []
+        followers += [(_place(lines, index, target), True) for target in _targets(line)]
+        ends = [(cost(line, after, True), ({_ENDS: 0.0}, {_ENDS: 0.0}))] if line.leaves else []
         ways[index] = _joined(
-            [(cost(line, before, taken), _onward(ways, stops, index, to)) for to, taken in followers]
-            or [(cost(line, before, True), ({_ENDS: 0.0}, {_ENDS: 0.0}))]
+            [(cost(line, after, taken), _onward(ways, stops, index, to)) for to, taken in followers] + ends
         )
     return {CALL: _onward(ways, stops, -1, 0), **{name: ways[index] for index, name in stops.items()}}
 
 
-def _jumps_always(line: _Line) -> bool:
-    return bool(line.target) and not line.conditional
+def _targets(line: _Line) -> tuple[str, ...]:
+    """The labels that it may jump to."""
+    if line.instruction.mnemonic in _BY_TABLE and not line.table:
+        raise InternalError("a jump by a table that does not follow it")
+    return line.table or ((line.target,) if line.target else ())
 
 
 def _place(lines: Sequence[_Line], index: int, target: str) -> int:
     """Where the label is; of a number, the next or the last one."""
     number = re.fullmatch(r"(\d+)([bf])", target)
     if number is None:
-        return next(place for place, line in enumerate(lines) if target in line.labels)
+        found = next((place for place, line in enumerate(lines) if target in line.labels), None)
+        if found is None:
+            raise InternalError(f"no label {target} to jump to")
+        return found
     ahead = number[2] == "f"
     places = range(index + 1, len(lines)) if ahead else range(index, -1, -1)
     return next(place for place in places if number[1] in lines[place].labels)
@@ -163,8 +196,17 @@ def _joined(branches: Sequence[tuple[tuple[float, float], tuple[Costs, Costs]]])
     return least, most
 
 
-def _cycles(column: int, line: _Line, previous: _Line | None, taken: bool) -> tuple[float, float]:
-    """Least and most: a load behind a load is quicker, unless it was jumped to."""
+def _cycles(column: int, line: _Line, after: _Line | None, taken: bool) -> tuple[float, float]:
+    """Least and most; what an IT block skips takes as long as what does nothing."""
+    low, high = _executed(column, line, after, taken)
+    if taken or not line.maybe:
+        return low, high
+    skipped = CYCLES["plain"][column]
+    return min(low, skipped), skipped if line.target or line.leaves else max(high, skipped)
+
+
+def _executed(column: int, line: _Line, after: _Line | None, taken: bool) -> tuple[float, float]:
+    """Least and most, with what a load saves the load behind it: that is quicker, unless it is jumped to or skipped."""
     one = line.instruction
     kind = one.kind
     if kind == "branch" and line.conditional and not taken:
@@ -173,10 +215,9 @@ def _cycles(column: int, line: _Line, previous: _Line | None, taken: bool) -> tu
     if kind == "several":
         value += one.registers * CYCLES["registers"][column]
         value += CYCLES["jump"][column] if "pc" in one.operands else 0
-    before = previous.instruction if previous is not None and previous.instruction.kind == "load" else None
-    if kind == "load" and before is not None and one.follows(before):
-        quick = CYCLES["next_load"][column]
-        return quick, value if line.labels else quick
+    if kind == "load" and after is not None and after.instruction.kind == "load" and after.instruction.follows(one):
+        saving = CYCLES["load"][column] - CYCLES["next_load"][column]
+        return value - saving, value if after.maybe else value - saving
     return value, value
 
 

@@ -27,7 +27,7 @@ from nnbuild.target import TARGETS, Target
 from . import programs, qemu
 
 M55 = TARGETS["cortex-m55"]
-OPERATORS = ("fully_connected", "conv2d", "depthwise_conv2d")
+OPERATORS = ("fully_connected", "conv2d", "depthwise_conv2d", "add")
 CASES = [case for operator in OPERATORS for case in BY_NAME[operator].cases()]
 
 
@@ -149,7 +149,10 @@ def test_without_a_form_the_layer_is_c() -> None:
     for group, shape in ((1, (4, 4, 1, 1)), (4, (4, 1, 1, 1))):
         case = singles.weighted("c", "Conv", (1, 4, 2, 2), shape, 0, *upscaling, {"group": group})
         assert "all of its kernels are C" in emit(case.network, EmitOptions("m", M55))["m_kernels.S"]
-    assert "vmladava" in emit(convolution().network, EmitOptions("m", M55))["m_kernels.S"]
+    text = emit(convolution().network, EmitOptions("m", M55))["m_kernels.S"]
+    assert "vmladava" in text
+    assert "l01_conv2d: 8 calls in one inference, " in text
+    assert " instructions on cortex-m55\n" in text
 
 
 def test_pairs_of_weights_that_leave_16_bits() -> None:
@@ -177,6 +180,21 @@ def sweep() -> Iterator[Case]:
         yield singles.weighted(f"conv_{number}", "Conv", (1, weights[1], 4, 5), weights, 0, **rest)
         rest["attributes"] = {**rest["attributes"], "group": number}
         yield singles.weighted(f"depthwise_{number}", "Conv", (1, number, 4, 5), (number, 1, 3, 3), 0, **rest)
+        sizes = [(1, number), (1, number)]
+        yield singles.several(f"add_{number}", "Add", sizes, [quant, QuantParams(0.03 + number / 999, 7)], out)
+    yield from wholly_outside()
+
+
+def wholly_outside() -> Iterator[Case]:
+    """Windows that see nothing of the input, at every side and corner, and a row of them."""
+    rest: dict[str, Any] = {"quant": QuantParams(0.05, -20), "output": QuantParams(0.2, 3)}
+    for dilations in ([1, 1], [2, 1], [1, 2]):
+        own: dict[str, Any] = {"pads": [6, 6, 6, 6], "dilations": dilations}
+        yield singles.weighted("outside", "Conv", (1, 8, 2, 3), (8, 8, 3, 3), 0, attributes=own, **rest)
+        own["group"] = 8
+        yield singles.weighted("outside", "Conv", (1, 8, 2, 3), (8, 1, 3, 3), 0, attributes=own, **rest)
+    own = {"pads": [4, 4, 4, 0], "strides": [4, 4], "group": 8}
+    yield singles.weighted("outside", "Conv", (1, 8, 1, 1), (8, 1, 3, 3), 0, attributes=own, **rest)
 
 
 def few(case: Case) -> Case:
@@ -232,6 +250,13 @@ MUTANTS = [
     ("depthwise_conv2d", "vctp.16 r6", "vctp.8  r6"),
     ("depthwise_conv2d", "vqmovnt", "vqmovnb"),
     ("depthwise_conv2d", "vmin.s16", "vmax.s16"),
+    ("add", "wlstp.32", "wlstp.16"),
+    ("add", "vmlas.s32 q0, q2, r6", "vmul.i32 q0, q0, q2"),
+    ("add", "vmla.s32 q0, q1, r5", "vmla.s32 q0, q1, r4"),
+    ("add", "vrshl", "vshl"),
+    ("add", "vshr.s32 q1, q0, #31", "vmov.i32 q1, #0"),
+    ("add", "vadd.i32 q0, q0, r3", "nop"),
+    ("add", "vmax.s32", "vmin.s32"),
 ]
 
 

@@ -19,6 +19,7 @@ from nnbuild.emit import EmitOptions, emit
 from nnbuild.kernels import smlad, smlad_depthwise, smlad_strips
 from nnbuild.kernels.exact_requantize import Channels
 from nnbuild.kernels.smlad_requantize import RAISED, Requantization, line, requantization
+from nnbuild.kernels.smlad_strips import Lines
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import singles
 from nnbuild.ops.spatial import Window
@@ -58,8 +59,8 @@ def test_pairs_that_are_no_halfword() -> None:
 
 def test_order_of_depthwise_weights() -> None:
     """Pairs of channels (0, 2) and (1, 3); the last four overlap the ones before."""
-    weights = np.array([[1, -2, 3, 4, 5, 6]], np.int8)
-    assert smlad_depthwise.words(weights).tolist() == [3 << 16 | 1, 4 << 16 | 0xFFFE, 5 << 16 | 3, 6 << 16 | 4]
+    weights = np.array([[1, -2, 3, 4, 5, 6]], np.int8)[:, smlad_depthwise._order(6)]
+    assert smlad_depthwise.words(weights).tolist() == [[3 << 16 | 1, 4 << 16 | 0xFFFE], [5 << 16 | 3, 6 << 16 | 4]]
 
 
 def view(weights: Array, bias: Array, multiplier: Array, shift: Array, zero: int, low: int) -> LayerView:
@@ -191,8 +192,9 @@ def test_weights_of_four_channels_are_the_bytes_of_a_word() -> None:
     weights = np.array([[[1, 2]], [[-1, -2]], [[3, 4]], [[-128, 127]], [[5, 6]]], np.int8)
     words = smlad.bytes_of_four(weights).astype(np.int64) & 0xFFFFFFFF
     assert words.tolist() == [0x8003FF01, 0x7F04FE02, 5, 6]
-    by_tap = np.array([[1, 2, 3, 4, 5, 6]], np.int8)
-    assert smlad_depthwise.bytes_of_four(by_tap).tolist() == [1, 2, 3, 4, 3, 4, 5, 6]
+    by_tap = np.array([[1, 2, 3, -4], [5, 6, 7, 8]], np.int8)
+    found = smlad_depthwise.bytes_of_four(by_tap).astype(np.int64) & 0xFFFFFFFF
+    assert found.tolist() == [[0xFC030201, 0x08070605]]
 
 
 def place_of(case: Case) -> Window:
@@ -240,10 +242,26 @@ def test_strips_are_for_windows_that_share_columns() -> None:
 
 def test_depthwise_outputs_are_paired_along_the_longer_axis() -> None:
     place = place_of(convolution())
-    tall = replace(place, output=(4, 1), stride=(1, 1))
-    assert smlad_depthwise.rows(tall).vertical
-    assert smlad_depthwise.rows(replace(tall, output=(1, 1))).second == 0
-    assert not smlad_depthwise.rows(replace(tall, output=(1, 4))).vertical
+    tall = replace(place, output=(4, 1), stride=(2, 1))
+    assert smlad_depthwise.lines(tall) == Lines(5, 3, beside=False)
+    assert smlad_depthwise.lines(replace(tall, output=(3, 3))) == Lines(5, 5, beside=False)
+    # An odd number of outputs has one more beside it.
+    assert smlad_depthwise.lines(replace(tall, output=(1, 3))) == Lines(3, 6, beside=True)
+    assert smlad_depthwise.lines(replace(tall, output=(3, 4))) == Lines(3, 6, beside=True)
+
+
+def test_layers_of_all_sizes_share_a_function() -> None:
+    """Depthwise layers whose windows, strides and kinds of requantization are alike."""
+    for cpu in ("cortex-m4", "cortex-m3"):
+        made = set()
+        for number, (channels, height, width) in enumerate([(4, 6, 5), (6, 8, 8), (33, 3, 3), (96, 2, 9)]):
+            attributes = {"pads": [1, 1, 1, 1], "strides": [2, 2], "group": channels}
+            shape = (1, channels, 2 * height, 2 * width)
+            output = QuantParams(0.2, -128)
+            case = singles.weighted(f"c{number}", "Conv", shape, (channels, 1, 3, 3), 0, INPUT, output, attributes)
+            for choice in select(case.network, TARGETS[cpu]):
+                made |= {repr(own) for own in choice.kernel.render(choice.view, TARGETS[cpu]).assembly}
+        assert len(made) == 1
 
 
 @pytest.mark.parametrize("where", ["m4", "m3", "here"])
@@ -295,6 +313,11 @@ def test_windows_of_every_kind(where: str, zero: int, tmp_path: Path) -> None:
         ((1, 9, 2, 2), (9, 1, 3, 3), {"pads": [1, 1, 1, 1], "group": 9}),
         ((1, 4, 6, 8), (4, 1, 3, 5), {"pads": [0, 2, 0, 1], "group": 4}),
         ((1, 7, 5, 9), (7, 1, 3, 2), {"pads": [2, 0, 2, 2], "dilations": [1, 3], "group": 7}),
+        ((1, 6, 9, 7), (6, 1, 3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 2], "group": 6}),
+        ((1, 9, 5, 12), (9, 1, 3, 3), {"pads": [0, 1, 1, 1], "strides": [2, 2], "group": 9}),
+        ((1, 5, 1, 8), (5, 1, 1, 3), {"pads": [0, 2, 0, 1], "dilations": [1, 2], "group": 5}),
+        ((1, 4, 7, 1), (4, 1, 4, 1), {"strides": [3, 1], "group": 4}),
+        ((1, 11, 3, 4), (11, 1, 2, 2), {"pads": [2, 2, 0, 1], "strides": [1, 3], "dilations": [2, 2], "group": 11}),
     ]
     cases = []
     for number, (shape, weights, attributes) in enumerate(table):
@@ -302,3 +325,38 @@ def test_windows_of_every_kind(where: str, zero: int, tmp_path: Path) -> None:
         case = singles.weighted(f"c{number}", "Conv", shape, weights, 0, INPUT, output, attributes, clamp)
         cases.append(case)
     run(cases, where, tmp_path)
+
+
+DEPTHWISE_MUTANTS = [
+    ("addcs   r12, r12, #20", "addcs   r12, r12, #24"),
+    ("addcs   r0, r0, r7", "addcs   r0, r0, r6"),
+    ("movne   r7, r4", "movne   r7, r6"),
+    ("add     r0, r0, r7, lsl #1", "add     r0, r0, r7"),
+    ("adds    r3, r3, #4", "adds    r3, r3, #0"),
+    ("add     r8, r8, #40", "add     r8, r8, #20"),
+    ("adds    r6, r6, #4", "adds    r6, r6, #1"),
+    ("moveq   r11, #0", "moveq   r11, r11"),
+    ("add     r10, r10, r12, lsl #1", "add     r10, r10, r12"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), DEPTHWISE_MUTANTS)
+def test_mutants_of_depthwise_assembly_are_caught(old: str, new: str, tmp_path: Path) -> None:
+    """Two lines at a time, and one with an odd number of outputs; lines beside the input, six channels."""
+    qemu.need()
+    core, cases = qemu.CORES["m4"], []
+    for number, shape in enumerate([(1, 6, 8, 7), (1, 6, 1, 9)]):
+        rows = min(shape[2], 3)
+        attributes = {"pads": [rows // 2, 1, rows // 2, 1], "strides": [2, 2], "group": 6}
+        cases.append(
+            singles.weighted(f"c{number}", "Conv", shape, (6, 1, rows, 3), 0, INPUT, QuantParams(0.2, 9), attributes)
+        )
+    sources = programs.units(tmp_path, programs.write(tmp_path, cases, core.target, backend="direct"))
+    found = 0
+    for kernels in tmp_path.glob("*_kernels.S"):
+        text = kernels.read_text()
+        found += text.count(old)
+        kernels.write_text(text.replace(old, new))
+    assert found
+    status, _ = qemu.run(qemu.link(tmp_path, sources, core), core)
+    assert status != 0

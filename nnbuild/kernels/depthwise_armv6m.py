@@ -3,7 +3,9 @@
 3x3 with stride 1 and padding 1, or with stride 2, takes one channel and one column of the map at a time: each row of
 three inputs is read once and added to the outputs that it belongs to, whose sums stay in registers, as do most of the
 weights. There is no patch: at the left and right border the window lies inside and its weights are shifted, with a zero
-in the column that is missing; missing inputs are the zero point, so they are constants in the sums.
+in the column that is missing; missing inputs are the zero point, so they are constants in the sums. One call computes a
+layer. Its sizes are arguments, so that layers of one stride and one kind of border share the function; offsets in
+registers are no slower than those in the code.
 
 All other windows without dilation are computed one by one, all channels of each, where C finds or gathers them.
 """
@@ -14,14 +16,17 @@ from dataclasses import replace
 from typing import Any
 
 from nnbuild.contract import Assembly, LayerView, Source
-from nnbuild.kernels.armv6m import channel, constant, requantization
+from nnbuild.kernels.armv6m import channel, requantization
 from nnbuild.ops.spatial import Window
 from nnbuild.target import Target
 
-COLUMNS = ("const int8_t *input", "int8_t *output", "const int32_t *column", "int32_t count")
+COLUMNS = (
+    *("const int8_t *input", "int8_t *output", "const int8_t *weights", "const int32_t *scaling", "int32_t channels"),
+    *("int32_t row", "int32_t rows", "int32_t inner", "int32_t zero", "const int32_t *end"),
+)
 WINDOW = (
     *("const int8_t *window", "int8_t *output", "const int8_t *weights", "const int32_t *scaling"),
-    *("int32_t row", "const int32_t *end"),
+    *("int32_t step", "const int32_t *end"),
 )
 TAPS = 64
 """The largest window: all its inputs are written one after the other."""
@@ -55,54 +60,88 @@ def render(view: LayerView, target: Target) -> Source:
     line, place = source.values["line"], view.params.window
     if line is None:
         return source
-    _, width, channels = place.input
-    values = {"line": line, "low": view.params.activation_min, "channels": channels}
+    values = {"line": line, "low": view.params.activation_min}
     if by_columns(place):
-        values |= {"height": place.output[0], "width": width, "output_width": place.output[1]}
-        values |= {"stride": place.stride[0], "top": place.pad[0], "bottom": max(place.beyond(0), 0)}
-        return replace(source, assembly=(_columns(values),))
+        values |= {"stride": place.stride[0], **_borders(place)}
+        own = replace(_columns(values), runs=_runs(place))
+        return replace(source, values={**source.values, "by_columns": _sizes(place)}, assembly=(own,))
     values |= {"rows": place.kernel[0], "columns": place.kernel[1]}
     pixels = place.pixels
-    return replace(source, assembly=(replace(_window(values), runs={"call": pixels, "channel": pixels * channels}),))
+    runs = {"call": pixels, "channel": pixels * place.input[2]}
+    return replace(source, assembly=(replace(_window(values), runs=runs),))
+
+
+def _borders(place: Window) -> dict[str, bool]:
+    """Where windows by columns reach over the map, by one pixel."""
+    top, left = (pad > 0 for pad in place.pad)
+    bottom, right = (place.beyond(axis) > 0 for axis in (0, 1))
+    return {"top": top, "bottom": bottom, "left": left, "right": right}
+
+
+def _sizes(place: Window) -> dict[str, int]:
+    """Of the rows that windows of a column lie in, in bytes, and how many columns lie in the map."""
+    borders = _borders(place)
+    rows = (place.output[0] - 1) * place.stride[0] + 3 - borders["top"] - borders["bottom"]
+    inner = place.output[1] - borders["left"] - borders["right"]
+    return {"rows": rows * place.input[1] * place.input[2], "inner": inner}
 
 
 def _columns(values: dict[str, Any]) -> Assembly:
-    line, channels, width = values["line"], values["channels"], values["width"]
-    inputs, below = sum(1 + _load(column * channels) for column in range(3)), 1 + _load(width * channels)
-    words = 2 * line.bounded + (4 if line.wide else 2) + line.two_sided
-    output = requantization(line, values["low"]) + words + (3 if values["stride"] == 1 else 1)
-    ends = 34 + _load(channels)
-    if values["stride"] == 1:
-        first = 3 + 2 * _load(width * channels) + _load(values["height"] - 1) + 2 + (inputs + 18) + 4
-        rows = first + 3 * (1 + inputs + 27 + output + 2) + 1 + 5 + output
+    """Each part is as long as its fixed instructions and its rows of three inputs and products."""
+    line, bottom = values["line"], values["bottom"]
+    border, single = values["left"] or values["right"], values["stride"] == 1
+    words = 2 + 2 * line.bounded + line.two_sided
+    output = requantization(line, values["low"]) + words + 2 * line.wide + (3 if single else 1)
+    around = 27 + 3 * single + (7 + values["right"] + 3 * single if border else 0)
+    channel = 45 + 2 * words + (6 if single else 8)
+    group = 50 + 2 * line.bounded + 3 * border + 3 * (values["left"] and not single)
+    inputs, products = 5, 9
+    if single:
+        column = 18 + inputs + 2 * products
+        rows = 3 * (3 + inputs + 3 * products + output) + 2 + 2 + output
     else:
-        bottom = values["bottom"]
-        first = 1 if values["top"] else 1 + inputs + 9 + below
-        rows = _load(values["height"] - bottom) + first + (inputs + 9) + below + 2 + bottom + (inputs + 18) + below
-        rows += 8 + output + _load(values["output_width"] * channels) + 2 + (3 + output if bottom else 3)
-    return Assembly("depthwise_armv6m.S.j2", "columns", "void", COLUMNS, values, ends + rows)
+        column = 17 + (1 if values["top"] else 2 + inputs + products)
+        rows = 6 + 2 * inputs + 3 * products + output + (5 + output if bottom else 3)
+    instructions = around + channel + group + column + rows
+    parameters = COLUMNS if single else (*COLUMNS, "int32_t output_row")
+    return Assembly("depthwise_armv6m.S.j2", "columns", "void", parameters, values, instructions)
+
+
+def _runs(place: Window) -> dict[str, int]:
+    """Groups of columns have the same window. A pass of stride 1 makes three outputs of a column."""
+    (height, width), channels, borders = place.output, place.input[2], _borders(place)
+    groups = channels * (1 + borders["left"] + borders["right"])
+    runs = {"call": 1, "channel": channels, "group": groups, "column": channels * width}
+    if place.stride == (2, 2):
+        bottom = {"last": runs["column"]} if borders["bottom"] else {}
+        return {**runs, "row": runs["column"] * height, **bottom}
+    passes, left = divmod(height - 1, 3)
+    own = {"row": passes + (left > 0), "first": left == 1, "second": left == 2, "last": 1}
+    return {**runs, **{name: runs["column"] * times for name, times in own.items()}}
 
 
 def _window(values: dict[str, Any]) -> Assembly:
-    rows, columns, channels = values["rows"], values["columns"], values["channels"]
-    row = 6 + sum(5 + _load(column * channels) for column in range(1, columns))
-    instructions = 24 + rows * row + rows - 1 + -(-rows * columns // 32) + channel(values["line"], values["low"])
-    return Assembly("depthwise_window_armv6m.S.j2", "window", "void", WINDOW, values, instructions)
-
-
-def _load(value: int) -> int:
-    return len(constant("r3", value))
+    rows, columns = values["rows"], values["columns"]
+    several = columns > 1
+    inputs = rows * (6 * columns - several) + rows - 1 + -(-rows * columns // 32)
+    instructions = 24 + 5 * several + inputs + channel(values["line"], values["low"])
+    parameters = (*WINDOW, "int32_t channels") if several else WINDOW
+    return Assembly("depthwise_window_armv6m.S.j2", "window", "void", parameters, values, instructions)
 
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:
-    """By columns: outputs, columns, and channels, for which C shifts weights. By windows: what C and they do."""
+    """By columns: outputs and what is in `_runs`. By windows: what C and they do. Outputs of both signs take a step."""
     from nnbuild.ops.conv2d import place_trips
 
-    place, outputs = view.params.window, view.output.size
+    params, outputs = view.params, view.output.size
+    place: Window = params.window
+    two_sided = params.activation_min < params.output_zero_point < params.activation_max
+    step = {"two_sided": outputs} if two_sided else {}
     if by_columns(place):
-        channels = place.input[2]
         strided = "strided_" if place.stride == (2, 2) else ""
-        return {f"{strided}output": outputs, "column": place.output[1] * channels, "channel": channels}
+        runs = _runs(place)
+        own = {f"{strided}output": outputs, f"{strided}column": runs["column"]}
+        return {**own, **step, **{name: runs[name] for name in ("group", "channel")}}
     taps = place.kernel[0] * place.kernel[1]
     own = {"window_output": outputs, "tap": outputs * taps, "row": outputs * place.kernel[0]}
-    return {**own, **place_trips(place, place.reaching_outside)}
+    return {**own, **step, **place_trips(place, place.reaching_outside)}

@@ -12,8 +12,9 @@ a time.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -41,6 +42,33 @@ GATHER = (
     *("const int8_t *from", "int8_t *to", "int32_t lead", "int32_t length"),
     *("int32_t gap", "int32_t step", "int32_t rows", "int32_t trail"),
 )
+
+
+class Calls(NamedTuple):
+    """How often a layer calls mve_dot.S.j2, or mve_pair.S.j2 for at most that many windows."""
+
+    times: int
+    windows: int
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one window in the layer."""
+        return self.times * self.windows > 1
+
+    @property
+    def turns(self) -> int:
+        """Pairs of windows."""
+        return self.times * -(-self.windows // 2)
+
+
+class Copied(NamedTuple):
+    """What one call of mve_gather.S.j2 writes, in bytes: `rows` times `length`, `gap` between them, `lead`, `trail`."""
+
+    lead: int
+    length: int
+    gap: int
+    rows: int
+    trail: int
 
 
 def supports(view: LayerView, target: Target) -> str | None:
@@ -93,9 +121,9 @@ def interleaved(weights: Array) -> Array:
 
 
 def _source(
-    template: str, view: LayerView, windows: int, values: dict[str, Any], more: tuple[Assembly, ...]
+    template: str, view: LayerView, calls: Calls, values: dict[str, Any], more: tuple[Assembly, ...]
 ) -> Source | None:
-    """The kernel around the products of `windows` windows; None where requantization has no form."""
+    """The kernel around the products of all windows; None where requantization has no form."""
     weights = view.constants["weights"]
     flat = weights.reshape(len(weights), -1)
     found = scaling(view, flat, range(BLOCK))
@@ -113,20 +141,35 @@ def _source(
         **values,
     }
     data = {"weights": interleaved(flat), "scaling": numbers}
-    own = Assembly("mve_dot.S.j2", "dot", "void", DOT, dot, _dot_length(dot))
-    if windows > 1:
-        own = Assembly("mve_pair.S.j2", "dot", "void", PAIR, dot, _pair_length(dot))
+    blocks = calls.turns * -(-len(flat) // BLOCK)
+    runs = {"call": calls.times, "block": blocks, **({} if dot["flat"] else {"pass": blocks * values["passes"]})}
+    own = Assembly("mve_dot.S.j2", "dot", "void", DOT, dot, _dot_length(dot), runs)
+    if calls.several:
+        own = Assembly("mve_pair.S.j2", "dot", "void", PAIR, dot, _pair_length(dot), {**runs, "pair": calls.turns})
     return Source(template, values, data, assembly=(*more, own))
 
 
 def fully_connected(view: LayerView, target: Target) -> Source:
     """A fully connected layer: its rows are windows, one behind the other."""
-    return _source("mve_fully_connected.c.j2", view, view.params.rows, {}, ()) or horner.fully_connected(view, target)
+    calls = Calls(1, view.params.rows)
+    return _source("mve_fully_connected.c.j2", view, calls, {}, ()) or horner.fully_connected(view, target)
 
 
 def in_place(place: Window) -> bool:
     """Whether each window lies in the input as it is needed."""
     return not place.padded and place.kernel[0] == 1 and 1 in (place.kernel[1], place.dilation[1])
+
+
+def whole(place: Window) -> bool:
+    """Whether all of the input is one row of windows."""
+    return in_place(place) and place.stride == (1, 1) and place.output[1] == place.input[1]
+
+
+def _calls(place: Window) -> Calls:
+    """Of a convolution: for each row of windows, or for each two patches."""
+    if whole(place):
+        return Calls(1, place.pixels)
+    return Calls(*place.output) if in_place(place) else Calls(-(-place.pixels // 2), min(place.pixels, 2))
 
 
 def scratch(view: LayerView, target: Target) -> int:
@@ -142,15 +185,50 @@ def conv2d(view: LayerView, target: Target) -> Source:
 
     place = view.params.window
     zero = view.params.input_zero_point
-    gather = Assembly("mve_gather.S.j2", "gather", "void", GATHER, {"zero_point": zero}, GATHER_LENGTH)
     own = {"w": place, "gathers": gathers(place), "length": place.kernel[1] * place.input[2]}
-    own["in_place"] = in_place(place)
-    found = _source("mve_conv2d.c.j2", view, place.pixels, own, () if own["in_place"] else (gather,))
+    own |= {"in_place": in_place(place), "whole": whole(place)}
+    more = () if own["in_place"] else (gather(zero, _copied(place)),)
+    found = _source("mve_conv2d.c.j2", view, _calls(place), own, more)
     if found is not None:
         return found
     source = horner.conv2d(view, target)
     values = {**source.values, "spare": scratch(view, target) > 0 and not source.values["gathers"]}
     return Source(source.template, values, source.data)
+
+
+def _copied(place: Window) -> Counter[Copied]:
+    """How often mve_conv2d.c.j2 calls mve_gather.S.j2 for what."""
+    channels, length = place.input[2], place.kernel[1] * place.input[2]
+    found: Counter[Copied] = Counter()
+    for (above, rows), down in place.reached(0).items():
+        for (before, columns), across in place.reached(1).items():
+            times, lead, copied = down * across, before * channels, columns * channels
+            inside = rows if columns else 0
+            if place.dilation[1] == 1:
+                gap = length - copied
+                ahead = above * length + lead if inside else 0
+                trail = place.kernel[0] * length - ahead - (inside * length - gap if inside else 0)
+                found[Copied(ahead, copied, gap, inside, trail)] += times
+            else:
+                found[Copied(lead, channels, 0, columns, length - lead - copied)] += times * inside
+                found[Copied(0, channels, 0, 0, length)] += times * (place.kernel[0] - inside)
+    return found
+
+
+def gather(zero_point: int, copied: Mapping[Copied, int]) -> Assembly:
+    """mve_gather.S.j2, called for each of `copied` that many times."""
+    runs: Counter[str] = Counter()
+    for (lead, length, gap, rows, trail), times in copied.items():
+        more = max(rows - 1, 0)
+        own = {"call": 1, "lead": _vectors(lead), "row": rows, "copy": rows * _vectors(length), "next": more}
+        own |= {"between": more if gap else 0, "gap": more * _vectors(gap), "trail": _vectors(trail)}
+        runs.update({name: times * count for name, count in own.items()})
+    values = {"zero_point": zero_point}
+    return Assembly("mve_gather.S.j2", "gather", "void", GATHER, values, GATHER_LENGTH, dict(runs))
+
+
+def _vectors(count: int) -> int:
+    return -(-count // LANES)
 
 
 # How long the functions are, in halfwords; a test compares with what the assembler makes of them.
@@ -172,27 +250,28 @@ def _pair_length(dot: Mapping[str, Any]) -> int:
 def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of mve_dot.S.j2."""
     params = view.params
-    return _trips(params.rows, params.inputs, params.outputs)
+    return _trips(Calls(1, params.rows), params.inputs, params.outputs)
 
 
-def _trips(windows: int, taps: int, channels: int) -> dict[str, int]:
+def _trips(calls: Calls, taps: int, channels: int) -> dict[str, int]:
     """Of mve_dot.S.j2, or with `pair` in front of mve_pair.S.j2, which computes two windows at a time."""
-    kind, turns = ("", 1) if windows == 1 else ("pair_", -(-windows // 2))
-    blocks, full = turns * -(-channels // BLOCK), taps // LANES
+    blocks, full = calls.turns * -(-channels // BLOCK), taps // LANES
     passes = full // unrolled(full, UNROLLED) if full > UNROLLED else 0
-    own = {"block": blocks, "vector": blocks * -(-taps // LANES), "pass": blocks * passes}
-    return {**({"pair": turns} if kind else {}), **{kind + name: count for name, count in own.items()}}
+    own = {"block": blocks, "vector": blocks * _vectors(taps), "pass": blocks * passes}
+    if not calls.several:
+        return own
+    return {"pair": calls.turns, **{f"pair_{name}": count for name, count in own.items()}}
 
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
     """The same, and those of mve_gather.S.j2 and of C around it."""
     place = view.params.window
     rows, length = place.kernel[0], place.kernel[1] * place.input[2]
-    own = _trips(place.pixels, rows * length, view.params.channels)
+    own = _trips(_calls(place), rows * length, view.params.channels)
     if in_place(place):
         return {**own, "line": place.output[0]}
     # A dilated row is copied tap by tap.
     dilated = place.dilation[1] != 1
     calls, pieces, length = (rows, rows * place.kernel[1], place.input[2]) if dilated else (1, rows, length)
-    copied = {"gather": calls, "piece": pieces, "copied": pieces * -(-length // LANES)}
+    copied = {"gather": calls, "piece": pieces, "copied": pieces * _vectors(length)}
     return {**own, "pixel": place.pixels, **{name: place.pixels * count for name, count in copied.items()}}

@@ -120,16 +120,29 @@ def render(view: LayerView, target: Target) -> Source:
     start, steps = walk(place.kernel[0], place.kernel[1], place.dilation[1] * channels)
     window = {"form": form, "start": start, "taps": steps, "rest": channels % BLOCK > 0}
     values = {"p": view.params, "w": place, "form": form, "width": _width(place)}
-    copied = max(min(place.input[1], _width(place) - place.pad[1]), 0) * channels
-    zero = {"zero_point": view.params.input_zero_point}
-    gather = Assembly("mve_gather.S.j2", "gather", "void", mve.GATHER, zero, mve.GATHER_LENGTH)
-    own = Assembly("mve_depthwise.S.j2", "window", "void", WINDOWS, window, _length(window))
+    gather = mve.gather(view.params.input_zero_point, _copied(place))
+    runs = {"call": place.output[0], "window": place.pixels, "block": place.pixels * -(-channels // BLOCK)}
+    own = Assembly("mve_depthwise.S.j2", "window", "void", WINDOWS, window, _length(window), runs)
     return Source(
         "mve_depthwise.c.j2",
-        {**values, "copied": copied},
+        {**values, **_row(place)},
         {"weights": ordered(by_tap), "scaling": numbers},
         assembly=(gather, own) if place.padded else (own,),
     )
+
+
+def _row(place: Window) -> dict[str, int]:
+    """Bytes of a row of the patch: those in front of the input's, and the input's."""
+    width, channels = _width(place), place.input[2]
+    lead = min(place.pad[1], width)
+    return {"lead": lead * channels, "copied": min(place.input[1], width - lead) * channels}
+
+
+def _copied(place: Window) -> dict[mve.Copied, int]:
+    """How often mve_depthwise.c.j2 calls mve_gather.S.j2 for what: rows in the input, and those outside."""
+    inside, (lead, copied), row = place.clipped()[0], _row(place).values(), _width(place) * place.input[2]
+    outside = place.output[0] * place.kernel[0] - inside
+    return {mve.Copied(lead, copied, 0, 1, row - lead - copied): inside, mve.Copied(0, copied, 0, 0, row): outside}
 
 
 def _length(window: Mapping[str, Any]) -> int:
@@ -148,5 +161,5 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
     own |= {"rest_tap": blocks * taps if place.input[2] % BLOCK else 0}
     if not place.padded:
         return own
-    rows = place.output[0] * place.extent(0)
+    rows = place.output[0] * place.kernel[0]
     return {**own, "row": rows, "copied": rows * -(-_width(place) * place.input[2] // mve.LANES)}

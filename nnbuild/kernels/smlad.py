@@ -118,7 +118,7 @@ def bytes_of_four(weights: Array) -> Array:
     return np.ascontiguousarray(whole.transpose(0, 2, 1)).view("<i4").astype(np.int32).ravel()
 
 
-def _blocks(weights: Array, own: Array) -> Array:
+def with_constants(weights: Array, own: Array) -> Array:
     """The words of `weights`, and behind those of four channels `own` (channels, size)."""
     blocks = -(-len(own) // 4)
     if is_placeholder(weights) or is_placeholder(own):
@@ -175,6 +175,11 @@ def _segmented(place: Window) -> bool:
     from nnbuild.ops.conv2d import gathers
 
     return gathers(place) and place.input[2] % 4 == 0
+
+
+def _unrolled(dsp: bool) -> int:
+    """Fours that one pass of the loop of a convolution takes."""
+    return PAIRED if dsp else MLA
 
 
 def _fours(place: Window) -> int:
@@ -243,14 +248,16 @@ def conv2d(view: LayerView, target: Target) -> Source:
     gather = {**core, "short": short}
     parameters = (*PIXELS, *(TOTALS if offset else ()))
     halfwords = _pixels_length(form, target.dsp, offset, flat, short, parts)
-    assembly = [Assembly("smlad_pixels.S.j2", "pixels", "void", parameters, pixels, halfwords)]
+    runs = _pixels_runs(view, 0 if flat else _unrolled(target.dsp))
+    assembly = [Assembly("smlad_pixels.S.j2", "pixels", "void", parameters, pixels, halfwords, runs)]
     if values["border"]:
         halfwords = _gather_length(target.dsp, offset, short)
-        assembly.append(Assembly("smlad_gather.S.j2", "gather", "int32_t", GATHER, gather, halfwords))
+        runs = _gather_runs(place)
+        assembly.append(Assembly("smlad_gather.S.j2", "gather", "int32_t", GATHER, gather, halfwords, runs))
     return Source(
         "smlad_conv2d.c.j2",
         values,
-        {"weights": _blocks(words(by_row, 4, offset) if target.dsp else bytes_of_four(by_row), own)},
+        {"weights": with_constants(words(by_row, 4, offset) if target.dsp else bytes_of_four(by_row), own)},
         assembly=tuple(assembly),
     )
 
@@ -266,12 +273,60 @@ def fully_connected(view: LayerView, target: Target) -> Source:
     scaling = padded(own, channels)
     fours, tail = divmod(params.inputs, 4)
     dot = {"form": form, "unrolled": unrolled(fours, FOURS), "tail": tail, "rest": params.outputs % OUTPUTS}
+    runs = _row_runs(view, dot["unrolled"])
     return Source(
         "smlad_fully_connected.c.j2",
         {"p": params, "form": form, "padded": channels, "block": OUTPUTS},
         {"weights": words(weights.reshape(params.outputs, 1, params.inputs), OUTPUTS), "scaling": scaling},
-        assembly=(Assembly("smlad_row.S.j2", "dot", "void", (*ARRAYS, *ROW), dot, _row_length(form, dot)),),
+        assembly=(Assembly("smlad_row.S.j2", "dot", "void", (*ARRAYS, *ROW), dot, _row_length(form, dot), runs),),
     )
+
+
+# How often their labels are passed in one inference.
+
+
+def _pixels_runs(view: LayerView, unrolled: int) -> dict[str, int]:
+    """Of smlad_pixels.S.j2; `unrolled` fours are in one pass of its loop, 0 where it has none."""
+    place = view.params.window
+    (count, run), fours, length = _runs(place), _fours(place), place.kernel[1] * place.input[2]
+    border = place.pixels - count * run
+    windows, patched = count * -(-run // 2), -(-border // 2)
+    pairs = windows + patched
+    whole, left = divmod(view.params.channels, 4)
+    blocks = pairs * (whole + (left > 0))
+    runs = {"call": (count if run else 0) + patched, "pair": pairs, "alone": count * (run % 2) + border % 2}
+    runs |= {"window": windows, "block": blocks, "whole": pairs * whole, "byte": pairs * left}
+    if not packed(place):
+        runs |= _rows_runs(windows * place.kernel[0], length, "unpack")
+    if unrolled:
+        # The first pass of a block begins in the middle.
+        passes, entry = -(-(fours - 1) // unrolled), (1 - fours) % unrolled
+        runs |= {str(index): blocks * (passes - (index < entry)) for index in range(unrolled)}
+    return runs
+
+
+def _gather_runs(place: Window) -> dict[str, int]:
+    """Of smlad_gather.S.j2: C calls it for a pixel, for a window as one row, or for its rows."""
+    count, run = _runs(place)
+    calls, rows, length = place.pixels - count * run, place.kernel[0], place.kernel[1] * place.input[2]
+    if _segmented(place):
+        calls, rows, length = calls * rows * place.kernel[1], 1, place.input[2]
+    elif packed(place):
+        rows, length = 1, 4 * _fours(place)
+    return {"call": calls, **_rows_runs(calls * rows, length, "four")}
+
+
+def _rows_runs(rows: int, length: int, rest: str) -> dict[str, int]:
+    """Of rows of `length` bytes; `rest` is the label of the loop over fours but the first, where there is one."""
+    return {"row": rows} if length < 4 else {"row": rows, rest: rows * ((length - 1) // 4)}
+
+
+def _row_runs(view: LayerView, unrolled: int) -> dict[str, int]:
+    """Of smlad_row.S.j2; `unrolled` fours are in one pass of its loop, 0 where it has none."""
+    calls, fours = view.params.rows, view.params.inputs // 4
+    blocks = calls * -(-view.params.outputs // OUTPUTS)
+    runs = {"call": calls, "block": blocks}
+    return {**runs, "sum": calls * fours, "pass": blocks * fours // unrolled} if unrolled else runs
 
 
 # How long the functions are, in halfwords; a test compares with what assemblers make of them.
@@ -308,9 +363,7 @@ def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
     pairs = inner + -(-border // 2)
     blocks = pairs * -(-view.params.channels // 4)
     own = {"pair": pairs, "block": blocks, "four": blocks * fours, "run": runs}
-    own |= {
-        "pass": blocks * -(-(fours - 1) // (PAIRED if target.dsp else MLA)) if fours > FLAT and not packed(place) else 0
-    }
+    own |= {"pass": blocks * -(-(fours - 1) // _unrolled(target.dsp)) if fours > FLAT and not packed(place) else 0}
     own |= {"row": inner * rows, "unpacked": inner * fours}
     if not border:
         return own

@@ -1,93 +1,93 @@
-"""Depthwise convolutions in assembly for cores with the DSP extension and without MVE; see smlad_strips.py too.
+"""Depthwise convolutions in assembly, for cores with the DSP extension and without MVE, and for ARMv7-M without DSP.
 
-Four channels of a pixel are one load; SXTB16 makes the pairs (0, 2) and (1, 3) of them, weights lie in that order as
-16-bit numbers, and SMLABB and SMLATT multiply the halves. Two outputs are computed together and share each load of
-weights: one below the other, or side by side. Where windows reach over a border, C copies the rows under them into a
-patch with the zero point around them, so that assembly sees no border. Where the number of channels is no multiple of
-four, the last four overlap the ones before, so that nothing is read or written beside the tensors.
+Assembly takes four channels at a time through one or two lines of outputs: it copies the lines of inputs under them to
+a patch, four bytes of each column. So neither code nor patch depends on how many channels there are, and layers of all
+sizes share a function. C fills the patch with the zero point before; lines outside of the input are copied from a word
+of it, so assembly sees no border. Two outputs are computed together and share each load of weights: one below the
+other, or side by side where lines are an odd few. Where the number of channels is no multiple of four, the last four
+overlap the ones before, so that nothing is read or written beside the tensors.
+
+With SMLAD's core four channels of a pixel are one load; SXTB16 makes the pairs (0, 2) and (1, 3) of them, weights lie
+in that order as 16-bit numbers, and SMLABB and SMLATT multiply the halves. With MLA's weights are bytes. Windows of
+three rows that share columns are left to smlad_strips.py, with SMLAD's core.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
 from nnbuild.contract import Assembly, LayerView, Source
 from nnbuild.kernels import smlad, smlad_strips
-from nnbuild.kernels.smlad_requantize import outputs_length, requantization
+from nnbuild.kernels.smlad_requantize import Requantization, outputs_length, requantization
+from nnbuild.kernels.smlad_strips import STRIP, Lines
 from nnbuild.network import Array
 from nnbuild.ops.spatial import Window
 from nnbuild.placeholder import is_placeholder, packed, placeholder
 from nnbuild.target import Target
 
-COPY = ("const int8_t *from", "int8_t *to", "int32_t length")
-WINDOWS = (
-    *("const int8_t *window", "int8_t *output", "const int32_t *weights", "const int32_t *scaling"),
-    *("int32_t row", "int32_t step", "const int32_t *end"),
-)
 TAPS = 64
 """The largest window: all its inputs are written one after the other."""
-REACH = 4095
-"""Bytes that a load reaches from its base."""
-COPIED = 8
-"""The most words that one pass of the copying loop takes."""
+REACH, HEIGHT = 4092, 63
+"""Bytes that a load reaches from its base; lines of a patch that a store goes over to the next column."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Where assembly finds windows: `width` pixels of each of `count` rows, in the patch or in the input.
-
-    With `vertical` two outputs lie one below the other; `second` is from the first one's window to the second one's
-    in bytes, 0 where the map has one output along that axis and both are the same.
-    """
-
-    count: int
-    width: int
-    vertical: bool
-    second: int
+def lying(view: LayerView) -> Window:
+    """The window of a layer; a map of one column lies in memory as a row does, whose outputs share more inputs."""
+    place: Window = view.params.window
+    if (place.input[1], place.output[1], place.kernel[1], place.pad[1]) != (1, 1, 1, 0):
+        return place
+    pairs = ("output", "kernel", "stride", "dilation", "pad", "pad_end")
+    turned = {name: getattr(place, name)[::-1] for name in pairs}
+    return replace(place, input=(1, place.input[0], place.input[2]), **turned)
 
 
-def rows(place: Window) -> Rows:
-    """The rows of a layer."""
-    channels = place.input[2]
-    width = (place.output[1] - 1) * place.stride[1] + place.extent(1) if place.padded else place.input[1]
-    reach = (place.kernel[1] - 1) * place.dilation[1] * channels
-    below, beside = place.stride[0] * width * channels, place.stride[1] * channels
-    vertical = place.output[0] >= place.output[1] and below + reach <= REACH
-    count = place.extent(0) + (place.stride[0] if vertical and place.output[0] > 1 else 0)
-    second = below if vertical else beside
-    return Rows(count, width, vertical, second if place.output[0 if vertical else 1] > 1 else 0)
+def lines(place: Window) -> Lines:
+    """What one call reads: two outputs lie side by side where pairs of lines would compute one of few twice."""
+    height, width = place.output
+    beside = height == 1 or (height % 2 == 1 and height < width)
+    count = place.extent(0) + (0 if beside else place.stride[0])
+    # The last of an odd number of outputs has one beside it that is not kept.
+    last = width - 1 + (1 if beside and width % 2 else 0)
+    return Lines(count, last * place.stride[1] + place.extent(1), beside)
+
+
+def _lines(place: Window, target: Target) -> Lines:
+    return smlad_strips.lines(place) if _in_strips(place, target) else lines(place)
+
+
+def _in_strips(place: Window, target: Target) -> bool:
+    return target.dsp and smlad_strips.serves(place)
 
 
 def supports(view: LayerView, target: Target) -> str | None:
     """As smlad.py; and windows that loads reach, of at least four channels."""
-    return smlad.supports(view, target) or _reaches(view.params.window, target)
+    return smlad.supports(view, target) or _reaches(lying(view), target)
 
 
 def supports_mla(view: LayerView, target: Target) -> str | None:
     """The same on ARMv7-M without DSP."""
-    return smlad.supports_mla(view, target) or _reaches(view.params.window, target)
+    return smlad.supports_mla(view, target) or _reaches(lying(view), target)
 
 
 def _reaches(place: Window, target: Target) -> str | None:
     if place.input[2] < 4:
         return "its assembly is for at least 4 channels"
-    if target.dsp and smlad_strips.serves(place):
+    if _in_strips(place, target):
         return None
     if place.kernel[0] * place.kernel[1] > TAPS:
         return f"its assembly is for windows of at most {TAPS}"
-    reach = (place.kernel[1] - 1) * place.dilation[1] * place.input[2] + rows(place).second
-    return None if reach <= REACH else "its windows are too wide for its assembly"
+    used = lines(place)
+    if used.count > HEIGHT or _taps(place, used)[-1] + _advance(place, used) > REACH:
+        return "its windows are too large for its assembly"
+    return None if used.copied(place) else "its windows lie beside the input"
 
 
 def scratch(view: LayerView, target: Target) -> int:
-    """The patch, where windows reach over a border."""
-    place = view.params.window
-    if target.dsp and smlad_strips.serves(place):
-        return smlad_strips.scratch(place)
-    used = rows(place)
-    return used.count * used.width * place.input[2] if place.padded else 0
+    """The patch of four channels, and zero points for lines outside."""
+    place = lying(view)
+    return _lines(place, target).patch + (4 if place.padded else 0)
 
 
 def _order(channels: int) -> Array:
@@ -97,80 +97,92 @@ def _order(channels: int) -> Array:
 
 
 def words(weights: Array) -> Array:
-    """(taps, channels) int8 -> int32: for each four channels and tap a word of (0, 2) and one of (1, 3)."""
+    """(taps, channels) int8 -> (fours of channels, words) int32: for each tap a word of (0, 2) and one of (1, 3)."""
     taps, channels = weights.shape
-    order = _order(channels)
     if is_placeholder(weights):
-        return placeholder((order.size // 2 * taps,), np.int32)
-    fours = weights.astype(np.int64)[:, order].reshape(taps, -1, 4)
+        return placeholder((channels // 4, 2 * taps), np.int32)
+    fours = weights.astype(np.int64).reshape(taps, -1, 4)
     word = (fours[..., :2] & 0xFFFF) | fours[..., 2:] << 16
-    return np.asarray(word.transpose(1, 0, 2).astype(np.int32).ravel())
+    return np.asarray(word.transpose(1, 0, 2).astype(np.int32).reshape(channels // 4, -1))
 
 
 def bytes_of_four(weights: Array) -> Array:
-    """(taps, channels) int8 -> the same for cores without SMLAD: for each four channels and tap four bytes."""
+    """(taps, channels) int8 -> (fours of channels, taps) int32 for cores without SMLAD: the bytes of four channels."""
     taps, channels = weights.shape
-    order = _order(channels)
     if is_placeholder(weights):
-        return placeholder((order.size * taps,), np.int8)
-    return np.asarray(weights[:, order].reshape(taps, -1, 4).transpose(1, 0, 2).ravel())
+        return placeholder((channels // 4, taps), np.int32)
+    by_four = weights.reshape(taps, -1, 4).transpose(1, 0, 2)
+    return np.ascontiguousarray(by_four).view("<i4").astype(np.int32).reshape(channels // 4, -1)
 
 
 def render(view: LayerView, target: Target) -> Source:
-    """Two windows at a time, all channels of both."""
+    """Lines of outputs, four channels at a time."""
     from nnbuild.ops import depthwise_conv2d
 
-    place, weights = view.params.window, view.constants["weights"]
+    place, weights = lying(view), view.constants["weights"]
     channels, taps = place.input[2], place.kernel[0] * place.kernel[1]
     by_channel = packed(weights.transpose(2, 0, 1))
     found = requantization(view, by_channel.reshape(channels, taps))
     if found is None:
         return depthwise_conv2d.render(view, target)
     form, own = found
-    order, used = _order(channels), rows(place)
-    if target.dsp and smlad_strips.serves(place):
-        if is_placeholder(weights) or is_placeholder(own):
-            by_four = placeholder((*weights.shape[:2], order.size), np.int8)
-            return smlad_strips.source(view, form, by_four, placeholder((order.size, form.size), np.int32))
-        return smlad_strips.source(view, form, weights[..., order], own[order])
-    scaling = smlad.padded(own if is_placeholder(own) else own[order], order.size)
-    fours, tail = divmod(max(min(place.input[1], used.width - place.pad[1]), 0) * channels, 4)
-    copy = {"unrolled": smlad.unrolled(fours, COPIED), "tail": tail}
-    columns = tuple(column * place.dilation[1] * channels for column in range(place.kernel[1]))
-    shape = {"rows": place.kernel[0], "columns": columns, "second": used.second, "rest": channels % 4}
-    values = {"p": view.params, "w": place, "form": form, "rows": used, "words": order.size, "dsp": target.dsp}
-    values["copied"] = 4 * fours + tail
-    length = 31 + (32 if target.dsp else 40) * taps + 3 * place.kernel[0] + (12 if channels % 4 else 6)
-    length += outputs_length(form, target.dsp)
-    parameters = tuple(
-        WINDOWS if target.dsp else (text.replace("int32_t *weights", "int8_t *weights") for text in WINDOWS)
-    )
-    windows = Assembly(
-        "smlad_depthwise.S.j2", "window", "void", parameters, {"form": form, "dsp": target.dsp, **shape}, length
-    )
-    copying = (Assembly("smlad_copy.S.j2", "gather", "void", COPY, copy, _copy_length(**copy)),) if place.padded else ()
-    by_tap = weights.reshape(taps, channels)
-    data = {"weights": words(by_tap) if target.dsp else bytes_of_four(by_tap), "scaling": scaling}
-    return Source("smlad_depthwise.c.j2", values, data, assembly=(*copying, windows))
+    order, used = _order(channels), _lines(place, target)
+    known = not is_placeholder(weights)
+    ordered = weights[..., order] if known else placeholder((*weights.shape[:2], order.size), np.int8)
+    own = own[order] if known and not is_placeholder(own) else placeholder((order.size, form.size), np.int32)
+    if _in_strips(place, target):
+        layout, fours, strip = "rows", smlad_strips.words(ordered), smlad_strips.assembly(place, form)
+    else:
+        by_tap = packed(ordered).reshape(taps, order.size)
+        layout, fours = ("pairs", words(by_tap)) if target.dsp else ("bytes", bytes_of_four(by_tap))
+        strip = _assembly(place, form, target)
+    values = {"p": view.params, "w": place, "form": form, "lines": used, "patch": used.patch, "layout": layout}
+    values |= {"copied": used.copied(place), "words": fours.shape[1]}
+    return Source("smlad_depthwise.c.j2", values, {"weights": smlad.with_constants(fours, own)}, assembly=(strip,))
 
 
-def _copy_length(unrolled: int, tail: int) -> int:
-    """Halfwords of smlad_copy.S.j2."""
-    loop = 5 + 2 * (unrolled - unrolled // 2) + 4 * (unrolled // 2) if unrolled else 0
-    return 1 + loop + 2 * tail
+def _assembly(place: Window, form: Requantization, target: Target) -> Assembly:
+    """The function for all layers with such windows and strides."""
+    used = lines(place)
+    single = used.copied(place) == 1
+    values = {
+        **{"form": form, "dsp": target.dsp, "taps": _taps(place, used), "advance": _advance(place, used)},
+        **{"second": 4 * used.count * place.stride[1] if used.beside else 4 * place.stride[0]},
+        **{"height": used.count, "beside": used.beside, "single": single},
+    }
+    length = (82 if single else 104) + (6 if used.beside else 0) + outputs_length(form, target.dsp)
+    length += (32 if target.dsp else 40) * place.kernel[0] * place.kernel[1]
+    return Assembly("smlad_depthwise.S.j2", "strip", "void", STRIP, values, length, _runs(place, used))
+
+
+def _taps(place: Window, used: Lines) -> tuple[int, ...]:
+    """Where inputs of a window lie in the patch."""
+    down, across = place.dilation[0], place.dilation[1] * used.count
+    return tuple(4 * (v * down + u * across) for v in range(place.kernel[0]) for u in range(place.kernel[1]))
+
+
+def _advance(place: Window, used: Lines) -> int:
+    """Bytes of the patch from a pair of outputs to the next one."""
+    return 4 * used.count * place.stride[1] * (2 if used.beside else 1)
+
+
+def _runs(place: Window, used: Lines) -> dict[str, int]:
+    """How often labels are passed in one inference."""
+    calls = used.calls(place)
+    groups = calls * -(-place.input[2] // 4)
+    copied, line = used.copied(place), groups * used.count
+    pixels = groups * (-(-place.output[1] // 2) if used.beside else place.output[1])
+    columns = {"columns": line * (copied // 2)} if copied > 1 else {}
+    return {"call": calls, "group": groups, "line": line, **columns, "pixel": pixels}
 
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:
-    """The loops of smlad_depthwise.S.j2 and smlad_copy.S.j2, and those of C around them."""
-    place, used = view.params.window, rows(view.params.window)
-    if target.dsp and smlad_strips.serves(place):
+    """The loops of smlad_depthwise.S.j2, and those of C around it."""
+    place = lying(view)
+    if _in_strips(place, target):
         return smlad_strips.trips(place)
-    height, width = place.output
-    down, across = (-(-height // 2), width) if used.vertical else (height, -(-width // 2))
-    blocks = down * across * -(-place.input[2] // 4)
-    taps = place.kernel[0] * place.kernel[1]
-    own = {"pair": down * across, "block": blocks, "tap": blocks * taps, "row": blocks * place.kernel[0]}
-    if not place.padded:
-        return own
-    copied = down * used.count
-    return {**own, "copy": copied, "copied": copied * used.width * place.input[2]}
+    used = lines(place)
+    own = _runs(place, used)
+    loops = {"call": own["call"], "four": own["group"], "line": own["line"], "copied": own["line"] * used.copied(place)}
+    taps = own["pixel"] * place.kernel[0] * place.kernel[1]
+    return {**loops, "cleared": used.patch if place.padded else 0, "block": own["pixel"], "tap": taps}

@@ -9,9 +9,11 @@ neither code nor patch depends on how many channels there are.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from nnbuild.contract import Assembly, LayerView, Source
+from nnbuild.contract import Assembly
 from nnbuild.kernels.smlad_requantize import Requantization, outputs_length
 from nnbuild.network import Array
 from nnbuild.ops.spatial import Window
@@ -25,6 +27,31 @@ REACH = 64
 """Columns under a window that loads and their instructions reach."""
 
 
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """What one call of assembly reads: `count` lines of inputs, and `width` columns of them in the patch.
+
+    It computes two lines of outputs, or one whose outputs are taken two at a time where these are `beside` each other.
+    """
+
+    count: int
+    width: int
+    beside: bool
+
+    @property
+    def patch(self) -> int:
+        """Bytes of the patch, of four channels."""
+        return 4 * self.count * self.width
+
+    def calls(self, place: Window) -> int:
+        """In one inference."""
+        return place.output[0] if self.beside else -(-place.output[0] // 2)
+
+    def copied(self, place: Window) -> int:
+        """Columns of the patch that are inputs; zero points are around them."""
+        return max(min(place.input[1], self.width - place.pad[1]), 0)
+
+
 def serves(place: Window) -> bool:
     """Windows whose columns others read too; of maps with at least two lines."""
     rows = place.kernel[0] == 3 and place.stride == (1, 1) and place.dilation[0] == 1 and place.output[0] > 1
@@ -35,19 +62,9 @@ TAPS = 9
 """Columns of a window, all of which are written one after the other."""
 
 
-def _width(place: Window) -> int:
-    """Columns of the patch."""
-    return place.output[1] - 1 + place.extent(1)
-
-
-def _copied(place: Window) -> int:
-    """Those that are inputs."""
-    return max(min(place.input[1], _width(place) - place.pad[1]), 0)
-
-
-def scratch(place: Window) -> int:
-    """The patch of four channels, and zero points for lines outside."""
-    return 16 * _width(place) + 4
+def lines(place: Window) -> Lines:
+    """What one call reads."""
+    return Lines(4, place.output[1] - 1 + place.extent(1), False)
 
 
 def words(weights: Array) -> Array:
@@ -60,26 +77,26 @@ def words(weights: Array) -> Array:
     return np.asarray(word.transpose(2, 0, 1, 3).reshape(channels // 4, -1).astype(np.int32))
 
 
-def source(view: LayerView, form: Requantization, weights: Array, own: Array) -> Source:
-    """`weights` (3, columns, channels) and `own` (channels, size) are in the order of channels that assembly takes."""
-    place = view.params.window
-    fours = words(weights)
-    constants = own if is_placeholder(own) else own.reshape(len(fours), -1)
-    if is_placeholder(fours) or is_placeholder(constants):
-        data = placeholder((fours.size + own.size,), np.int32)
-    else:
-        data = np.concatenate([fours, constants], axis=1).ravel()
+def assembly(place: Window, form: Requantization) -> Assembly:
+    """The function for all layers with such windows."""
     columns = tuple(16 * column * place.dilation[1] for column in range(place.kernel[1]))
     length = 137 + 72 * len(columns) + outputs_length(form)
-    strip = Assembly("smlad_strips.S.j2", "strip", "void", STRIP, {"form": form, "columns": columns}, length)
-    values = {"p": view.params, "w": place, "form": form, "patch": scratch(place) - 4, "copied": _copied(place)}
-    return Source("smlad_strips.c.j2", values, {"weights": data}, assembly=(strip,))
+    return Assembly(
+        "smlad_strips.S.j2", "strip", "void", STRIP, {"form": form, "columns": columns}, length, _runs(place)
+    )
+
+
+def _runs(place: Window) -> dict[str, int]:
+    """How often labels are passed in one inference."""
+    strips = lines(place).calls(place)
+    groups = strips * -(-place.input[2] // 4)
+    columns = {f"column{pair}": groups * lines(place).copied(place) for pair in (0, 1)}
+    return {"call": strips, "group": groups, **columns, "pixel": groups * place.output[1]}
 
 
 def trips(place: Window) -> dict[str, int]:
     """The loops of smlad_strips.S.j2, and that over pairs of lines."""
-    strips = -(-place.output[0] // 2)
-    groups = strips * -(-place.input[2] // 4)
-    blocks = groups * place.output[1]
-    own = {"strip": strips, "group": groups, "column": 2 * groups * _copied(place), "filled": scratch(place)}
-    return {**own, "strip_block": blocks, "strip_tap": blocks * place.kernel[1]}
+    own = _runs(place)
+    loops = {"strip": own["call"], "group": own["group"], "column": own["column0"] + own["column1"]}
+    blocks = {"strip_block": own["pixel"], "strip_tap": own["pixel"] * place.kernel[1]}
+    return {**loops, "filled": lines(place).patch if place.padded else 0, **blocks}

@@ -14,7 +14,7 @@ import onnx
 from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
 from nnbuild.intervals import corners
-from nnbuild.kernels import cmsis_nn
+from nnbuild.kernels import cmsis_nn, mve, mve_add
 from nnbuild.lower import Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import broadcast, lookup
@@ -104,8 +104,7 @@ def _sums(params: AddParams, first: Array, second: Array) -> Array:
 def render(view: LayerView, target: Target) -> Source:
     """One loop for each of `loops`."""
     total = {(1, 1): "a + b", (1, -1): "a - b", (-1, 1): "b - a"}[view.params.signs]
-    line = None if target.mve else plane(view.params)
-    return broadcast.source(view, "add.c.j2", left_shift=LEFT_SHIFT, total=total, line=line)
+    return broadcast.source(view, "add.c.j2", left_shift=LEFT_SHIFT, total=total, line=plane(view.params))
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +198,7 @@ OPERATOR = Operator(
     channels=broadcast.CHANNELS,
     inplace=broadcast.inplace,
     kernels=(
+        Kernel("mve", mve_add.render, mve_add.supports, trips=mve_add.trips, outruns_library=mve.outruns_library),
         Kernel("direct", render, trips=broadcast.trips, outruns_library=lambda target: not target.mve),
         cmsis_nn.ADD,
     ),

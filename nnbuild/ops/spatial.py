@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -101,6 +102,12 @@ class Window:
         rows, columns = (self._positions(axis) for axis in (0, 1))
         inside = ((rows >= 0) & (rows < self.input[0])).sum(), ((columns >= 0) & (columns < self.input[1])).sum()
         return int(inside[0]), int(inside[1])
+
+    def reached(self, axis: int) -> Counter[tuple[int, int]]:
+        """How many taps lie before the input, and how many in it -> positions of the output for which it is so."""
+        positions = self._positions(axis)
+        before, inside = positions < 0, (positions >= 0) & (positions < self.input[axis])
+        return Counter(zip(before.sum(axis=1).tolist(), inside.sum(axis=1).tolist(), strict=True))
 
     def _positions(self, axis: int) -> Array:
         starts = np.arange(self.output[axis]) * self.stride[axis] - self.pad[axis]
