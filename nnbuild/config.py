@@ -258,7 +258,8 @@ OPTIONS: dict[str, Option] = {
             values.path,
             "--samples",
             '"models/kws_val.npz"',
-            "samples, as for `calibration`, on which the integers are compared with the float model",
+            "samples, as for `calibration`, on which the integers are compared with the float model: those of the "
+            "generated C, compiled with `HOSTCC`",
             True,
         ),
         Option(
@@ -276,6 +277,15 @@ OPTIONS: dict[str, Option] = {
             "--min-sqnr",
             "25",
             "the least signal-to-noise ratio of the outputs against the float model, in dB; less fails the build",
+        ),
+        Option(
+            "max_drop",
+            "accuracy",
+            values.parse_loss,
+            "--max-drop",
+            '"1%"',
+            "the most points of top-1 that the integers may lose against the float model, on labels in array `y` of "
+            "the `.npz`; more fails the build",
         ),
         Option(
             "latency",
@@ -318,6 +328,11 @@ class Variable:
     help: str
 
 
+BOUNDS = {"agreement": "min_agreement", "sqnr": "min_sqnr", "drop": "max_drop"}
+"""What accuracy is held against, and by which option: a share of 1, dB, a share of 1."""
+
+DEFAULT_HOSTCC = "cc"
+
 VARIABLES: tuple[Variable, ...] = (
     Variable(
         "NN_DIR", "build/nn", "where generated files go, below the SConscript's folder; `#build/nn` is one for all"
@@ -357,6 +372,14 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("NNQUANTCOMSTR", "QUANT  $SOURCE", "what is printed for it; empty prints the command"),
     Variable("NNEMITCOM", "$NNPYTHON -m nnbuild emit ...", "the command that writes C"),
     Variable("NNEMITCOMSTR", "NNGEN  ${TARGET.file}", "what is printed for it"),
+    Variable(
+        "HOSTCC",
+        DEFAULT_HOSTCC,
+        "this machine's C compiler, with flags if it needs some; `validation` runs the generated C with it, and where "
+        "it is empty, or not given and there is no `cc`, the slower integer reference, with the same bytes",
+    ),
+    Variable("NNHOSTCOM", "$NNPYTHON -m nnbuild host ...", "the command that compiles the network for this machine"),
+    Variable("NNHOSTCOMSTR", "HOSTCC $TARGET", "what is printed for it"),
     Variable("NNACCURACYCOM", "$NNPYTHON -m nnbuild accuracy ...", "the command that compares with the float model"),
     Variable("NNACCURACYCOMSTR", "ACCUR  $SOURCE", "what is printed for it"),
     Variable("NNBOUNDCOM", "$NNPYTHON -m nnbuild accuracy ...", "the command that holds its figures against bounds"),
@@ -414,7 +437,7 @@ def _combined(options: Mapping[str, Any]) -> Iterable[Finding]:
     if "arena_section" in options and options.get("arena") == "shared":
         hint = "it is a common symbol: place `*_kernels.o(COMMON)` in the linker script"
         yield Finding("option 'arena_section' cannot place a shared arena", hint=hint)
-    for name in ("min_agreement", "min_sqnr"):
+    for name in BOUNDS.values():
         if name in options and "validation" not in options:
             hint = "add validation='kws_val.npz': samples that do not calibrate"
             yield Finding(f"option '{name}' needs validation", hint=hint)

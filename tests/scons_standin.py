@@ -81,15 +81,22 @@ def emit(arguments: list[str]) -> None:
 def accuracy(arguments: list[str]) -> None:
     """The validation data are a number: the agreement in percent."""
     name, agreement = value(arguments, "--name"), calibration(value(arguments, "--samples"))
-    document = {"schema": 1, "by": "integer reference", "name": name, "model_id": "0x12345678", "samples": 1}
-    rest = {"agreement": agreement, "sqnr_db": 30.0, "top1": None, "top1_float": None}
+    by = Path(value(arguments, "--program")).read_text() if "--program" in arguments else "reference"
+    document = {"schema": 2, "name": name, "model_id": "0x12345678", "evaluated_by": by, "samples": 1}
+    rest = {"agreement": agreement, "sqnr_db": 30.0, "top1": agreement, "top1_float": 99, "drop": 99 - agreement}
     layer = {"index": 0, "name": f"{name}_l00_conv2d", "node": "conv", "op": "conv2d", "sqnr_db": 30.0}
-    layers = [{**layer, "added_db": 30.5, "weight_scales": 4}]
-    text = json.dumps({**document, **rest, "layers": layers, "worst": [], "confusions": []})
+    layers = [{**layer, "added_db": 30.5, "isolated_db": 32.0, "saturation": 12.0, "weight_scales": 4}]
+    lists = {"layer_samples": 1, "layers": layers, "worst": [], "confusions": []}
+    text = json.dumps({**document, **rest, **lists})
     Path(value(arguments, "--json")).write_text(text)
 
 
-COMMANDS = {"quantize": quantize, "emit": emit, "accuracy": accuracy}
+def host(arguments: list[str]) -> None:
+    """The program is the name of its compiler."""
+    Path(value(arguments, "-o")).write_text(value(arguments, "--host-cc"))
+
+
+COMMANDS = {"quantize": quantize, "emit": emit, "host": host, "accuracy": accuracy}
 
 
 def main() -> None:

@@ -67,6 +67,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "stack": [("512", 512), ("1K", 1024)],
     "validation": [("a.npz", "a.npz"), ("val.py:samples", "val.py:samples")],
     "min_agreement": [(0.97, 0.97), ("97%", 0.97), (" 97.5 % ", 0.975), ("0.97", 0.97), (1, 1.0)],
+    "max_drop": [(0.01, 0.01), ("1%", 0.01), (" 0.5 % ", 0.005), (0, 0.0), ("0", 0.0)],
     "min_sqnr": [(25, 25.0), (27.5, 27.5), ("25 dB", 25.0), ("27.5", 27.5)],
     "latency": [("2ms @ 48MHz, 1ws", "2000us @ 48MHz, 1ws"), ("120,000 cycles", "120000 cycles")],
     "latency_strict": [(True, True)],
@@ -100,6 +101,7 @@ BAD: dict[str, list[Any]] = {
     "stack": [-1, "10%", "deep"],
     "validation": ["", 3, True, {}],
     "min_agreement": [97, "97", 0, "0%", "101%", -0.5, True, "", "x", float("nan"), []],
+    "max_drop": [1, "100%", "1", -0.01, "-1%", True, "", "x", float("nan"), []],
     "min_sqnr": [0, -3, "0", "-3 dB", "25 %", "", True, float("inf"), float("nan")],
     "latency": ["2ms", "", 2, "0us @ 1MHz", "85%"],
     "latency_strict": ["yes", 1],
@@ -110,7 +112,7 @@ BAD: dict[str, list[Any]] = {
 def given(name: str, value: Any) -> dict[str, Any]:
     """Options in which `name` stands alone, but for what it needs."""
     needs: dict[str, Any] = {"raw_input": "u8", "raw_input_scale": 1.0} if name.startswith("raw_input") else {}
-    needs |= {"validation": "v.npz"} if name.startswith("min_") else {}
+    needs |= {"validation": "v.npz"} if name in config.BOUNDS.values() else {}
     needs |= {"latency": "2ms @ 48MHz"} if name == "latency_strict" else {}
     return {**needs, name: value}
 
@@ -164,6 +166,7 @@ def test_all_findings_at_once() -> None:
         ({"raw_input": "u8"}, "raw_input' needs raw_input_scale"),
         ({"arena_section": ".dtcm", "arena": "caller"}, "arena_section' has no arena to place"),
         ({"arena_section": ".dtcm", "arena": "shared"}, "arena_section' cannot place a shared arena"),
+        ({"max_drop": "1%"}, "max_drop' needs validation; hint: add validation="),
         ({"min_sqnr": 25}, "min_sqnr' needs validation; hint: add validation="),
         ({"min_agreement": "97%", "calibration": "c.npz"}, "min_agreement' needs validation"),
         ({"sources": True, "flash": "1K"}, "flash' cannot be checked with sources=True"),

@@ -136,7 +136,7 @@ _OF_LAYER: dict[str, Callable[[ModelUsage, dict[str, Any]], Any]] = {
     "cycles": lambda model, layer: model.timed.layers[layer["index"]] if model.timed else None,
     "assembly": lambda model, layer: layer.get("assembly"),
     "scratch": _fact("scratch_bytes"),
-    "sqnr_db": accuracy.of_layer,
+    **{key: accuracy.of_layer(key) for key in ("sqnr_db", "isolated_db")},
 }
 
 

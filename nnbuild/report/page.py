@@ -21,6 +21,7 @@ from nnbuild.report.render import FLASH_LABELS, RAM_LABELS, UNATTRIBUTED, title_
 _KIND_LABELS = {**FLASH_LABELS, "rest": "rest of firmware"}
 _SQNR_FULL = 60.0
 """dB at which a bar of the signal-to-noise ratio is full."""
+_SQNR = {"sqnr": "sqnr_db", "alone": "isolated_db"}
 
 
 def as_html(document: dict[str, Any], old: difference.Earlier | None = None) -> str:
@@ -127,6 +128,7 @@ def _model(index: int, model: dict[str, Any]) -> dict[str, Any]:
         "columns": {
             "cycles": measure == "cycles",
             "sqnr": any(layer["sqnr_db"] is not None for layer in layers),
+            "alone": any(layer["isolated_db"] is not None for layer in layers),
             "scratch": any(layer["scratch"] for layer in layers),
         },
         "layers": [_layer(layer, layers, total, measure) for layer in layers],
@@ -157,7 +159,7 @@ def _layer(layer: dict[str, Any], layers: Sequence[dict[str, Any]], total: float
         "share": _percent(layer[measure] or 0, total),
         "weights": _percent(layer["weights"] or 0, max(flash)),
         "code": _percent(layer["code"] or 0, max(flash)),
-        "sqnr": min(100.0, max(0.0, _percent(layer["sqnr_db"] or 0.0, _SQNR_FULL))),
+        **{key: min(100.0, max(0.0, _percent(layer[of] or 0.0, _SQNR_FULL))) for key, of in _SQNR.items()},
         "flash": (layer["weights"] or 0) + (layer["code"] or 0),
     }
 

@@ -79,7 +79,7 @@ class ModelUsage:
     """Bytes of one model; `layers` by index, each with weights and code.
 
     `stack` is as the report has it, once the model is linked. `accuracy` is what was measured on validation samples,
-    and `bounds` what is asked of it: `agreement`, a share of 1, and `sqnr` in dB.
+    and `bounds` what is asked of it, by the names in `config.BOUNDS`.
     `timed` are its cycles, None where nothing is known of them, and `latency` what the report says of them.
     """
 

@@ -302,7 +302,7 @@ def _accuracy(
     mine: dict[str, Any] = {name: options[name] for name in ("input_layout", "rounding") if name in options}
     rounding = ["--rounding", "single"] if target[-2:] == ["--rounding", "single"] else []
     words = [*config.arguments(mine, "emit"), *rounding]
-    return accuracy.measured(env, node, quantized, options, words, [env.Value(own_files(python_only=True)), *files])
+    return accuracy.measured(env, node, quantized, options, words, own_files, files)
 
 
 def declare(env: Any, model: Any, given: Mapping[str, Any]) -> Model:
