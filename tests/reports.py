@@ -13,7 +13,7 @@ def layer(index: int, name: str, op: str, weights: int | None, code: int | None,
         **{"index": index, "name": f"kws_l0{index}_{name}", "node": f"node{index}", "op": op, "kernel": "direct"},
         **{"reasons": {"cmsis_nn": "CMSIS-NN is not given"}, "function": f"kws_l0{index}_{name}"},
         **{"inputs": [[8, 8, 4]], "output": [8, 8, 4], "macs": 1000 * (index + 1), "weights": weights, "code": code},
-        "assembly": None if index else {"least": 18_000, "most": 18_400},
+        "assembly": None if index else {"least": 18_000, "most": 18_400, "unit": "cycles"},
         **{"cycles": 20_000 - 3_000 * index, "scratch": 64 if index else 0, "sqnr_db": 30.5 - index},
         "isolated_db": 33.0 + index,
     }
