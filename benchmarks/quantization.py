@@ -229,7 +229,8 @@ def document(first: list[str], second: list[str]) -> str:
 nnbuild {__version__} and onnxruntime {onnxruntime.__version__} (`quantize_static`: QDQ, int8, weights per channel) with
 the same samples in one run; refreshed by `python -m benchmarks.quantization --write`. *Agreement* is the share of
 samples with the float model's arg-max, SQNR that of all outputs in dB, *s* the seconds that quantizing took
-({os.cpu_count()} cores, {platform.machine()}). No sample that calibrates is judged by. nnbuild's figures are those of the generated C.
+({os.cpu_count()} cores, {platform.machine()}). No sample that calibrates is judged by. nnbuild's figures are those of
+the generated C.
 
 ## Methods and corrections
 

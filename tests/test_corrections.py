@@ -84,16 +84,55 @@ def test_what_does_not_help_is_not_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert corrections.corrected(proto, lambda _: plain, list(found), ("rounding", "bias")) is plain
 
 
-def test_none_and_few_samples(tmp_path: Path) -> None:
-    proto, found = case(tmp_path)
+def biased(folder: Path) -> tuple[onnx.ModelProto, samples.Samples]:
+    """A fully connected layer whose inputs hardly change: what rounding its weights loses is a constant."""
+    constants = {"w": weights(512, 4), "b": weights(4)}
+    path = save(folder, model([node("Gemm", "x w b", "y")], {"x": ["N", 512]}, ["y"], constants))
+    values = 1 + 0.02 * np.random.default_rng(1).normal(size=(40, 512))
+    np.savez(folder / "c.npz", x=values.astype(np.float32))
+    proto = import_model(path)
+    return proto, samples.load(str(folder / "c.npz"), input_shapes(proto))
+
+
+def test_what_surely_helps_is_kept(tmp_path: Path) -> None:
+    proto, found = biased(tmp_path)
     request: dict[str, Any] = {"model": str(tmp_path / "m.onnx"), "calibration": str(tmp_path / "c.npz")}
     uncorrected = quantized(Request(**request, corrections="none")).content
     assert uncorrected == quantize(proto, calibrate.ranges(proto, found)).SerializeToString(deterministic=True)
-    default = quantized(Request(**request)).content
-    assert default != uncorrected
-    assert default == quantized(Request(**request)).content
+    for allowed in (None, "rounding", "bias"):
+        corrected = quantized(Request(**request, corrections=allowed)).content
+        assert corrected == quantized(Request(**request, corrections=allowed)).content
+        before, after = errors(proto, list(found), *map(onnx.load_model_from_string, (uncorrected, corrected)))
+        assert after < before / 3, allowed
+    assert quantized(Request(**request, corrections="equalize")).content == uncorrected
+
+
+def test_few_samples_correct_nothing(tmp_path: Path) -> None:
+    proto, found = biased(tmp_path)
     plain = quantize(proto, calibrate.ranges(proto, found))
     assert corrections.corrected(proto, lambda _: plain, list(found)[:4], corrections.NAMES) is plain
+    assert corrections.corrected(proto, lambda _: plain, list(found)[:5], corrections.NAMES) is not plain
+
+
+def uneven(folder: Path, count: int) -> tuple[onnx.ModelProto, samples.Samples]:
+    """Two layers, with channels between them of which some are a hundred times as large as others."""
+    w = weights(16, 8) * np.array([1, 0.01] * 4, np.float32)
+    nodes = [node("Gemm", "x w", "h"), node("Relu", "h", "r"), node("Gemm", "r v", "y")]
+    v = weights(8, 4) * np.array([[0.01], [1]] * 4, np.float32)
+    path = save(folder, model(nodes, {"x": ["N", 16]}, ["y"], {"w": w, "v": v}))
+    np.savez(folder / "c.npz", x=np.random.default_rng(2).normal(size=(count, 16)).astype(np.float32))
+    proto = import_model(path)
+    return proto, samples.load(str(folder / "c.npz"), input_shapes(proto))
+
+
+@pytest.mark.parametrize(("count", "helps"), [(60, True), (40, False)])
+def test_channels_are_equalized_where_enough_samples_show_them(count: int, helps: bool, tmp_path: Path) -> None:
+    proto, found = uneven(tmp_path, count)
+    request: dict[str, Any] = {"model": str(tmp_path / "m.onnx"), "calibration": str(tmp_path / "c.npz")}
+    both = [quantized(Request(**request, corrections=allowed)).content for allowed in ("none", "equalize")]
+    before, after = errors(proto, list(found), *map(onnx.load_model_from_string, both))
+    assert (after < before / 4) == helps
+    assert helps or both[0] == both[1]
 
 
 def test_a_stream_is_held_in_bounded_memory() -> None:
