@@ -97,14 +97,10 @@ def ours(found: Case, folder: Path, **options: Any) -> Result:
     file = folder / "ours.int8.onnx"
     file.write_bytes(content)
 
-    def program(network: Any) -> host.Program:
-        command = host.compiler(None)
-        assert command is not None
-        host.build(network, "net", command, folder / "program")
-        return host.Program.of(folder / "program", network)
-
+    words = host.compiler(None)
+    assert words is not None
     judging = samples.load(str(found.judging), input_shapes(found.model))
-    measured = accuracy.measure(found.model, import_model(file), judging, program=program)
+    measured = accuracy.measure(found.model, import_model(file), judging, program=host.compiled(words, "net", folder))
     return Result(measured.top1, measured.agreement, measured.sqnr_db, seconds)
 
 

@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -128,6 +128,17 @@ class Program:
     def start(self, network: Network) -> Process:
         """The program, running; of a network that keeps states it begins a sequence."""
         return Process(self.path, observed(network))
+
+
+def compiled(words: Sequence[str], name: str, folder: str | os.PathLike[str]) -> Callable[[Network], Program]:
+    """What makes the program of a network in `folder`, by the compiler `words`: for `accuracy.measure`."""
+
+    def made(network: Network) -> Program:
+        path = Path(folder) / name
+        build(network, name, words, path)
+        return Program.of(path, network)
+
+    return made
 
 
 class Process:

@@ -20,6 +20,7 @@ from nnbuild.errors import CalibrationError, Finding, ModelError
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.passes.graph import Graph
 from nnbuild.passes.masks import in_front_of_softmax
+from nnbuild.placeholder import is_placeholder
 from nnbuild.ranges import Range, Ranges
 
 Rules = Mapping[str, Callable[[NodeProto], Quantization]]
@@ -113,6 +114,8 @@ def weight_scales(channels: Array, bias: Array | None, input_scale: float) -> Ar
 def _least_error(channels: Array) -> Array:
     """Scale of each channel (channels, n) of int8 weights."""
     widest = np.abs(channels).max(axis=1, initial=0.0) / _MAX_WEIGHT
+    if is_placeholder(channels):
+        return widest
     best, least = widest, np.full(len(channels), np.inf)
     for share in _SHARES:
         scales = (widest * share)[:, None]

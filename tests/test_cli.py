@@ -65,7 +65,7 @@ def test_the_stages_by_hand(model: Path, tmp_path: Path) -> None:
     for step in (
         ("import", model, "-o", float_model),
         ("calibrate", float_model, "--calibration", tmp_path / "calib.npz", "-o", ranges),
-        ("quantize", model, "--ranges", ranges, "-o", int8),
+        ("quantize", model, "--ranges", ranges, "--calibration", tmp_path / "calib.npz", "-o", int8),
         ("lower", int8, "-o", tmp_path / "m.network.json"),
         ("select", int8, "--cpu", "cortex-m0"),
         ("plan", int8, "--cpu", "cortex-m0"),

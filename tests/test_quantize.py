@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from nnbuild import samples
+from nnbuild import host, samples
 from nnbuild.accuracy import measure
 from nnbuild.cli import main
 from nnbuild.contract import Calibrated, Fixed, Quantization, SameAsInput
@@ -396,7 +396,10 @@ def test_reference_networks_keep_their_accuracy(
     int8 = onnx.load_model_from_string(result.content)
     onnx.checker.check_model(int8, full_check=True)
     spec = reference_samples(tmp_path, data, validation, proto)
-    found = measure(proto, import_model(save(tmp_path, int8)), samples.load(spec, input_shapes(proto)), count)
+    words = host.compiler(None)
+    program = host.compiled(words, "net", tmp_path) if words else None
+    judging = samples.load(spec, input_shapes(proto))
+    found = measure(proto, import_model(save(tmp_path, int8)), judging, count, program=program)
     assert found.agreement is not None
     assert found.agreement >= 100 * agreement
     assert found.sqnr_db >= sqnr

@@ -17,7 +17,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnbuild import config, option_values
@@ -132,15 +131,7 @@ def _program(arguments: argparse.Namespace, name: str, folder: str) -> Callable[
     if arguments.program is not None:
         return lambda network: host.Program.of(arguments.program, network)
     words = None if arguments.reference else host.compiler(arguments.host_cc)
-    if words is None:
-        return None
-
-    def compiled(network: Network) -> Program:
-        path = Path(folder) / name
-        host.build(network, name, words, path)
-        return host.Program.of(path, network)
-
-    return compiled
+    return None if words is None else host.compiled(words, name, folder)
 
 
 def _line(result: Accuracy) -> str:
