@@ -115,7 +115,7 @@ def _least_error(channels: Array) -> Array:
     """Scale of each channel (channels, n) of int8 weights."""
     widest = np.abs(channels).max(axis=1, initial=0.0) / _MAX_WEIGHT
     if is_placeholder(channels):
-        return widest
+        return np.asarray(widest)
     best, least = widest, np.full(len(channels), np.inf)
     for share in _SHARES:
         scales = (widest * share)[:, None]

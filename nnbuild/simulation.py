@@ -72,14 +72,14 @@ def judged(graph: Graph) -> list[str]:
     return list(dict.fromkeys(name for name in found if graph.producer(name) is not None))
 
 
-def noise(real: Sequence[Values], ours: Sequence[Values]) -> Array:
-    """By sample the power of the error over that of a mean sample's signal; of several values the sum."""
-    total = np.zeros(len(real))
+def noise(real: Sequence[Values], ours: Sequence[Values]) -> float:
+    """Power of the error over that of the signal, of each value by its name; of several values the sum."""
+    total = 0.0
     for name in real[0]:
         exact = [values[name].astype(np.float64) for values in real]
-        signal = math.fsum(float(np.sum(np.square(values))) for values in exact) / len(exact)
-        errors = [np.sum(np.square(one - two[name])) for one, two in zip(exact, ours, strict=True)]
-        total += np.array(errors) / (signal or 1.0)
+        signal = math.fsum(float(np.sum(np.square(values))) for values in exact)
+        errors = (float(np.sum(np.square(one - two[name]))) for one, two in zip(exact, ours, strict=True))
+        total += math.fsum(errors) / (signal or 1.0)
     return total
 
 

@@ -38,7 +38,7 @@ def case(folder: Path) -> tuple[onnx.ModelProto, samples.Samples]:
 
 def errors(proto: onnx.ModelProto, given: list[Any], *forms: onnx.ModelProto, value: str = "y") -> list[float]:
     real = simulation.run(proto, [value], given)
-    return [float(simulation.noise(real, simulation.run(form, [value], given)).mean()) for form in forms]
+    return [simulation.noise(real, simulation.run(form, [value], given)) for form in forms]
 
 
 def means(proto: onnx.ModelProto, given: list[Any], form: onnx.ModelProto) -> float:

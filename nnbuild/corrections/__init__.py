@@ -6,14 +6,12 @@ Every fifth sample is held out: corrections are fitted to the others, and judged
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
 
 import onnx
 
 from nnbuild import simulation
 from nnbuild.corrections import bias, equalize, rounding
-from nnbuild.network import Array
 from nnbuild.passes.graph import Graph
 from nnbuild.samples import Sample
 
@@ -24,13 +22,12 @@ NAMES = ("equalize", "rounding", "bias")
 _STRENGTHS = (0.5, 1.0)  # of equalization that are tried beside none
 _AFTER = {"rounding": rounding.correct, "bias": bias.correct}
 _HELD = 5  # one sample in so many
-_SURE = 1.0  # standard errors of the mean gain that a correction must gain,
-_WORTH = 0.02  # and of the error before
+_WORTH = 0.02  # of the error before is what a correction must gain
 _WORTH_EQUALIZING = 0.1  # the ranges of single channels reach further in other samples,
 _EQUALIZED_BY = 50  # and fewer say too little of them
 
-_Measured = tuple[Array, onnx.ModelProto]
-"""Errors by sample, and the QDQ model that makes them."""
+_Measured = tuple[float, onnx.ModelProto]
+"""The error of a QDQ model, and the model."""
 
 Quantizer = Callable[[onnx.ModelProto], onnx.ModelProto]
 
@@ -58,15 +55,13 @@ def corrected(
         equalized = equalize.correct(model, fitted, strength)
         if equalized is not None:
             found = measured(quantize(equalized))
-            form, best = (equalized, found) if _better(best[0], found[0], _WORTH_EQUALIZING) else (form, best)
-    for name in (name for name in _AFTER if name in allowed and best[0].any()):
+            form, best = (equalized, found) if _gain(best, found) > _WORTH_EQUALIZING else (form, best)
+    for name in (name for name in _AFTER if name in allowed and best[0]):
         found = measured(_AFTER[name](form, best[1], fitted))
-        best = found if _better(best[0], found[0], _WORTH) else best
+        best = found if _gain(best, found) > _WORTH else best
     return best[1]
 
 
-def _better(before: Array, after: Array, worth: float) -> bool:
-    """Whether errors by sample are surely less, and by a share `worth`."""
-    gain = before - after
-    doubt = _SURE * float(gain.std()) / math.sqrt(len(gain))
-    return float(gain.mean()) > max(doubt, worth * float(before.mean()))
+def _gain(before: _Measured, after: _Measured) -> float:
+    """What `after` gains, as a share of the error before."""
+    return 1.0 - after[0] / before[0] if before[0] else 0.0
