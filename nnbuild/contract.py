@@ -171,6 +171,16 @@ class Kernel:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """Elements `start` to `start + size` of input `input`, which are the output's from `place` on, as they are."""
+
+    input: int
+    start: int
+    place: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """One test case: a layer in a network of its own, with inputs that reach its corners."""
 
@@ -228,6 +238,9 @@ class Operator:
     `channels`, how channels are taken away, where they can be; `copies(view, inputs)`, whether the output is the first
     input for every input within these intervals; `behind(first, second)`, the constants with which `second`, a layer
     of this operator, also does what `first` in front of it does, or None.
+
+    `runs(view)` are what the output consists of where the layer does nothing but move whole runs of its inputs: memory
+    may make it unnecessary (`nnbuild.elision`).
     """
 
     name: str
@@ -247,5 +260,6 @@ class Operator:
     channels: Channels | None = None
     copies: Callable[[LayerView, Sequence[Interval]], bool] = lambda view, inputs: False
     behind: Callable[[Layer, Layer], Mapping[str, Array] | None] = lambda first, second: None
+    runs: Callable[[LayerView], tuple[Run, ...]] = lambda view: ()
     kernels: tuple[Kernel, ...] = ()
     cases: Callable[[], Iterable[Case]] = lambda: ()

@@ -134,7 +134,8 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         "unread": [
             p.argument
             for p in inputs
-            if p.offset is None and all(p.port.tensor not in s.choice.layer.inputs for s in steps)
+            if p.offset is None
+            and not any(network.shares(p.port.tensor, read) for s in steps for read in s.choice.layer.inputs)
         ],
         "raw": raw,
         "spdx": SPDX,
@@ -239,7 +240,8 @@ def _steps(
     target: Target,
     ports: Sequence[_NamedPort],
 ) -> list[_Step]:
-    places = {named.port.tensor: named.argument for named in ports if named.offset is None}
+    arguments = {named.port.tensor: named.argument for named in ports if named.offset is None}
+    places = {tensor: _in_argument(network, tensor, arguments) for tensor in network.tensors}
     places |= {tensor: _in_arena(network.tensors[tensor], offset) for tensor, offset in planned.offsets.items()}
     functions: dict[str, str] = {}
     steps = []
@@ -252,11 +254,19 @@ def _steps(
             if layer.name in offsets
         }
         tensors = (places[tensor] for tensor in (*layer.inputs, layer.output))
-        arguments = (*tensors, *memory.values(), *symbols.values())
+        passed = (*tensors, *memory.values(), *symbols.values())
         function = functions.setdefault(cost.function_key(choice, source, target), f"{name}_{layer.name}")
         ranges = [assembly_range(own, target.cpu) for own in source.assembly]
-        steps.append(_Step(choice, source, function, static_cost.total(ranges), arguments, symbols, tuple(memory)))
+        steps.append(_Step(choice, source, function, static_cost.total(ranges), passed, symbols, tuple(memory)))
     return steps
+
+
+def _in_argument(network: Network, tensor: str, arguments: Mapping[str, str]) -> str:
+    """Where a tensor lies in what the caller passes; "" where it does not."""
+    root, start = network.place(tensor)
+    if root not in arguments or not start:
+        return arguments.get(root, "")
+    return f"&{arguments[root]}[{start // network.tensors[tensor].element_bytes}]"
 
 
 def _in_arena(tensor: Tensor, offset: int) -> str:

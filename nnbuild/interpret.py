@@ -27,11 +27,17 @@ def run_all(network: Network, inputs: Sequence[Array], states: States | None = N
         if flat.dtype != np.int8 or flat.size != network.tensors[port.tensor].size:
             raise ValueError(f"input {port.name}: {flat.dtype}{flat.shape}, expected int8 {port.shape}")
         values[port.tensor] = flat.ravel()
+
+    def of(tensor: str) -> Array:
+        """The memory of `tensor`: that of its own or, of a view, its part of another one's."""
+        if (view := network.views.get(tensor)) is not None:
+            return of(view.home)[view.start : view.start + network.tensors[tensor].size]
+        return values.setdefault(tensor, np.zeros(network.tensors[tensor].size, network.tensors[tensor].dtype))
+
     with fixedpoint.rounding(network.single_rounding):
         for layer in network.layers:
-            result = run_layer(network, layer, [values[name] for name in layer.inputs], states)
-            values[layer.output] = result.ravel()
-    return values
+            of(layer.output)[:] = run_layer(network, layer, [of(name) for name in layer.inputs], states).ravel()
+    return {name: of(name) for name in network.tensors}
 
 
 def run_layer(network: Network, layer: Layer, inputs: Sequence[Array], states: States) -> Array:

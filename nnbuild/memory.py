@@ -2,52 +2,41 @@
 
 The model's inputs and outputs are its caller's buffers, or lie in the arena as well; everything else, and the scratch
 of each kernel, gets an offset. Tensors whose lifetimes overlap never share a byte, except in place, where the operator
-allows it.
+allows it, and views, which lie in another tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import permutations
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations, pairwise
 
 import numpy as np
 
 from nnbuild.contract import LayerView
-from nnbuild.errors import InternalError
 from nnbuild.network import Array, Network
+from nnbuild.offsets import ALIGNMENT as ALIGNMENT
+from nnbuild.offsets import STEPS, Buffer, Placement, Span, aligned, live_bytes, place
 from nnbuild.ops import BY_NAME
 from nnbuild.selection import Choice
 from nnbuild.target import Target
 
-ALIGNMENT = 4
-"""Bytes; what any C type of a kernel's scratch needs."""
-
-EXHAUSTIVE = 6
-"""With so few buffers every order of placing them is tried."""
+EXHAUSTIVE = 5
+"""Of so few layers that can run in place every choice is tried, where the first is not known to be the best."""
 
 
-@dataclass(frozen=True, slots=True)
-class Buffer:
-    """Bytes that live from layer `first` to layer `last`, both included. `tensors` share them, one after the other.
-
-    `alignment` is what their offset is a multiple of.
-    """
-
-    tensors: tuple[str, ...]
-    size: int
-    first: int
-    last: int
-    alignment: int = ALIGNMENT
+Lives = Mapping[str, tuple[int, int]]
+"""First and last layer at which each tensor is needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`offsets` of tensors that live in the arena, `scratch` offset of each layer that has some, `live` bytes by layer.
 
-    `arena` is what the plan needs, `bound` what no plan for these lifetimes can go below. `states` are the offsets of
-    what layers keep between inferences, in `state_bytes` of memory of their own, which begins with a word that says
-    whose it is; 0 where nothing is kept.
+    `arena` is what the plan needs, `bound` what no plan for this order of layers and these kernels can go below.
+    `states` are the offsets of what layers keep between inferences, in `state_bytes` of memory of their own, which
+    begins with a word that says whose it is; 0 where nothing is kept. `lives` are the first and the last layer at which
+    each tensor is needed, wherever it lies; the model's outputs are needed beyond the last layer.
     """
 
     arena: int
@@ -57,11 +46,17 @@ class Plan:
     live: tuple[int, ...]
     states: Mapping[str, int]
     state_bytes: int
+    lives: Lives = field(default_factory=dict)
 
     @property
     def peak(self) -> int:
         """Index of the layer at which most bytes are live."""
         return max(range(len(self.live)), key=self.live.__getitem__, default=0)
+
+    @property
+    def optimal(self) -> bool:
+        """Whether it is proved that no plan needs less."""
+        return self.arena == self.bound
 
 
 def plan(
@@ -72,73 +67,224 @@ def plan(
     With `io` the model's inputs and outputs lie in the arena: inputs from before the first layer to their last reader,
     outputs up to the end. Their offsets and the arena's size are multiples of `alignment`.
     """
-    buffers = _tensors(network, io, alignment) + _scratch(choices, target)
-    places = min(
-        (_place(buffers, order) for order in _orders(buffers)), key=lambda found: _extent(buffers, found), default=()
+    lives = lifetimes(network)
+    scratch = _scratch(choices, target)
+    memory, buffers, placed = _best(network, lives, scratch, io, alignment)
+    starts = dict(zip((buffer.tensors[0] for buffer in buffers), placed.offsets, strict=True))
+    offsets = {name: starts[root] + start for name, (root, start) in memory.places.items() if root in starts}
+    return Plan(
+        aligned(placed.extent, alignment),
+        aligned(placed.bound, alignment),
+        offsets,
+        {name.removeprefix(_SCRATCH): start for name, start in starts.items() if name.startswith(_SCRATCH)},
+        tuple(live_bytes(buffers, index) for index in range(len(choices))),
+        *_states(network),
+        lives,
     )
-    _verify(buffers, places)
-    offsets = {name: place for buffer, place in zip(buffers, places, strict=True) for name in buffer.tensors}
-    layers = {choice.layer.name for choice in choices}
-    live = tuple(
-        sum(_aligned(buffer.size) for buffer in buffers if buffer.first <= index <= buffer.last)
-        for index in range(len(choices))
-    )
-    scratch = {name.removeprefix("scratch:"): place for name, place in offsets.items() if name.startswith("scratch:")}
-    if not set(scratch) <= layers:
-        raise InternalError("scratch of a layer that is not there")
-    tensors = {name: place for name, place in offsets.items() if not name.startswith("scratch:")}
-    arena = _aligned(_extent(buffers, places), alignment)
-    return Plan(arena, max(live, default=0), tensors, scratch, live, *_states(network))
 
 
-def _tensors(network: Network, io: bool, alignment: int) -> list[Buffer]:
-    """One buffer for each tensor that lives in the arena, or chain of tensors in place."""
-    inputs = {port.tensor for port in network.inputs}
-    outputs = {port.tensor for port in network.outputs}
-    elsewhere = set() if io else inputs | outputs
+def lifetimes(network: Network) -> Lives:
+    """First and last layer at which each tensor is needed; the model's outputs live beyond the last layer.
+
+    A tensor that others lie in lives from the first of them on, one that lies in another as soon as that does.
+    """
+    first = {port.tensor: 0 for port in network.inputs}
+    first |= {layer.output: index for index, layer in enumerate(network.layers)}
+    written = tuple(first)
+    for name in network.tensors:
+        if name not in first:
+            first[name] = min(first[other] for other in written if network.shares(name, other))
     last = {name: index for index, layer in enumerate(network.layers) for name in layer.inputs}
-    # An output is kept beyond the last layer, also where a layer reads it.
-    last |= {name: len(network.layers) for name in outputs}
-    buffers = {
-        port.tensor: Buffer((port.tensor,), network.tensors[port.tensor].bytes, 0, last.get(port.tensor, 0), alignment)
-        for port in (network.inputs if io else ())
-    }
-    home = {name: name for name in buffers}
-    for index, layer in enumerate(network.layers):
-        name = layer.output
-        if name in elsewhere:
-            continue
-        own = Buffer((name,), network.tensors[name].bytes, index, last.get(name, index))
-        own = replace(own, alignment=alignment) if name in outputs else own
-        shared = _dying_input(network, index, last, elsewhere)
-        home[name] = home[shared] if shared is not None else name
-        buffers[home[name]] = _joined(buffers[home[shared]], own) if shared is not None else own
-    return list(buffers.values())
+    last |= {port.tensor: len(network.layers) for port in network.outputs}
+    return {name: (start, last.get(name, start)) for name, start in first.items()}
 
 
-def _joined(old: Buffer, new: Buffer) -> Buffer:
-    """The buffer whose bytes `new` takes over from `old`."""
-    return Buffer((*old.tensors, *new.tensors), old.size, old.first, new.last, max(old.alignment, new.alignment))
-
-
-def _dying_input(network: Network, index: int, last: Mapping[str, int], elsewhere: set[str]) -> str | None:
-    """The input that layer `index` may overwrite with its output."""
-    layer = network.layers[index]
-    for position in BY_NAME[layer.op].inplace(LayerView.of(network, layer)):
-        name = layer.inputs[position]
-        fits = network.tensors[name].bytes == network.tensors[layer.output].bytes
-        if name not in elsewhere and last[name] == index and fits:
-            return name
-    return None
+_SCRATCH = "scratch:"
 
 
 def _scratch(choices: Sequence[Choice], target: Target) -> list[Buffer]:
     sizes = [choice.kernel.scratch(choice.view, target) for choice in choices]
     return [
-        Buffer((f"scratch:{choice.layer.name}",), size, index, index)
+        Buffer((_SCRATCH + choice.layer.name,), size, index, index)
         for index, (choice, size) in enumerate(zip(choices, sizes, strict=True))
         if size
     ]
+
+
+# --- what lies in what -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Takeover:
+    """Layer `layer` may write its output over the input that dies there."""
+
+    layer: int
+    input: str
+    output: str
+
+
+@dataclass(slots=True)
+class _Memory:
+    """Storages, each named after a tensor: the bytes of them that live, and the storage and first byte of each tensor.
+
+    Two spans of a storage may be the same bytes. `alignments` are those of storages.
+    """
+
+    storages: dict[str, list[Span]]
+    places: dict[str, tuple[str, int]]
+    alignments: dict[str, int]
+
+    def buffers(self) -> list[Buffer]:
+        """The storages as what is to be placed."""
+        found = []
+        for root, spans in self.storages.items():
+            words = _words(spans)
+            first, last = min(span.first for span in words), max(span.last for span in words)
+            tensors = (root, *(name for name, (home, _) in self.places.items() if home == root and name != root))
+            size = max(span.end for span in spans)
+            own = () if words == (Span(0, aligned(size), first, last),) else words
+            found.append(Buffer(tensors, size, first, last, self.alignments[root], own))
+        return found
+
+    def join(self, network: Network, step: _Takeover) -> bool:
+        """Let the output lie where the input does, with all that shares its storage; whether that can be."""
+        root, start = self.places[step.input]
+        other, begin = self.places[step.output]
+        shift = start - begin
+        if root == other or shift < 0 or shift % max(ALIGNMENT, self.alignments[other]):
+            return False
+        moved = [Span(span.start + shift, span.size, span.first, span.last) for span in self.storages[other]]
+        if any(name != step.input and self._overlap(network, name, step.input) for name in _inputs(network, step)):
+            return False
+        if not all(_follow(old, new, step.layer) for old in self.storages[root] for new in moved):
+            return False
+        self.storages[root] += moved
+        self.alignments[root] = max(self.alignments[root], self.alignments.pop(other))
+        del self.storages[other]
+        for name, (home, offset) in self.places.items():
+            if home == other:
+                self.places[name] = (root, offset + shift)
+        return True
+
+    def _overlap(self, network: Network, one: str, other: str) -> bool:
+        (root, start), (home, begin) = self.places[one], self.places[other]
+        return (
+            root == home and start < begin + network.tensors[other].bytes and begin < start + network.tensors[one].bytes
+        )
+
+
+def _inputs(network: Network, step: _Takeover) -> tuple[str, ...]:
+    return network.layers[step.layer].inputs
+
+
+def _follow(old: Span, new: Span, layer: int) -> bool:
+    """Whether `new` and `old` lie apart, or live at other times, or `layer` writes the one where the other dies."""
+    apart = old.end <= new.start or new.end <= old.start
+    return apart or not old.meets(new) or old.last == layer == new.first
+
+
+def _apart(network: Network, lives: Lives, io: bool, alignment: int) -> _Memory:
+    """Each tensor in a storage of its own, but for views; without those that are the caller's."""
+    ports = {port.tensor for port in (*network.inputs, *network.outputs)}
+    written = [*(port.tensor for port in network.inputs), *(layer.output for layer in network.layers)]
+    storages: dict[str, list[Span]] = {}
+    for name in written:
+        root, start = network.place(name)
+        if io or root not in ports:
+            own = [Span(start, network.tensors[name].bytes, *lives[name])]
+            storages.setdefault(root, []).extend(own + _seen_by(network, lives, name, written))
+    places = {name: network.place(name) for name in network.tensors}
+    return _Memory(
+        storages,
+        {name: place for name, place in places.items() if place[0] in storages},
+        {root: alignment if root in ports else ALIGNMENT for root in storages},
+    )
+
+
+def _seen_by(network: Network, lives: Lives, tensor: str, written: Collection[str]) -> list[Span]:
+    """The bytes of `tensor`, which a layer writes, that tensors need which none writes."""
+    found = []
+    for other in network.tensors:
+        start, end = network.overlap(tensor, other)
+        if other not in written and start < end:
+            found.append(Span(start, end - start, lives[tensor][0], lives[other][1]))
+    return found
+
+
+def _words(spans: Sequence[Span]) -> tuple[Span, ...]:
+    """The same bytes in whole words, those of one life together; bytes that live at two times are two spans."""
+    cuts = sorted({cut for span in spans for cut in (span.start - span.start % ALIGNMENT, aligned(span.end))})
+    found: list[Span] = []
+    for start, end in pairwise(cuts):
+        lives = _joined((span.first, span.last) for span in spans if span.start < end and start < span.end)
+        for life in lives:
+            before = next((old for old in found if old.end == start and (old.first, old.last) == life), None)
+            if before is not None:
+                found.remove(before)
+            begin = start if before is None else before.start
+            found.append(Span(begin, end - begin, *life))
+    return tuple(found)
+
+
+def _joined(lives: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Lives as few as they come to: those that touch are one."""
+    found: list[tuple[int, int]] = []
+    for first, last in sorted(lives):
+        if found and first <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], last))
+        else:
+            found.append((first, last))
+    return found
+
+
+# --- what runs in place ------------------------------------------------------------------------------------------
+
+
+def _best(
+    network: Network, lives: Lives, scratch: Sequence[Buffer], io: bool, alignment: int
+) -> tuple[_Memory, list[Buffer], Placement]:
+    """The smallest placement, whatever runs in place for it; its bound is that of all choices.
+
+    What takes over memory never adds to what lives at a layer. So where the placement with all that can run in place
+    is as small as what lives there, no other choice is better; otherwise leaving out some may make it fit better.
+    """
+
+    def tried(taken: Collection[_Takeover], steps: int) -> tuple[_Memory, list[Buffer], Placement]:
+        memory = _apart(network, lives, io, alignment)
+        done: set[int] = set()
+        for step in taken:
+            if step.layer not in done and memory.join(network, step):
+                done.add(step.layer)
+        buffers = [*memory.buffers(), *scratch]
+        return memory, buffers, place(buffers, steps)
+
+    options = list(_takeovers(network, lives, _apart(network, lives, io, alignment)))
+    found = tried(options, STEPS)
+    floor = max((live_bytes(found[1], index) for index in range(len(network.layers) + 1)), default=0)
+    if found[2].extent == floor or not options:
+        return found
+    others = list(_fewer(options))
+    rest = [tried(taken, STEPS // len(others)) for taken in others]
+    memory, buffers, placed = min((found, *rest), key=lambda one: one[2].extent)
+    bound = min(one[2].bound for one in (found, *rest)) if len(options) <= EXHAUSTIVE else floor
+    return memory, buffers, replace(placed, bound=bound)
+
+
+def _fewer(options: Sequence[_Takeover]) -> Iterator[Sequence[_Takeover]]:
+    """Choices without some: all of them where they are few, otherwise each without one."""
+    sizes = range(len(options)) if len(options) <= EXHAUSTIVE else (len(options) - 1,)
+    for size in sizes:
+        yield from combinations(options, size)
+
+
+def _takeovers(network: Network, lives: Lives, memory: _Memory) -> Iterator[_Takeover]:
+    """What operators allow, in the order of layers."""
+    for index, layer in enumerate(network.layers):
+        for position in BY_NAME[layer.op].inplace(LayerView.of(network, layer)):
+            name = layer.inputs[position]
+            fits = network.tensors[name].bytes == network.tensors[layer.output].bytes
+            if fits and lives[name][1] == index and {name, layer.output} <= memory.places.keys():
+                yield _Takeover(index, name, layer.output)
 
 
 def _states(network: Network) -> tuple[dict[str, int], int]:
@@ -149,7 +295,7 @@ def _states(network: Network) -> tuple[dict[str, int], int]:
         start = BY_NAME[layer.op].state(LayerView.of(network, layer))
         if start is not None:
             offsets[layer.name] = end
-            end += _aligned(start.size)
+            end += aligned(start.size)
     return offsets, end if offsets else 0
 
 
@@ -162,53 +308,3 @@ def initial_state(network: Network, planned: Plan) -> Array:
             offset = planned.states[layer.name] - ALIGNMENT
             found[offset : offset + start.size] = start
     return found
-
-
-def _orders(buffers: Sequence[Buffer]) -> list[tuple[int, ...]]:
-    """Orders in which to place buffers: the usual greedy ones, and all of them where they are few."""
-    indices = range(len(buffers))
-    if len(buffers) <= EXHAUSTIVE:
-        return list(permutations(indices))
-    keys = (
-        lambda i: (-buffers[i].size, buffers[i].first),
-        lambda i: (buffers[i].first, -buffers[i].size),
-        lambda i: (-(buffers[i].last - buffers[i].first), -buffers[i].size),
-        lambda i: (-buffers[i].size * (buffers[i].last - buffers[i].first + 1), buffers[i].first),
-    )
-    return [tuple(sorted(indices, key=key)) for key in keys]
-
-
-def _place(buffers: Sequence[Buffer], order: Sequence[int]) -> tuple[int, ...]:
-    """First fit: each buffer at the lowest offset that is free for its whole life."""
-    places: dict[int, int] = {}
-    for index in order:
-        buffer = buffers[index]
-        taken = sorted(
-            (places[other], places[other] + _aligned(buffers[other].size))
-            for other in places
-            if buffers[other].first <= buffer.last and buffer.first <= buffers[other].last
-        )
-        offset = 0
-        for start, end in taken:
-            if offset + buffer.size <= start:
-                break
-            offset = _aligned(max(offset, end), buffer.alignment)
-        places[index] = offset
-    return tuple(places[index] for index in range(len(buffers)))
-
-
-def _extent(buffers: Sequence[Buffer], places: Sequence[int]) -> int:
-    return max((place + _aligned(buffer.size) for buffer, place in zip(buffers, places, strict=True)), default=0)
-
-
-def _aligned(size: int, alignment: int = ALIGNMENT) -> int:
-    return -(-size // alignment) * alignment
-
-
-def _verify(buffers: Sequence[Buffer], places: Sequence[int]) -> None:
-    placed = list(zip(buffers, places, strict=True))
-    for position, (one, start) in enumerate(placed):
-        for other, begin in placed[position + 1 :]:
-            together = one.first <= other.last and other.first <= one.last
-            if together and start < begin + other.size and begin < start + one.size:
-                raise InternalError(f"{one.tensors} and {other.tensors} share arena bytes")

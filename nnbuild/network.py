@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -61,9 +61,14 @@ class Tensor:
         return self.shape[-1] if self.shape else 1
 
     @property
+    def element_bytes(self) -> int:
+        """Of memory, each element."""
+        return int(np.dtype(self.dtype).itemsize)
+
+    @property
     def bytes(self) -> int:
         """Of memory."""
-        return self.size * np.dtype(self.dtype).itemsize
+        return self.size * self.element_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +99,19 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
+class View:
+    """A tensor lies in tensor `home`, of the same type, from its element `start` on."""
+
+    home: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
 class Network:
     """The layers in execution order, with their tensors and the model's inputs and outputs.
 
+    `views` are the tensors that lie in others (see `nnbuild.elision`): parts that are read as they lie, or that layers
+    write to where they belong. What no layer writes is there as soon as all of its elements are.
     `single_rounding`: requantization rounds once instead of twice, for firmware whose CMSIS-NN does. `synthetic`: its
     scales come from made-up samples, so what it computes means nothing.
     """
@@ -107,31 +122,67 @@ class Network:
     outputs: tuple[Port, ...]
     single_rounding: bool = False
     synthetic: bool = False
+    views: Mapping[str, View] = field(default_factory=dict)
+
+    def place(self, tensor: str) -> tuple[str, int]:
+        """The tensor that `tensor` lies in, itself unless it is a view, and the byte there that it begins at."""
+        start = 0
+        while (view := self.views.get(tensor)) is not None:
+            start += view.start * self.tensors[tensor].element_bytes
+            tensor = view.home
+        return tensor, start
+
+    def overlap(self, one: str, other: str) -> tuple[int, int]:
+        """First byte and end, within what both lie in, of what two tensors share; end <= first where nothing is."""
+        (root, start), (home, begin) = self.place(one), self.place(other)
+        if root != home:
+            return 0, 0
+        return max(start, begin), min(start + self.tensors[one].bytes, begin + self.tensors[other].bytes)
+
+    def shares(self, one: str, other: str) -> bool:
+        """Whether two tensors have bytes in common."""
+        first, end = self.overlap(one, other)
+        return first < end
 
     def verify(self) -> None:
         """Raise InternalError unless every layer reads what is already written and every tensor is written once."""
-        written = {port.tensor for port in self.inputs}
+        self._verify_views()
+        written = {name: np.zeros(tensor.bytes, bool) for name, tensor in self.tensors.items()}
+
+        def bytes_of(tensor: str) -> Array:
+            root, start = self.place(tensor)
+            return written[root][start : start + self.tensors[tensor].bytes]
+
+        for port in self.inputs:
+            bytes_of(port.tensor)[:] = True
         names: set[str] = set()
         for layer in self.layers:
-            missing = [name for name in layer.inputs if name not in written]
+            missing = [name for name in layer.inputs if name not in self.tensors or not bytes_of(name).all()]
             if missing:
                 raise InternalError(f"layer {layer.name} reads {missing[0]} before it is written")
-            if layer.output in written:
+            if layer.output not in self.tensors:
+                raise InternalError(f"layer {layer.name} writes an undeclared tensor {layer.output}")
+            if bytes_of(layer.output).any():
                 raise InternalError(f"layer {layer.name} writes {layer.output} a second time")
             if layer.name in names:
                 raise InternalError(f"two layers are named {layer.name}")
-            if layer.output not in self.tensors:
-                raise InternalError(f"layer {layer.name} writes an undeclared tensor {layer.output}")
             names.add(layer.name)
-            written.add(layer.output)
+            bytes_of(layer.output)[:] = True
         for port in self.outputs:
-            if port.tensor not in written:
+            if port.tensor not in self.tensors or not bytes_of(port.tensor).all():
                 raise InternalError(f"output {port.name} is never written")
             if math.prod(port.shape) != self.tensors[port.tensor].size:
                 raise InternalError(f"output {port.name} has another size than its tensor")
         for tensor in self.tensors.values():
             if tensor.size <= 0 or not math.isfinite(tensor.quant.scale) or tensor.quant.scale <= 0:
                 raise InternalError(f"tensor {tensor.name} has shape {tensor.shape} and scale {tensor.quant.scale}")
+
+    def _verify_views(self) -> None:
+        ports = {port.tensor for port in (*self.inputs, *self.outputs)}
+        for name, view in self.views.items():
+            own, home = self.tensors[name], self.tensors[view.home]
+            if name in ports or own.dtype != home.dtype or view.start < 0 or view.start + own.size > home.size:
+                raise InternalError(f"tensor {name} cannot lie in {view.home} from {view.start} on")
 
     def to_json(self) -> str:
         """The network as readable JSON; big constants appear by their digest."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from nnbuild import fixedpoint
 from nnbuild.contract import LayerView
+from nnbuild.elision import elide
 from nnbuild.intervals import Interval, anything
 from nnbuild.network import Array, Layer, Network, Tensor
 from nnbuild.ops import BY_NAME
@@ -22,12 +23,17 @@ from nnbuild.placeholder import is_placeholder
 
 
 def shrink(network: Network) -> Network:
-    """The smaller network, verified; the same one where nothing goes, or where constants are not known."""
-    if any(is_placeholder(array) for layer in network.layers for array in layer.constants.values()):
+    """The smaller network, verified; the same one where nothing goes.
+
+    Where constants are not known, only copies go that memory makes unnecessary.
+    """
+    if network.views:
         return network
+    unknown = any(is_placeholder(array) for layer in network.layers for array in layer.constants.values())
     with fixedpoint.rounding(network.single_rounding):
-        while (smaller := _round(network)) is not network:
+        while not unknown and (smaller := _round(network)) is not network:
             network = smaller
+    network = elide(network)
     network.verify()
     return network
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from nnbuild import layout, qdq
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Run, Source
 from nnbuild.intervals import monotone
 from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Activation, Constant, Lowering, Output
@@ -144,6 +144,17 @@ def reference(params: ConcatParams, constants: Mapping[str, Array], inputs: Sequ
     return output
 
 
+def runs(view: LayerView) -> tuple[Run, ...]:
+    """All inputs, where each is copied in one piece and as it is."""
+    found = []
+    for part in view.params.parts:
+        ((count, *strides),) = part.loops if len(part.loops) == 1 else ((0, 0, 0),)
+        if not part.source.startswith("input") or part.table or not count or (count > 1 and strides != [1, 1]):
+            return ()
+        found.append(Run(int(part.source.removeprefix("input")), part.source_start, part.output_start, count))
+    return tuple(found)
+
+
 def render(view: LayerView, target: Target) -> Source:
     """Nested loops for each part."""
     names = {f"input{number}": "input" if number == 0 else f"input{number + 1}" for number in range(len(view.inputs))}
@@ -211,6 +222,7 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(fuses_clamp=True, inputs_like_output=True),
     params=ConcatParams,
     reference=reference,
+    runs=runs,
     bounds=monotone(reference),  # its tables change scales, and rise
     kernels=(Kernel("direct", render, trips=trips), cmsis_nn.CONCAT),
     cases=cases,

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from nnbuild import layout, qdq
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Run, SameAsInput, Source
 from nnbuild.intervals import Interval, monotone
 from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Constant, Lowering
@@ -76,6 +76,12 @@ def copies(view: LayerView, inputs: Sequence[Interval]) -> bool:
     return order.size == view.inputs[0].size and layout.is_contiguous(order)
 
 
+def runs(view: LayerView) -> tuple[Run, ...]:
+    """The whole output, where it lies in one piece in the input."""
+    p = view.params
+    return (Run(0, p.start, 0, p.size),) if p.loops in (((p.size, 1),), ((1, 0),)) else ()
+
+
 def render(view: LayerView, target: Target) -> Source:
     """Nested loops with constant strides."""
     values = {"p": view.params, "offset": layout.expression(view.params.loops, 0, view.params.start)}
@@ -117,6 +123,7 @@ OPERATOR = Operator(
     reference=reference,
     bounds=monotone(reference),
     copies=copies,
+    runs=runs,
     kernels=(
         Kernel(
             "direct",

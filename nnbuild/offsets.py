@@ -1,0 +1,274 @@
+"""Where buffers lie in one block of memory: no two share a byte while both live, and the block is as small as can be.
+
+First fit finds a placement; where that is larger than the most bytes that live at once, branch and bound looks for
+smaller ones. It ends with a proof, or after a number of steps: never after a time, so that every machine finds the
+same.
+
+Lowered as far as they go, buffers in the order of their offsets each lie upon what is below them. So the search builds
+placements in that order: each next buffer lies on the highest that ends below it, as far as it has placed them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from nnbuild.errors import InternalError
+
+ALIGNMENT = 4
+"""Bytes; what any C type of a kernel's scratch needs."""
+
+STEPS = 4000
+"""Of the search: each places one more buffer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """`size` bytes from `start` of a buffer, that live from layer `first` to layer `last`, both included."""
+
+    start: int
+    size: int
+    first: int
+    last: int
+
+    @property
+    def end(self) -> int:
+        """The byte behind it, counted from where the buffer begins."""
+        return self.start + self.size
+
+    def meets(self, other: Span) -> bool:
+        """Whether both live at some layer."""
+        return self.first <= other.last and other.first <= self.last
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Bytes that live from layer `first` to layer `last`, both included. `tensors` share them.
+
+    `alignment` is what their offset is a multiple of. `spans` say which of them live when, where not all live equally
+    long: they begin and end at multiples of ALIGNMENT, and those that meet do not overlap.
+    """
+
+    tensors: tuple[str, ...]
+    size: int
+    first: int
+    last: int
+    alignment: int = ALIGNMENT
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def pieces(self) -> tuple[Span, ...]:
+        """Its spans, in whole words."""
+        return self.spans or (Span(0, aligned(self.size), self.first, self.last),)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The offset of each buffer, in their order; `extent` bytes hold them all, and fewer than `bound` never could."""
+
+    offsets: tuple[int, ...]
+    extent: int
+    bound: int
+
+    @property
+    def optimal(self) -> bool:
+        """Whether it is proved that there is no smaller one."""
+        return self.extent == self.bound
+
+
+def aligned(size: int, alignment: int = ALIGNMENT) -> int:
+    """`size` or what is next to it of multiples of `alignment`."""
+    return -(-size // alignment) * alignment
+
+
+def live_bytes(buffers: Iterable[Buffer], layer: int) -> int:
+    """What lives at a layer."""
+    return sum(span.size for buffer in buffers for span in buffer.pieces if span.first <= layer <= span.last)
+
+
+def place(buffers: Sequence[Buffer], steps: int = STEPS) -> Placement:
+    """Offsets for `buffers`, verified: the smallest placement where the search comes to its end within `steps`."""
+    first_fits = [_first_fit(buffers, order) for order in _orders(buffers)]
+    found = min(first_fits, key=lambda offsets: _extent(buffers, offsets))
+    extent = _extent(buffers, found)
+    bound = max((live_bytes(buffers, span.first) for buffer in buffers for span in buffer.pieces), default=0)
+    if extent > bound:
+        search = _Search(buffers, extent, bound, steps)
+        found = search.run() or found
+        extent = _extent(buffers, found)
+        bound = extent if search.proves else bound
+    verify(buffers, found)
+    return Placement(tuple(found), extent, bound)
+
+
+def verify(buffers: Sequence[Buffer], offsets: Sequence[int]) -> None:
+    """InternalError where two buffers share bytes, or one is not aligned."""
+    placed = [
+        (buffer, _at(span, offset)) for buffer, offset in zip(buffers, offsets, strict=True) for span in buffer.pieces
+    ]
+    for position, (one, own) in enumerate(placed):
+        for other, span in placed[position + 1 :]:
+            if own.meets(span) and own.start < span.end and span.start < own.end:
+                raise InternalError(f"{one.tensors} and {other.tensors} share arena bytes")
+    for buffer, offset in zip(buffers, offsets, strict=True):
+        if offset < 0 or offset % buffer.alignment:
+            raise InternalError(f"{buffer.tensors} lie at {offset}, no multiple of {buffer.alignment}")
+
+
+def _at(span: Span, offset: int) -> Span:
+    """`span` of a buffer at `offset`, as it lies in the block."""
+    return Span(offset + span.start, span.size, span.first, span.last)
+
+
+def _extent(buffers: Sequence[Buffer], offsets: Sequence[int]) -> int:
+    ends = (o + span.end for buffer, o in zip(buffers, offsets, strict=True) for span in buffer.pieces)
+    return max(ends, default=0)
+
+
+# --- first fit ---------------------------------------------------------------------------------------------------
+
+
+def _orders(buffers: Sequence[Buffer]) -> Iterator[list[int]]:
+    """The usual orders for first fit: by size, time, length of life, and both together."""
+    keys: tuple[Callable[[Buffer], tuple[int, int]], ...] = (
+        lambda b: (-b.size, b.first),
+        lambda b: (b.first, -b.size),
+        lambda b: (-(b.last - b.first), -b.size),
+        lambda b: (-b.size * (b.last - b.first + 1), b.first),
+    )
+    for key in keys:
+        yield sorted(range(len(buffers)), key=lambda index: key(buffers[index]))
+
+
+def _first_fit(buffers: Sequence[Buffer], order: Sequence[int]) -> list[int]:
+    """Each buffer at the lowest offset that is free for its whole life."""
+    placed: list[Span] = []
+    offsets = [0] * len(buffers)
+    for index in order:
+        buffer = buffers[index]
+        offsets[index] = next(offset for offset in _rests(buffer, placed) if _is_free(buffer, offset, placed))
+        placed += [_at(span, offsets[index]) for span in buffer.pieces]
+    return offsets
+
+
+def _rests(buffer: Buffer, placed: Sequence[Span]) -> list[int]:
+    """The offsets at which `buffer` lies on the ground or on another one, lowest first."""
+    tops = {other.end - span.start for span in buffer.pieces for other in placed if span.meets(other)}
+    return sorted({0, *(aligned(top, buffer.alignment) for top in tops if top > 0)})
+
+
+def _is_free(buffer: Buffer, offset: int, placed: Sequence[Span]) -> bool:
+    own = [_at(span, offset) for span in buffer.pieces]
+    return not any(
+        span.meets(other) and span.start < other.end and other.start < span.end for span in own for other in placed
+    )
+
+
+# --- branch and bound --------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Search:
+    """For placements of less than `extent` bytes; `proves` is whether there is none below the last one found."""
+
+    buffers: Sequence[Buffer]
+    extent: int
+    bound: int
+    steps: int
+    proves: bool = False
+    _best: list[int] | None = None
+    _offsets: list[int] = field(default_factory=list)
+    _shapes: list[list[tuple[int, int, list[int]]]] = field(default_factory=list)
+    _seen: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[int, int]] = field(default_factory=dict)
+    _simple: bool = True
+
+    def run(self) -> list[int] | None:
+        """The smallest placement that it comes upon, None for none below `extent`."""
+        columns = _columns(self.buffers)
+        self._shapes = [
+            [
+                (span.start, span.size, [i for i, layer in enumerate(columns) if span.first <= layer <= span.last])
+                for span in buffer.pieces
+            ]
+            for buffer in self.buffers
+        ]
+        # A buffer of several spans may hold others above and below it at once, which no order of offsets expresses.
+        self._simple = all(len(shape) == 1 for shape in self._shapes)
+        self._offsets = [0] * len(self.buffers)
+        left = [0] * len(columns)
+        for shape in self._shapes:
+            for _, size, lives in shape:
+                for column in lives:
+                    left[column] += size
+        ended = self._descend(tuple(range(len(self.buffers))), [0] * len(columns), left, (-1, -1))
+        self.proves = self.extent == self.bound or (ended and self._simple)
+        return self._best
+
+    def _descend(self, waiting: tuple[int, ...], tops: list[int], left: list[int], last: tuple[int, int]) -> bool:
+        """Place what is `waiting` on `tops`, the height of each column; False where the steps are used up."""
+        if not waiting:
+            self._best, self.extent = list(self._offsets), max(tops)
+            return True
+        if self.steps == 0:
+            return False
+        self.steps -= 1
+        bases = [self._base(index, tops) for index in waiting]
+        if self._hopeless(waiting, bases, left):
+            return True
+        for base, index in self._next(waiting, bases, last):
+            if self.extent == self.bound:
+                return True
+            after, rest = list(tops), list(left)
+            for start, size, lives in self._shapes[index]:
+                for column in lives:
+                    after[column] = max(after[column], base + start + size)
+                    rest[column] -= size
+            self._offsets[index] = base
+            others = tuple(other for other in waiting if other != index)
+            own = (base, index) if self._simple else (0, 0)
+            if not self._is_known(others, after, own) and not self._descend(others, after, rest, own):
+                return False
+        return True
+
+    def _base(self, index: int, tops: Sequence[int]) -> int:
+        """The lowest offset at which buffer `index` lies on what is there."""
+        lowest = max((tops[column] - start for start, _, lives in self._shapes[index] for column in lives), default=0)
+        return aligned(max(lowest, 0), self.buffers[index].alignment)
+
+    def _hopeless(self, waiting: Sequence[int], bases: Sequence[int], left: Sequence[int]) -> bool:
+        """Whether some column cannot end below `extent`: what waits lies above the lowest that one of it can."""
+        lowest = [self.extent] * len(left)
+        for index, base in zip(waiting, bases, strict=True):
+            for start, _, lives in self._shapes[index]:
+                for column in lives:
+                    lowest[column] = min(lowest[column], base + start)
+        return any(size and low + size >= self.extent for low, size in zip(lowest, left, strict=True))
+
+    def _next(self, waiting: Sequence[int], bases: Sequence[int], last: tuple[int, int]) -> list[tuple[int, int]]:
+        """(offset, buffer) of what may be next, lowest first."""
+        found = sorted(zip(bases, waiting, strict=True), key=lambda pair: (pair[0], -self.buffers[pair[1]].size))
+        if not self._simple:
+            return found
+        # In the order of offsets; and what would leave room for another one below it comes behind that one.
+        ceiling = min(base + self._shapes[index][0][1] for base, index in found)
+        return [pair for pair in found if pair > last and pair[0] < ceiling]
+
+    def _is_known(self, waiting: tuple[int, ...], tops: Sequence[int], last: tuple[int, int]) -> bool:
+        """Whether the search was here already, with all that may follow `last`."""
+        state = (waiting, tuple(tops))
+        known = self._seen.get(state)
+        if known is not None and known <= last:
+            return True
+        self._seen[state] = last
+        return False
+
+
+def _columns(buffers: Sequence[Buffer]) -> list[int]:
+    """Layers at which all meet that ever meet: of those at which one begins, without those that others include."""
+    spans = [span for buffer in buffers for span in buffer.pieces]
+    live = {
+        layer: frozenset(i for i, span in enumerate(spans) if span.first <= layer <= span.last)
+        for layer in sorted({span.first for span in spans})
+    }
+    unlike = {alive: layer for layer, alive in reversed(live.items())}
+    return sorted(layer for alive, layer in unlike.items() if not any(alive < other for other in unlike))
