@@ -70,7 +70,7 @@ def as_json(
         "state_bytes": planned.state_bytes,
         "arena_map": arena_map(network, [step.choice for step in steps], planned, target),
         "scratch_bytes": max((layer["scratch_bytes"] for layer in layers), default=0),
-        "peak_layer": planned.peak,
+        "peak_layer": planned.peak if planned.arena else None,
         "macs": sum(layer["macs"] for layer in layers),
         "removed": asdict(removed),
         "cost": _run_cost([step.choice for step in steps], target),
@@ -146,33 +146,18 @@ def _others(choice: Choice, target: Target) -> list[Kernel]:
 def arena_map(network: Network, choices: Sequence[Choice], planned: Plan, target: Target) -> list[dict[str, Any]]:
     """Every buffer of an inference: where it is, and from which layer to which its contents are needed.
 
-    `offset` is None where the buffer is the caller's. Of a layer in place, input and output have one offset.
+    `offset` is None where the buffer is the caller's. Of a layer in place, input and output have one offset. Views have
+    no rows: what is written lives as long as any of it is read, and each part that a layer writes of an output of the
+    model is a row with the output's name.
     """
-    return [*_inputs(network, planned), *_written(network, planned), *_scratch(choices, planned, target)]
-
-
-def _last_reads(network: Network) -> dict[str, int]:
-    return {name: index for index, layer in enumerate(network.layers) for name in layer.inputs}
-
-
-def _inputs(network: Network, planned: Plan) -> list[dict[str, Any]]:
-    reads = _last_reads(network)
-    return [
-        _place(network, port.tensor, port.name, "input", planned, 0, reads.get(port.tensor, 0))
-        for port in network.inputs
-    ]
-
-
-def _written(network: Network, planned: Plan) -> list[dict[str, Any]]:
-    """What layers write, in their order: the model's outputs live to its end, the others to their last reader."""
-    reads, end = _last_reads(network), len(network.layers) - 1
-    ports = {port.tensor: port.name for port in network.outputs}
-    return [
-        _place(network, layer.output, ports[layer.output], "output", planned, index, end)
-        if layer.output in ports
-        else _place(network, layer.output, layer.output, "activation", planned, index, reads.get(layer.output, index))
-        for index, layer in enumerate(network.layers)
-    ]
+    inputs = [_place(network, port.tensor, port.name, "input", planned) for port in network.inputs]
+    outputs = {port.tensor: port.name for port in network.outputs}
+    written = []
+    for layer in network.layers:
+        port = outputs.get(network.place(layer.output)[0])
+        name, kind = (layer.output, "activation") if port is None else (port, "output")
+        written.append(_place(network, layer.output, name, kind, planned))
+    return [*inputs, *written, *_scratch(choices, planned, target)]
 
 
 def _scratch(choices: Sequence[Choice], planned: Plan, target: Target) -> list[dict[str, Any]]:
@@ -185,7 +170,9 @@ def _scratch(choices: Sequence[Choice], planned: Plan, target: Target) -> list[d
     return rows
 
 
-def _place(network: Network, tensor: str, name: str, kind: str, planned: Plan, first: int, last: int) -> dict[str, Any]:
+def _place(network: Network, tensor: str, name: str, kind: str, planned: Plan) -> dict[str, Any]:
     shape, size = list(network.tensors[tensor].shape), network.tensors[tensor].bytes
-    offset = planned.offsets.get(tensor)
+    offset, first = planned.offsets.get(tensor), planned.lives[tensor][0]
+    needed = max(planned.lives[other][1] for other in network.tensors if network.shares(tensor, other))
+    last = min(needed, max(0, len(network.layers) - 1))
     return {"name": name, "kind": kind, "shape": shape, "offset": offset, "bytes": size, "first": first, "last": last}

@@ -30,6 +30,9 @@ def minimal() -> dict[str, Any]:
         **{"ram": {"arena": 0, "scratch": 0, "other": 0, "total": 0}, "scratch_in_arena": 0, "shared_arena": 0},
         **{
             "arena_bytes": 0,
+            "arena_bound_bytes": 0,
+            "arena_optimal": True,
+            "peak_layer": None,
             "stack": None,
             "latency": None,
             "accuracy": None,

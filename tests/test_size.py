@@ -66,6 +66,8 @@ def report(name: str, layers: list[str], arena: int = 400) -> dict[str, Any]:
         "optimize": "balanced",
         "curve": [],
         "arena_bytes": arena,
+        "arena_bound_bytes": arena,
+        "peak_layer": 0,
         "scratch_bytes": 0,
         "cost": None,
         "layers": [

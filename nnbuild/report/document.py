@@ -80,6 +80,11 @@ def _other_code(model: ModelUsage) -> int | None:
     return model.flash["code"] - sum(sizes["code"] for sizes in model.layers.values()) or None
 
 
+def _arena_bound(model: ModelUsage) -> int:
+    facts = model.report.facts
+    return int(model.report.arena - facts["arena_bytes"] + facts["arena_bound_bytes"])
+
+
 def _total(kinds: dict[str, int]) -> dict[str, int]:
     return {**kinds, "total": sum(kinds.values())}
 
@@ -94,6 +99,9 @@ _OF_MODEL: dict[str, Callable[[ModelUsage], Any]] = {
     "scratch_in_arena": lambda model: model.report.scratch,
     "shared_arena": lambda model: model.report.arena if model.report.shared else 0,
     "arena_bytes": lambda model: model.report.arena,
+    "arena_bound_bytes": _arena_bound,
+    "arena_optimal": lambda model: model.report.arena == _arena_bound(model),
+    "peak_layer": lambda model: model.report.facts["peak_layer"],
     "stack": lambda model: model.stack,
     "latency": lambda model: model.latency,
     "synthetic": lambda model: model.report.facts["synthetic"],

@@ -170,21 +170,27 @@ def _arena(model: Model) -> Iterator[str]:
     layers = model["layers"]
     if not placed or not layers:
         return
-    full = [[row for row in placed if row["first"] <= index <= row["last"]] for index in range(len(layers))]
-    sums = [sum(row["bytes"] for row in rows) for rows in full]
-    peak = max(range(len(layers)), key=lambda index: sums[index])
-    largest = sorted(full[peak], key=lambda row: -row["bytes"])[:3]
+    peak = model["peak_layer"] or 0
+    largest = sorted((row for row in placed if row["first"] <= peak <= row["last"]), key=lambda row: -row["bytes"])[:3]
     shown = ", ".join(f"{row['kind']} {row['name']} {row['bytes']:,}" for row in largest)
     yield (
         f"the arena of {model['name']}, {model['arena_bytes']:,} bytes, is fullest at layer {layers[peak]['name']} "
         f"({_shape(layers[peak])}): {shown}"
     )
+    yield _wall(model)
     if layers[0]["op"] == "transpose" and any(row["kind"] == "input" and row["first"] == 0 for row in model["arena"]):
         copied = math.prod(layers[0]["output"])
         yield f"layer {layers[0]['name']} copies the input, {copied:,} bytes: input_layout='NHWC' takes it as it lies"
     if layers[peak]["op"] == "lookup":
         node = printable(layers[peak]["node"])
         yield f"'{node}' keeps its input and output at once, and a Relu or HardTanh there needs no buffer of its own"
+
+
+def _wall(model: Model) -> str:
+    """Whether a better placement could help."""
+    if model["arena_optimal"]:
+        return f"no placement of {model['name']}'s buffers is smaller: the kernels there, or the network, decide"
+    return f"no placement of {model['name']}'s buffers is smaller than {model['arena_bound_bytes']:,} bytes"
 
 
 def _image_ram(document: Mapping[str, Any], value: int) -> Iterator[str]:

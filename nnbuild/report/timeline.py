@@ -114,7 +114,7 @@ def _bar(row: dict[str, Any], box: Rect, first: float, last: float) -> Bar:
 
 def _columns(model: dict[str, Any], body: Rect, step: float) -> tuple[Column, ...]:
     live = live_bytes(model)
-    peak = live.index(max(live)) if any(live) else -1
+    peak = model["peak_layer"]
     every = max(1, round(26 / step + 0.49))
     return tuple(
         Column(
