@@ -154,7 +154,7 @@ class _Memory:
         if root == other or shift < 0 or shift % max(ALIGNMENT, self.alignments[other]):
             return False
         moved = [Span(span.start + shift, span.size, span.first, span.last) for span in self.storages[other]]
-        if any(name != step.input and self._overlap(network, name, step.input) for name in _inputs(network, step)):
+        if any(name != step.input and network.shares(name, step.input) for name in network.layers[step.layer].inputs):
             return False
         if not all(_follow(old, new, step.layer) for old in self.storages[root] for new in moved):
             return False
@@ -165,16 +165,6 @@ class _Memory:
             if home == other:
                 self.places[name] = (root, offset + shift)
         return True
-
-    def _overlap(self, network: Network, one: str, other: str) -> bool:
-        (root, start), (home, begin) = self.places[one], self.places[other]
-        return (
-            root == home and start < begin + network.tensors[other].bytes and begin < start + network.tensors[one].bytes
-        )
-
-
-def _inputs(network: Network, step: _Takeover) -> tuple[str, ...]:
-    return network.layers[step.layer].inputs
 
 
 def _follow(old: Span, new: Span, layer: int) -> bool:

@@ -206,6 +206,8 @@ class _Search:
 
     def _descend(self, waiting: tuple[int, ...], tops: list[int], left: list[int], last: tuple[int, int]) -> bool:
         """Place what is `waiting` on `tops`, the height of each column; False where the steps are used up."""
+        if max(tops) >= self.extent:
+            return True
         if not waiting:
             self._best, self.extent = list(self._offsets), max(tops)
             return True
