@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from nnbuild import __version__, cost, static_cost
@@ -147,17 +148,16 @@ def arena_map(network: Network, choices: Sequence[Choice], planned: Plan, target
     """Every buffer of an inference: where it is, and from which layer to which its contents are needed.
 
     `offset` is None where the buffer is the caller's. Of a layer in place, input and output have one offset. Views have
-    no rows: what is written lives as long as any of it is read, and each part that a layer writes of an output of the
-    model is a row with the output's name.
+    no rows: rows are what is written, and a tensor of which others are parts is a row for each run of bytes. What
+    layers write of an output of the model has the output's name.
     """
-    inputs = [_place(network, port.tensor, port.name, "input", planned) for port in network.inputs]
+    rows = [row for port in network.inputs for row in _places(network, port.tensor, port.name, "input", planned)]
     outputs = {port.tensor: port.name for port in network.outputs}
-    written = []
     for layer in network.layers:
         port = outputs.get(network.place(layer.output)[0])
         name, kind = (layer.output, "activation") if port is None else (port, "output")
-        written.append(_place(network, layer.output, name, kind, planned))
-    return [*inputs, *written, *_scratch(choices, planned, target)]
+        rows += _places(network, layer.output, name, kind, planned)
+    return [*rows, *_scratch(choices, planned, target)]
 
 
 def _scratch(choices: Sequence[Choice], planned: Plan, target: Target) -> list[dict[str, Any]]:
@@ -170,9 +170,25 @@ def _scratch(choices: Sequence[Choice], planned: Plan, target: Target) -> list[d
     return rows
 
 
-def _place(network: Network, tensor: str, name: str, kind: str, planned: Plan) -> dict[str, Any]:
-    shape, size = list(network.tensors[tensor].shape), network.tensors[tensor].bytes
-    offset, first = planned.offsets.get(tensor), planned.lives[tensor][0]
-    needed = max(planned.lives[other][1] for other in network.tensors if network.shares(tensor, other))
-    last = min(needed, max(0, len(network.layers) - 1))
-    return {"name": name, "kind": kind, "shape": shape, "offset": offset, "bytes": size, "first": first, "last": last}
+def _places(network: Network, tensor: str, name: str, kind: str, planned: Plan) -> list[dict[str, Any]]:
+    """A row, or one for each run of bytes that other tensors begin or end at."""
+    first, end = planned.lives[tensor][0], max(0, len(network.layers) - 1)
+    start, size = network.place(tensor)[1], network.tensors[tensor].bytes
+    needs = [
+        (low - start, high - start, min(planned.lives[other][1], end))
+        for other in network.tensors
+        for low, high in [network.overlap(tensor, other)]
+        if low < high
+    ]
+    runs = [
+        (low, high, max(last for begin, until, last in needs if begin <= low < until))
+        for low, high in pairwise(sorted({cut for need in needs for cut in need[:2]}))
+    ]
+    offset, whole = planned.offsets.get(tensor), list(network.tensors[tensor].shape)
+    return [
+        {
+            **{"name": name, "kind": kind, "shape": whole if high - low == size else [high - low]},
+            **{"offset": None if offset is None else offset + low, "bytes": high - low, "first": first, "last": last},
+        }
+        for low, high, last in runs
+    ]

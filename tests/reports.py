@@ -118,6 +118,14 @@ def hostile() -> dict[str, Any]:
     return made
 
 
+def _takes_over(one: dict[str, Any], two: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
+    """Whether the earlier of two rows lies in the tensor of the later one, which may be in parts."""
+    old, new = sorted((one, two), key=lambda row: row["first"])
+    parts = [row for row in rows if all(row[key] == new[key] for key in ("name", "kind", "first"))]
+    end = max(row["offset"] + row["bytes"] for row in parts)
+    return bool(min(row["offset"] for row in parts) <= old["offset"] and old["offset"] + old["bytes"] <= end)
+
+
 def arena_faults(model: dict[str, Any]) -> list[str]:
     """What is wrong with an arena map: bytes that two live buffers share, or that are outside of the arena.
 
@@ -129,7 +137,7 @@ def arena_faults(model: dict[str, Any]) -> list[str]:
         for two in placed[at + 1 :]:
             apart = one["offset"] + one["bytes"] <= two["offset"] or two["offset"] + two["bytes"] <= one["offset"]
             handed_over = one["last"] == two["first"] or two["last"] == one["first"]
-            in_place = handed_over and one["offset"] == two["offset"] and "scratch" not in (one["kind"], two["kind"])
+            in_place = handed_over and "scratch" not in (one["kind"], two["kind"]) and _takes_over(one, two, placed)
             if not apart and not in_place and one["first"] <= two["last"] and two["first"] <= one["last"]:
                 found.append(f"{one['name']} and {two['name']} share bytes")
     return found

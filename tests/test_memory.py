@@ -1,50 +1,27 @@
-"""The memory plan: no two live buffers share a byte, in place only where it is allowed, and near the lower bound."""
+"""The memory plan of networks: what lies where, in place only where it is allowed and of use; see also test_offsets."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from nnbuild import memory
 from nnbuild.contract import Case
-from nnbuild.errors import InternalError
-from nnbuild.memory import Buffer
-from nnbuild.network import QuantParams
+from nnbuild.importer import import_model
+from nnbuild.lower import lower
+from nnbuild.network import Network, QuantParams
 from nnbuild.ops import ALL, singles
 from nnbuild.selection import select
+from nnbuild.shrink import shrink
 from nnbuild.target import TARGETS
 
+from .test_elision import made, part, table, together
 from .test_kernels_host import mismatches
 
-BUFFERS = st.lists(
-    st.tuples(st.integers(1, 300), st.integers(0, 8), st.integers(0, 4)).map(
-        lambda t: Buffer(("t",), t[0], t[1], t[1] + t[2])
-    ),
-    min_size=1,
-    max_size=9,
-)
 
-
-@given(BUFFERS)
-def test_live_buffers_never_overlap(buffers: list[Buffer]) -> None:
-    best = None
-    for order in memory._orders(buffers):
-        places = memory._place(buffers, order)
-        memory._verify(buffers, places)
-        extent = memory._extent(buffers, places)
-        best = extent if best is None else min(best, extent)
-    bound = max(sum(-(-b.size // 4) * 4 for b in buffers if b.first <= t <= b.last) for t in range(13))
-    assert best is not None
-    assert bound <= best <= 2 * bound
-
-
-def test_the_check_finds_an_overlap() -> None:
-    buffers = [Buffer(("a",), 8, 0, 2), Buffer(("b",), 8, 2, 3)]
-    with pytest.raises(InternalError, match="share arena bytes"):
-        memory._verify(buffers, (0, 4))
+def planned(network: Network) -> memory.Plan:
+    return memory.plan(network, select(network, TARGETS["generic"]), TARGETS["generic"])
 
 
 def case(operator: str, name: str) -> Case:
@@ -87,3 +64,47 @@ def test_a_tensor_that_is_read_in_two_orders_is_not_overwritten(tmp_path: Path) 
     tanh, total, *_ = (layer.output for layer in network.layers)
     assert plan.offsets[tanh] != plan.offsets[total]
     assert mismatches(found, TARGETS["generic"], tmp_path) == 0
+
+
+def test_what_takes_over_memory_has_its_place() -> None:
+    """Three tables in a row: the first writes to the arena, where the second stays."""
+    network = made(lambda m, x: [table(m, table(m, table(m, x[0]), "Neg"), "Abs")])
+    found = planned(network)
+    first, second, _ = (layer.output for layer in network.layers)
+    assert found.offsets == {first: 0, second: 0}
+    assert (found.arena, found.bound, found.live) == (12, 12, (12, 12, 12))
+    assert found.lives == {"input0": (0, 0), first: (0, 1), second: (1, 2), network.layers[2].output: (2, 3)}
+
+
+def overwriting_hurts() -> Network:
+    """A value that is computed in place stays in a corner where two large ones have to be around it."""
+
+    def build(m: singles._Model, x: list[str]) -> list[str]:
+        first = table(m, x[0])
+        before = together(m, [x[0], x[1], first])
+        behind = together(m, [x[1], table(m, first, "Neg"), x[0]])
+        return [table(m, part(m, behind, 30, 33), "Abs"), table(m, part(m, before, 23, 32), "Abs")]
+
+    return shrink(made(build, (15, 14)))
+
+
+def test_what_runs_in_place_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = planned(overwriting_hurts())
+    assert (found.arena, found.optimal) == (72, True)
+    monkeypatch.setattr(memory, "_fewer", lambda options: iter([options]))
+    assert planned(overwriting_hurts()).arena > 72
+
+
+def test_of_many_that_run_in_place_each_is_left_out_once() -> None:
+    few, many = ([memory._Takeover(n, f"{n}", f"{n + 1}") for n in range(count)] for count in (3, 9))
+    assert sorted(len(taken) for taken in memory._fewer(few)) == [0, 1, 1, 1, 2, 2, 2]
+    assert [len(taken) for taken in memory._fewer(many)] == [8] * 9
+
+
+@pytest.mark.parametrize("cpu", ["cortex-m0", "cortex-m4"])
+def test_plans_of_the_reference_networks_are_proved_to_be_the_best(reference_dir: Path, cpu: str) -> None:
+    for name in ("kws01", "ic01"):
+        network = shrink(lower(import_model(reference_dir / "models" / "int8" / f"{name}_int8.onnx"), name))
+        choices = select(network, TARGETS[cpu])
+        for io in (False, True):
+            assert memory.plan(network, choices, TARGETS[cpu], io).optimal

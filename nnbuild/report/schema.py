@@ -139,7 +139,7 @@ KEYS = (
     Key("models[].accuracy.confusions[].float", "integer", "arg-max of the float model"),
     Key("models[].accuracy.confusions[].int8", "integer", "arg-max of the integers"),
     Key("models[].accuracy.confusions[].count", "integer", "samples"),
-    Key("models[].arena", "list", "every buffer of one inference; what layers write of an output in parts has a row each"),
+    Key("models[].arena", "list", "every buffer of one inference; a tensor that others lie in is a row for each part"),
     Key("models[].arena[].name", "string", "tensor or layer"),
     Key("models[].arena[].kind", "string", "`input`, `output`, `activation` or `scratch`"),
     Key("models[].arena[].shape", "list", ""),
