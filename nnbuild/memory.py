@@ -2,18 +2,19 @@
 
 The model's inputs and outputs are its caller's buffers, or lie in the arena as well; everything else, and the scratch
 of each kernel, gets an offset. Tensors whose lifetimes overlap never share a byte, except in place, where the operator
-allows it.
+allows it, and an output with a dying input, as far as the kernel allows it (`contract.Overlap`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 
 import numpy as np
 
-from nnbuild.contract import LayerView
+from nnbuild.contract import LayerView, Order, Overlap
 from nnbuild.errors import InternalError
 from nnbuild.network import Array, Network
 from nnbuild.ops import BY_NAME
@@ -31,7 +32,8 @@ EXHAUSTIVE = 6
 class Buffer:
     """Bytes that live from layer `first` to layer `last`, both included. `tensors` share them, one after the other.
 
-    `alignment` is what their offset is a multiple of.
+    `alignment` is what their offset is a multiple of. `over` are the tensors that die at layer `first` over which the
+    buffer may lie, and how.
     """
 
     tensors: tuple[str, ...]
@@ -39,6 +41,7 @@ class Buffer:
     first: int
     last: int
     alignment: int = ALIGNMENT
+    over: Mapping[str, Overlap] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +75,14 @@ def plan(
     With `io` the model's inputs and outputs lie in the arena: inputs from before the first layer to their last reader,
     outputs up to the end. Their offsets and the arena's size are multiples of `alignment`.
     """
-    buffers = _tensors(network, io, alignment) + _scratch(choices, target)
+    buffers = _tensors(network, choices, target, io, alignment) + _scratch(choices, target)
     places = min(
         (_place(buffers, order) for order in _orders(buffers)), key=lambda found: _extent(buffers, found), default=()
     )
     _verify(buffers, places)
     offsets = {name: place for buffer, place in zip(buffers, places, strict=True) for name in buffer.tensors}
     layers = {choice.layer.name for choice in choices}
-    live = tuple(
-        sum(_aligned(buffer.size) for buffer in buffers if buffer.first <= index <= buffer.last)
-        for index in range(len(choices))
-    )
+    live = tuple(_live(buffers, index) for index in range(len(choices)))
     scratch = {name.removeprefix("scratch:"): place for name, place in offsets.items() if name.startswith("scratch:")}
     if not set(scratch) <= layers:
         raise InternalError("scratch of a layer that is not there")
@@ -91,7 +91,25 @@ def plan(
     return Plan(arena, max(live, default=0), tensors, scratch, live, *_states(network))
 
 
-def _tensors(network: Network, io: bool, alignment: int) -> list[Buffer]:
+def in_order(choices: Sequence[Choice], planned: Plan) -> tuple[Choice, ...]:
+    """The choices with the order in which each kernel has to write for this plan."""
+    return tuple(replace(choice, view=replace(choice.view, order=_order(choice, planned))) for choice in choices)
+
+
+def _order(choice: Choice, planned: Plan) -> Order:
+    view, end = choice.view, 0
+    start = planned.offsets.get(choice.layer.output)
+    end = 0 if start is None else start + view.output.bytes
+    for name, tensor in zip(choice.layer.inputs, view.inputs, strict=True):
+        place = planned.offsets.get(name)
+        if start is not None and place is not None and place < end and start < place + tensor.bytes:
+            return Order.FORWARDS if start <= place else Order.BACKWARDS
+    return Order.ANY
+
+
+def _tensors(
+    network: Network, choices: Sequence[Choice], target: Target, io: bool, alignment: int
+) -> list[Buffer]:
     """One buffer for each tensor that lives in the arena, or chain of tensors in place."""
     inputs = {port.tensor for port in network.inputs}
     outputs = {port.tensor for port in network.outputs}
@@ -108,7 +126,8 @@ def _tensors(network: Network, io: bool, alignment: int) -> list[Buffer]:
         name = layer.output
         if name in elsewhere:
             continue
-        own = Buffer((name,), network.tensors[name].bytes, index, last.get(name, index))
+        over = _overlaps(choices[index], index, last, target)
+        own = Buffer((name,), network.tensors[name].bytes, index, last.get(name, index), over=over)
         own = replace(own, alignment=alignment) if name in outputs else own
         shared = _dying_input(network, index, last, elsewhere)
         home[name] = home[shared] if shared is not None else name
@@ -118,7 +137,18 @@ def _tensors(network: Network, io: bool, alignment: int) -> list[Buffer]:
 
 def _joined(old: Buffer, new: Buffer) -> Buffer:
     """The buffer whose bytes `new` takes over from `old`."""
-    return Buffer((*old.tensors, *new.tensors), old.size, old.first, new.last, max(old.alignment, new.alignment))
+    tensors, alignment = (*old.tensors, *new.tensors), max(old.alignment, new.alignment)
+    return replace(old, tensors=tensors, last=new.last, alignment=alignment)
+
+
+def _overlaps(choice: Choice, index: int, last: Mapping[str, int], target: Target) -> dict[str, Overlap]:
+    """The inputs that die at layer `index`, and how its kernel may overwrite them while it reads them."""
+    names = choice.layer.inputs
+    return {
+        names[position]: own
+        for position, own in choice.kernel.overlap(choice.view, target).items()
+        if last[names[position]] == index and names.count(names[position]) == 1
+    }
 
 
 def _dying_input(network: Network, index: int, last: Mapping[str, int], elsewhere: set[str]) -> str | None:
@@ -171,6 +201,7 @@ def _orders(buffers: Sequence[Buffer]) -> list[tuple[int, ...]]:
         return list(permutations(indices))
     keys = (
         lambda i: (-buffers[i].size, buffers[i].first),
+        lambda i: (-buffers[i].size, -buffers[i].first),
         lambda i: (buffers[i].first, -buffers[i].size),
         lambda i: (-(buffers[i].last - buffers[i].first), -buffers[i].size),
         lambda i: (-buffers[i].size * (buffers[i].last - buffers[i].first + 1), buffers[i].first),
@@ -179,22 +210,57 @@ def _orders(buffers: Sequence[Buffer]) -> list[tuple[int, ...]]:
 
 
 def _place(buffers: Sequence[Buffer], order: Sequence[int]) -> tuple[int, ...]:
-    """First fit: each buffer at the lowest offset that is free for its whole life."""
+    """First fit: each buffer at the lowest offset that the buffers which live at its time leave to it."""
     places: dict[int, int] = {}
     for index in order:
-        buffer = buffers[index]
-        taken = sorted(
-            (places[other], places[other] + _aligned(buffers[other].size))
-            for other in places
-            if buffers[other].first <= buffer.last and buffer.first <= buffers[other].last
-        )
-        offset = 0
-        for start, end in taken:
-            if offset + buffer.size <= start:
-                break
-            offset = _aligned(max(offset, end), buffer.alignment)
+        others = [(buffers[other], place) for other, place in places.items() if _meet(buffers[other], buffers[index])]
+        offset, tried = 0, -1
+        while tried != offset:
+            tried = offset
+            for other, place in others:
+                offset = _beyond(buffers[index], offset, other, place)
         places[index] = offset
     return tuple(places[index] for index in range(len(buffers)))
+
+
+def _meet(one: Buffer, other: Buffer) -> bool:
+    """Whether both live at some layer."""
+    return one.first <= other.last and other.first <= one.last
+
+
+def _over(output: Buffer, other: Buffer) -> Overlap | None:
+    """How `output` may lie over `other`, which it replaces; None for any other two."""
+    if other.last != output.first:
+        return None
+    return next((output.over[name] for name in other.tensors if name in output.over), None)
+
+
+def _beside(one: Buffer, other: Buffer) -> Overlap:
+    """How `one` lies beside `other`."""
+    return Overlap(_aligned(one.size), _aligned(other.size))
+
+
+def _distance(one: Buffer, other: Buffer) -> Overlap:
+    """How far `one` has to begin below or above `other`."""
+    found, turned = _over(one, other), _over(other, one)
+    if turned is not None:
+        found = Overlap(turned.above, turned.below, turned.step)
+    beside = _beside(one, other)
+    if found is None:
+        return beside
+    below, above = _aligned(found.below, found.step), _aligned(found.above, found.step)
+    return Overlap(min(below, beside.below), min(above, beside.above), found.step)
+
+
+def _beyond(buffer: Buffer, offset: int, other: Buffer, place: int) -> int:
+    """The lowest offset from `offset` on at which `buffer` harms no byte of `other` at `place`."""
+    beside, own, distance = _beside(buffer, other), _distance(buffer, other), offset - place
+    if distance <= -beside.below or distance >= beside.above:
+        return offset
+    stepped = _aligned(distance, own.step)
+    if stepped > -own.below:
+        stepped = min(max(stepped, own.above), beside.above)
+    return _aligned(place + stepped, buffer.alignment)
 
 
 def _extent(buffers: Sequence[Buffer], places: Sequence[int]) -> int:
@@ -205,10 +271,25 @@ def _aligned(size: int, alignment: int = ALIGNMENT) -> int:
     return -(-size // alignment) * alignment
 
 
+def _live(buffers: Sequence[Buffer], index: int) -> int:
+    """Bytes that no plan for layer `index` can go below."""
+    living = [buffer for buffer in buffers if buffer.first <= index <= buffer.last]
+    total = sum(_aligned(buffer.size) for buffer in living)
+    for output in living:
+        over = [other for other in living if output.first == index and _over(output, other) is not None]
+        total -= min(sum(_shared(output, other) for other in over), _aligned(output.size))
+    return total
+
+
+def _shared(output: Buffer, other: Buffer) -> int:
+    """The most bytes that an output and what it replaces have in common."""
+    own, sizes = _distance(output, other), (_aligned(output.size), _aligned(other.size))
+    return sum(sizes) - min(max(sizes[0], own.below + sizes[1]), max(sizes[1], own.above + sizes[0]))
+
+
 def _verify(buffers: Sequence[Buffer], places: Sequence[int]) -> None:
     placed = list(zip(buffers, places, strict=True))
     for position, (one, start) in enumerate(placed):
         for other, begin in placed[position + 1 :]:
-            together = one.first <= other.last and other.first <= one.last
-            if together and start < begin + other.size and begin < start + one.size:
+            if _meet(one, other) and _beyond(one, start, other, begin) != start:
                 raise InternalError(f"{one.tensors} and {other.tensors} share arena bytes")
