@@ -115,8 +115,7 @@ def _by_columns(view: LayerView, source: Source) -> Source:
     if values["line"] is None:
         return source
     form = {"line": values["line"], "low": view.params.activation_min, "stride": place.stride[0], **_borders(walked)}
-    if place.stride[0] == 2:
-        form["turned"] = walked is not place
+    form["turned"] = place.stride[0] == 2 and walked is not place
     return replace(source, assembly=(replace(_columns(form), runs=_runs(walked)),))
 
 
@@ -174,7 +173,7 @@ def _columns(values: dict[str, Any]) -> Assembly:
         rows = 6 + 2 * inputs + 3 * products + output + (5 + output if bottom else 3)
     instructions = around + channel + group + column + rows
     parameters = COLUMNS if single else (*COLUMNS, "int32_t output_row")
-    parameters = parameters if single or not values["turned"] else (*parameters, "int32_t output_step")
+    parameters = parameters if not values["turned"] else (*parameters, "int32_t output_step")
     return Assembly("depthwise_armv6m.S.j2", "columns", "void", parameters, values, instructions)
 
 

@@ -170,9 +170,15 @@ OPERATOR = Operator(
             smlad_depthwise.scratch,
             smlad_depthwise.trips,
             outruns_library=smlad.outruns_library,
+            overlap=smlad_depthwise.over,
         ),
         Kernel(
-            "mla", smlad_depthwise.render, smlad_depthwise.supports_mla, smlad_depthwise.scratch, smlad_depthwise.trips
+            "mla",
+            smlad_depthwise.render,
+            smlad_depthwise.supports_mla,
+            smlad_depthwise.scratch,
+            smlad_depthwise.trips,
+            overlap=smlad_depthwise.over,
         ),
         Kernel(
             "mve",
