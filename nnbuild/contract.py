@@ -251,7 +251,8 @@ class Operator:
     `onnx` are the ONNX types whose nodes `lower` turns into layers of this operator (or into views, which are no
     layers at all); `reference(params, constants, inputs)` takes int8 arrays in the shapes of the layer's tensors and
     its result is the meaning of the layer, bit for bit; `inplace` names the inputs whose memory the output may take
-    with any kernel, when they die there and have its size (`Kernel.overlap` says more); `cases()` is the one table that tests and docs use.
+    with any kernel, when they die there and have its size (`Kernel.overlap` says more); `cases()` is the one table
+    that tests and docs use.
 
     A layer that keeps something from one inference to the next says by `state` what that is when it starts, as bytes;
     `advance(params, constants, inputs, state)` then is the reference: the result and the state behind it.

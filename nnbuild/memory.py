@@ -7,7 +7,6 @@ allows it, and an output with a dying input, as far as the kernel allows it (`co
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
