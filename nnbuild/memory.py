@@ -2,7 +2,8 @@
 
 The model's inputs and outputs are its caller's buffers, or lie in the arena as well; everything else, and the scratch
 of each kernel, gets an offset. Tensors whose lifetimes overlap never share a byte, except in place, where the operator
-allows it, and views, which lie in another tensor.
+allows it, an output with a dying input, as far as the kernel allows it (`contract.Overlap`), and views, which lie in
+another tensor.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from nnbuild.contract import LayerView
+from nnbuild.contract import LayerView, Order, Overlap
 from nnbuild.network import Array, Network
 from nnbuild.offsets import ALIGNMENT as ALIGNMENT
 from nnbuild.offsets import STEPS, Buffer, Placement, Span, aligned, live_bytes, place
@@ -27,6 +28,9 @@ EXHAUSTIVE = 5
 
 Lives = Mapping[str, tuple[int, int]]
 """First and last layer at which each tensor is needed."""
+
+Over = Mapping[str, Mapping[str, Overlap]]
+"""Over which tensors an output may lie, and how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,10 @@ def plan(
     """
     lives = lifetimes(network)
     scratch = _scratch(choices, target)
-    memory, buffers, placed = _best(network, lives, scratch, io, alignment)
+    over = {
+        choice.layer.output: _overlaps(network, choice, index, lives, target) for index, choice in enumerate(choices)
+    }
+    memory, buffers, placed = _best(network, lives, scratch, over, io, alignment)
     starts = dict(zip((buffer.tensors[0] for buffer in buffers), placed.offsets, strict=True))
     offsets = {name: starts[root] + start for name, (root, start) in memory.places.items() if root in starts}
     return Plan(
@@ -97,6 +104,21 @@ def lifetimes(network: Network) -> Lives:
     last = {name: index for index, layer in enumerate(network.layers) for name in layer.inputs}
     last |= {port.tensor: len(network.layers) for port in network.outputs}
     return {name: (start, last.get(name, start)) for name, start in first.items()}
+
+
+def in_order(choices: Sequence[Choice], planned: Plan) -> tuple[Choice, ...]:
+    """The choices with the order in which each kernel has to write for this plan."""
+    return tuple(replace(choice, view=replace(choice.view, order=_order(choice, planned))) for choice in choices)
+
+
+def _order(choice: Choice, planned: Plan) -> Order:
+    start = planned.offsets.get(choice.layer.output)
+    end = 0 if start is None else start + choice.view.output.bytes
+    for name, tensor in zip(choice.layer.inputs, choice.view.inputs, strict=True):
+        place = planned.offsets.get(name)
+        if start is not None and place is not None and place < end and start < place + tensor.bytes:
+            return Order.FORWARDS if start <= place else Order.BACKWARDS
+    return Order.ANY
 
 
 _SCRATCH = "scratch:"
@@ -134,7 +156,7 @@ class _Memory:
     places: dict[str, tuple[str, int]]
     alignments: dict[str, int]
 
-    def buffers(self) -> list[Buffer]:
+    def buffers(self, network: Network, lives: Lives, over: Over) -> list[Buffer]:
         """The storages as what is to be placed."""
         found = []
         for root, spans in self.storages.items():
@@ -143,8 +165,24 @@ class _Memory:
             tensors = (root, *(name for name, (home, _) in self.places.items() if home == root and name != root))
             size = max(span.end for span in spans)
             own = () if words == (Span(0, aligned(size), first, last),) else words
-            found.append(Buffer(tensors, size, first, last, self.alignments[root], own))
+            beginning = next((name for name in tensors if name in over and lives[name][0] == first), root)
+            below = {} if own or not self._fills(network, beginning) else over.get(beginning, {})
+            free = {
+                name: how
+                for name, how in below.items()
+                if self._fills(network, name) and self._last(name) == lives[name][1] and self.places[name][0] != root
+            }
+            found.append(Buffer(tensors, size, first, last, self.alignments[root], own, free))
         return found
+
+    def _fills(self, network: Network, name: str) -> bool:
+        """Whether a tensor is all that its storage is."""
+        root, start = self.places.get(name, ("", 0))
+        return root != "" and start == 0 and network.tensors[name].bytes == max(s.end for s in self.storages[root])
+
+    def _last(self, name: str) -> int:
+        """The last layer that needs anything of the storage of a tensor."""
+        return max(span.last for span in self.storages[self.places[name][0]])
 
     def join(self, network: Network, step: _Takeover) -> bool:
         """Let the output lie where the input does, with all that shares its storage; whether that can be."""
@@ -231,7 +269,7 @@ def _joined(lives: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _best(
-    network: Network, lives: Lives, scratch: Sequence[Buffer], io: bool, alignment: int
+    network: Network, lives: Lives, scratch: Sequence[Buffer], over: Over, io: bool, alignment: int
 ) -> tuple[_Memory, list[Buffer], Placement]:
     """The smallest placement, whatever runs in place for it; its bound is that of all choices.
 
@@ -245,7 +283,7 @@ def _best(
         for step in taken:
             if step.layer not in done and memory.join(network, step):
                 done.add(step.layer)
-        buffers = [*memory.buffers(), *scratch]
+        buffers = [*memory.buffers(network, lives, over), *scratch]
         return memory, buffers, place(buffers, steps)
 
     options = list(_takeovers(network, lives, _apart(network, lives, io, alignment)))
@@ -275,6 +313,16 @@ def _takeovers(network: Network, lives: Lives, memory: _Memory) -> Iterator[_Tak
             fits = network.tensors[name].bytes == network.tensors[layer.output].bytes
             if fits and lives[name][1] == index and {name, layer.output} <= memory.places.keys():
                 yield _Takeover(index, name, layer.output)
+
+
+def _overlaps(network: Network, choice: Choice, index: int, lives: Lives, target: Target) -> dict[str, Overlap]:
+    """The inputs that die at layer `index`, and how its kernel may overwrite them while it reads them."""
+    names = choice.layer.inputs
+    return {
+        names[position]: own
+        for position, own in choice.kernel.overlap(choice.view, target).items()
+        if lives[names[position]][1] == index and sum(network.shares(names[position], name) for name in names) == 1
+    }
 
 
 def _states(network: Network) -> tuple[dict[str, int], int]:

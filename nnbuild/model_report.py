@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nnbuild import __version__, cost, static_cost
 from nnbuild.contract import Kernel, Source
 from nnbuild.memory import Plan
-from nnbuild.network import Network, Port
+from nnbuild.network import Layer, Network, Port
 from nnbuild.ops import BY_NAME
 from nnbuild.optimize import Selection
 from nnbuild.report import curve
@@ -156,8 +156,22 @@ def arena_map(network: Network, choices: Sequence[Choice], planned: Plan, target
     for layer in network.layers:
         port = outputs.get(network.place(layer.output)[0])
         name, kind = (layer.output, "activation") if port is None else (port, "output")
-        rows += _places(network, layer.output, name, kind, planned)
+        over = _written_over(network, planned, layer)
+        rows += [{**row, "over": over} for row in _places(network, layer.output, name, kind, planned)]
     return [*rows, *_scratch(choices, planned, target)]
+
+
+def _written_over(network: Network, planned: Plan, layer: Layer) -> list[str]:
+    """The inputs, by the names of their rows, over which a layer's output lies; a model's input by that of its port."""
+    names = {port.tensor: port.name for port in network.inputs}
+    start = planned.offsets.get(layer.output)
+    found = []
+    for name in dict.fromkeys(layer.inputs):
+        place = planned.offsets.get(name)
+        if start is not None and place is not None:
+            apart = start >= place + network.tensors[name].bytes or place >= start + network.tensors[layer.output].bytes
+            found += [] if apart else [names.get(name, name)]
+    return found
 
 
 def _scratch(choices: Sequence[Choice], planned: Plan, target: Target) -> list[dict[str, Any]]:
@@ -166,7 +180,7 @@ def _scratch(choices: Sequence[Choice], planned: Plan, target: Target) -> list[d
         if choice.layer.name in planned.scratch:
             size, offset = choice.kernel.scratch(choice.view, target), planned.scratch[choice.layer.name]
             row = {"name": choice.layer.name, "kind": "scratch", "shape": [size], "offset": offset, "bytes": size}
-            rows.append({**row, "first": index, "last": index})
+            rows.append({**row, "first": index, "last": index, "over": []})
     return rows
 
 
@@ -189,6 +203,7 @@ def _places(network: Network, tensor: str, name: str, kind: str, planned: Plan) 
         {
             **{"name": name, "kind": kind, "shape": whole if high - low == size else [high - low]},
             **{"offset": None if offset is None else offset + low, "bytes": high - low, "first": first, "last": last},
+            "over": [],
         }
         for low, high, last in runs
     ]

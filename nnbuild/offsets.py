@@ -6,13 +6,17 @@ same.
 
 Lowered as far as they go, buffers in the order of their offsets each lie upon what is below them. So the search builds
 placements in that order: each next buffer lies on the highest that ends below it, as far as it has placed them.
+Two of which one may lie over the other (`contract.Overlap`) keep the distance that this asks for, instead of all bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
+from nnbuild.contract import Overlap
 from nnbuild.errors import InternalError
 
 ALIGNMENT = 4
@@ -46,7 +50,8 @@ class Buffer:
     """Bytes that live from layer `first` to layer `last`, both included. `tensors` share them.
 
     `alignment` is what their offset is a multiple of. `spans` say which of them live when, where not all live equally
-    long: they begin and end at multiples of ALIGNMENT, and those that meet do not overlap.
+    long: they begin and end at multiples of ALIGNMENT, and those that meet do not overlap. `over` are tensors of other
+    buffers over which it may lie, and how; buffers with `spans` keep to themselves.
     """
 
     tensors: tuple[str, ...]
@@ -55,6 +60,7 @@ class Buffer:
     last: int
     alignment: int = ALIGNMENT
     spans: tuple[Span, ...] = ()
+    over: Mapping[str, Overlap] = field(default_factory=dict)
 
     @property
     def pieces(self) -> tuple[Span, ...]:
@@ -82,8 +88,13 @@ def aligned(size: int, alignment: int = ALIGNMENT) -> int:
 
 
 def live_bytes(buffers: Iterable[Buffer], layer: int) -> int:
-    """What lives at a layer."""
-    return sum(span.size for buffer in buffers for span in buffer.pieces if span.first <= layer <= span.last)
+    """What lives at a layer, and cannot lie in less."""
+    living = [buffer for buffer in buffers if any(span.first <= layer <= span.last for span in buffer.pieces)]
+    total = sum(span.size for buffer in living for span in buffer.pieces if span.first <= layer <= span.last)
+    for buffer in living:
+        over = (other for other in living if any(name in buffer.over for name in other.tensors))
+        total -= min(sum(_shared(buffer, other) for other in over), aligned(buffer.size))
+    return total
 
 
 def place(buffers: Sequence[Buffer], steps: int = STEPS) -> Placement:
@@ -102,14 +113,10 @@ def place(buffers: Sequence[Buffer], steps: int = STEPS) -> Placement:
 
 
 def verify(buffers: Sequence[Buffer], offsets: Sequence[int]) -> None:
-    """InternalError where two buffers share bytes, or one is not aligned."""
-    placed = [
-        (buffer, _at(span, offset)) for buffer, offset in zip(buffers, offsets, strict=True) for span in buffer.pieces
-    ]
-    for position, (one, own) in enumerate(placed):
-        for other, span in placed[position + 1 :]:
-            if own.meets(span) and own.start < span.end and span.start < own.end:
-                raise InternalError(f"{one.tensors} and {other.tensors} share arena bytes")
+    """InternalError where two buffers share bytes that they may not, or one is not aligned."""
+    for (one, start), (other, begin) in combinations(zip(buffers, offsets, strict=True), 2):
+        if _beyond(one, start, other, begin) != start:
+            raise InternalError(f"{one.tensors} and {other.tensors} share arena bytes")
     for buffer, offset in zip(buffers, offsets, strict=True):
         if offset < 0 or offset % buffer.alignment:
             raise InternalError(f"{buffer.tensors} lie at {offset}, no multiple of {buffer.alignment}")
@@ -125,6 +132,58 @@ def _extent(buffers: Sequence[Buffer], offsets: Sequence[int]) -> int:
     return max(ends, default=0)
 
 
+# --- two buffers -------------------------------------------------------------------------------------------------
+
+
+def _distance(one: Buffer, other: Buffer) -> Overlap | None:
+    """How far `one` has to begin below or above `other`, where either may lie over the other; None for all others."""
+    if one.spans or other.spans or one.last < other.first or other.last < one.first:
+        return None
+    found = next((one.over[name] for name in other.tensors if name in one.over), None)
+    if found is None:
+        turned = next((other.over[name] for name in one.tensors if name in other.over), None)
+        if turned is None:
+            return None
+        found = Overlap(turned.above, turned.below, turned.step)
+    step = math.lcm(found.step, ALIGNMENT)
+    below, above = aligned(found.below, step), aligned(found.above, step)
+    return Overlap(min(below, aligned(one.size)), min(above, aligned(other.size)), step)
+
+
+def _shared(one: Buffer, other: Buffer) -> int:
+    """The most bytes that two buffers may have in common."""
+    distance, sizes = _distance(one, other), (aligned(one.size), aligned(other.size))
+    if distance is None:
+        return 0
+    return sum(sizes) - min(max(sizes[0], distance.below + sizes[1]), max(sizes[1], distance.above + sizes[0]))
+
+
+def _beyond(buffer: Buffer, offset: int, other: Buffer, place: int) -> int:
+    """The lowest offset from `offset` on at which `buffer` harms no byte of `other` at `place`."""
+    own = _distance(buffer, other)
+    if own is None:
+        return _clear(buffer, offset, other, place)
+    apart = offset - place
+    if apart <= -aligned(buffer.size) or apart >= aligned(other.size):
+        return offset
+    stepped = aligned(apart, own.step)
+    if stepped > -own.below:
+        stepped = min(max(stepped, own.above), aligned(other.size))
+    return aligned(place + stepped, buffer.alignment)
+
+
+def _clear(buffer: Buffer, offset: int, other: Buffer, place: int) -> int:
+    """`_beyond` where the two may share no byte that lives in both."""
+    pairs = [(span, _at(held, place)) for span in buffer.pieces for held in other.pieces if span.meets(held)]
+    moved = True
+    while moved:
+        moved = False
+        for span, held in pairs:
+            if offset + span.start < held.end and held.start < offset + span.end:
+                offset, moved = aligned(held.end - span.start, buffer.alignment), True
+    return offset
+
+
 # --- first fit ---------------------------------------------------------------------------------------------------
 
 
@@ -132,6 +191,7 @@ def _orders(buffers: Sequence[Buffer]) -> Iterator[list[int]]:
     """The usual orders for first fit: by size, time, length of life, and both together."""
     keys: tuple[Callable[[Buffer], tuple[int, int]], ...] = (
         lambda b: (-b.size, b.first),
+        lambda b: (-b.size, -b.first),
         lambda b: (b.first, -b.size),
         lambda b: (-(b.last - b.first), -b.size),
         lambda b: (-b.size * (b.last - b.first + 1), b.first),
@@ -141,27 +201,21 @@ def _orders(buffers: Sequence[Buffer]) -> Iterator[list[int]]:
 
 
 def _first_fit(buffers: Sequence[Buffer], order: Sequence[int]) -> list[int]:
-    """Each buffer at the lowest offset that is free for its whole life."""
-    placed: list[Span] = []
-    offsets = [0] * len(buffers)
+    """Each buffer at the lowest offset that the others leave to it for its whole life."""
+    offsets: dict[int, int] = {}
     for index in order:
-        buffer = buffers[index]
-        offsets[index] = next(offset for offset in _rests(buffer, placed) if _is_free(buffer, offset, placed))
-        placed += [_at(span, offsets[index]) for span in buffer.pieces]
-    return offsets
+        offsets[index] = _lowest(buffers, index, offsets, 0)
+    return [offsets[index] for index in range(len(buffers))]
 
 
-def _rests(buffer: Buffer, placed: Sequence[Span]) -> list[int]:
-    """The offsets at which `buffer` lies on the ground or on another one, lowest first."""
-    tops = {other.end - span.start for span in buffer.pieces for other in placed if span.meets(other)}
-    return sorted({0, *(aligned(top, buffer.alignment) for top in tops if top > 0)})
-
-
-def _is_free(buffer: Buffer, offset: int, placed: Sequence[Span]) -> bool:
-    own = [_at(span, offset) for span in buffer.pieces]
-    return not any(
-        span.meets(other) and span.start < other.end and other.start < span.end for span in own for other in placed
-    )
+def _lowest(buffers: Sequence[Buffer], index: int, offsets: Mapping[int, int], start: int) -> int:
+    """The lowest offset from `start` on for buffer `index` among those that have `offsets`."""
+    offset, tried = start, -1
+    while tried != offset:
+        tried = offset
+        for other, place in offsets.items():
+            offset = _beyond(buffers[index], offset, buffers[other], place)
+    return offset
 
 
 # --- branch and bound --------------------------------------------------------------------------------------------
@@ -179,8 +233,10 @@ class _Search:
     _best: list[int] | None = None
     _offsets: list[int] = field(default_factory=list)
     _shapes: list[list[tuple[int, int, list[int]]]] = field(default_factory=list)
-    _seen: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[int, int]] = field(default_factory=dict)
+    _seen: dict[tuple[tuple[int, ...], ...], tuple[int, int]] = field(default_factory=dict)
     _simple: bool = True
+    _partners: list[list[int]] = field(default_factory=list)
+    _saved: list[list[tuple[int, int, int]]] = field(default_factory=list)
 
     def run(self) -> list[int] | None:
         """The smallest placement that it comes upon, None for none below `extent`."""
@@ -194,6 +250,7 @@ class _Search:
         ]
         # A buffer of several spans may hold others above and below it at once, which no order of offsets expresses.
         self._simple = all(len(shape) == 1 for shape in self._shapes)
+        exact = self._find_partners(len(columns))
         self._offsets = [0] * len(self.buffers)
         left = [0] * len(columns)
         for shape in self._shapes:
@@ -201,8 +258,27 @@ class _Search:
                 for column in lives:
                     left[column] += size
         ended = self._descend(tuple(range(len(self.buffers))), [0] * len(columns), left, (-1, -1))
-        self.proves = self.extent == self.bound or (ended and self._simple)
+        self.proves = self.extent == self.bound or (ended and self._simple and exact)
         return self._best
+
+    def _find_partners(self, columns: int) -> bool:
+        """Note which buffers may lie over each other; whether lowering the one never asks the other to rise.
+
+        It may where their distance has to be a multiple of more than what every offset is.
+        """
+        count, exact = len(self.buffers), True
+        self._partners = [[] for _ in range(count)]
+        self._saved = [[] for _ in range(columns)]
+        for one, other in combinations(range(count), 2):
+            distance = _distance(self.buffers[one], self.buffers[other])
+            if distance is not None:
+                exact = exact and distance.step == ALIGNMENT
+                self._partners[one].append(other)
+                self._partners[other].append(one)
+                shared = _shared(self.buffers[one], self.buffers[other])
+                for column in {*self._shapes[one][0][2]} & {*self._shapes[other][0][2]}:
+                    self._saved[column].append((one, other, shared))
+        return exact
 
     def _descend(self, waiting: tuple[int, ...], tops: list[int], left: list[int], last: tuple[int, int]) -> bool:
         """Place what is `waiting` on `tops`, the height of each column; False where the steps are used up."""
@@ -214,7 +290,7 @@ class _Search:
         if self.steps == 0:
             return False
         self.steps -= 1
-        bases = [self._base(index, tops) for index in waiting]
+        bases = [self._base(index, tops, waiting) for index in waiting]
         if self._hopeless(waiting, bases, left):
             return True
         for base, index in self._next(waiting, bases, last):
@@ -232,10 +308,24 @@ class _Search:
                 return False
         return True
 
-    def _base(self, index: int, tops: Sequence[int]) -> int:
+    def _base(self, index: int, tops: Sequence[int], waiting: Sequence[int]) -> int:
         """The lowest offset at which buffer `index` lies on what is there."""
+        if any(other not in waiting for other in self._partners[index]):
+            return self._base_over(index, waiting)
         lowest = max((tops[column] - start for start, _, lives in self._shapes[index] for column in lives), default=0)
         return aligned(max(lowest, 0), self.buffers[index].alignment)
+
+    def _base_over(self, index: int, waiting: Sequence[int]) -> int:
+        """The same where something is there that it may lie over."""
+        buffer, lowest = self.buffers[index], 0
+        placed = {other: place for other, place in enumerate(self._offsets) if other not in waiting}
+        for other, place in placed.items():
+            distance = _distance(buffer, self.buffers[other]) if other in self._partners[index] else None
+            pieces = [(span, held) for span in buffer.pieces for held in self.buffers[other].pieces if span.meets(held)]
+            for span, held in pieces:
+                above = held.end - span.start if distance is None else distance.above
+                lowest = max(lowest, place + above)
+        return _lowest(self.buffers, index, placed, aligned(lowest, buffer.alignment))
 
     def _hopeless(self, waiting: Sequence[int], bases: Sequence[int], left: Sequence[int]) -> bool:
         """Whether some column cannot end below `extent`: what waits lies above the lowest that one of it can."""
@@ -244,7 +334,14 @@ class _Search:
             for start, _, lives in self._shapes[index]:
                 for column in lives:
                     lowest[column] = min(lowest[column], base + start)
-        return any(size and low + size >= self.extent for low, size in zip(lowest, left, strict=True))
+        return any(
+            size and low + size - self._saves(saved, waiting) >= self.extent
+            for low, size, saved in zip(lowest, left, self._saved, strict=True)
+        )
+
+    @staticmethod
+    def _saves(saved: Sequence[tuple[int, int, int]], waiting: Sequence[int]) -> int:
+        return sum(shared for one, other, shared in saved if one in waiting and other in waiting)
 
     def _next(self, waiting: Sequence[int], bases: Sequence[int], last: tuple[int, int]) -> list[tuple[int, int]]:
         """(offset, buffer) of what may be next, lowest first."""
@@ -257,7 +354,9 @@ class _Search:
 
     def _is_known(self, waiting: tuple[int, ...], tops: Sequence[int], last: tuple[int, int]) -> bool:
         """Whether the search was here already, with all that may follow `last`."""
-        state = (waiting, tuple(tops))
+        # What may lie over something that is there depends on where that is.
+        held = {other for index in waiting for other in self._partners[index]}.difference(waiting)
+        state = (waiting, tuple(tops), *((other, self._offsets[other]) for other in sorted(held)))
         known = self._seen.get(state)
         if known is not None and known <= last:
             return True

@@ -109,7 +109,7 @@ def simulated(
     for choice in choices:
         layer = choice.layer
         spoil(choice)
-        early = {name: of(name).copy() for name in _overwritten(found, planned, layer)}
+        early = {name: of(name).copy() for name in _overwritten(found, planned, choice, target)}
         of(layer.output)[:] = rng.integers(-128, 128, found.tensors[layer.output].size)
         inputs = [early.get(name, of(name)) for name in layer.inputs]
         of(layer.output)[:] = interpret.run_layer(found, layer, inputs, {}).ravel()
@@ -117,8 +117,13 @@ def simulated(
     return [of(port.tensor).copy() for port in found.outputs]
 
 
-def _overwritten(found: Network, planned: Plan, layer: Layer) -> list[str]:
-    """The inputs that the layer's output may replace byte by byte, being at the same place."""
+def _overwritten(found: Network, planned: Plan, choice: Choice, target: Target) -> list[str]:
+    """The inputs that the layer's output may replace while they are read: at their place, or as its kernel says."""
+    layer, place = choice.layer, planned.offsets.get(choice.layer.output, -1)
     allowed = {layer.inputs[position] for position in BY_NAME[layer.op].inplace(LayerView.of(found, layer))}
-    place = planned.offsets.get(layer.output, -1)
-    return [name for name in allowed if planned.offsets.get(name) == place]
+    inside = [name for name in allowed if planned.offsets.get(name) == place]
+    for position, over in choice.kernel.overlap(choice.view, target).items():
+        distance = place - planned.offsets.get(layer.inputs[position], place + 1)
+        if place >= 0 and distance % over.step == 0 and (distance <= -over.below or distance >= over.above):
+            inside.append(layer.inputs[position])
+    return inside

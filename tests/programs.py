@@ -7,7 +7,7 @@ to more than 4 bytes. All cases run; `CASE_DIFFERS` (tests/boards/board.h) is to
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +71,32 @@ int main(void)
 """
 
 
-def write(folder: Path, cases: Sequence[Case], target: Target, **options: Any) -> list[Path]:
+Gaps = Mapping[int, Sequence[tuple[int, int]]]
+"""By the number of a case: pieces of the arena, (offset, bytes), that it must leave as they are."""
+
+
+def write(
+    folder: Path,
+    cases: Sequence[Case],
+    target: Target,
+    gaps: Gaps | None = None,
+    pins: Sequence[Mapping[str, str]] = (),
+    **options: Any,
+) -> list[Path]:
     """The sources of a program with model m0, m1, ... for `cases`, all in one arena of the caller's.
 
-    `options` go to EmitOptions, such as `backend="cmsis_nn"`. Assembly is among them where it holds more than remarks.
+    `options` go to EmitOptions, such as `backend="cmsis_nn"`; `pins` are those of each case. Assembly is among the
+    sources where it holds more than remarks.
     """
     in_arena = options.get("placement", Placement()).in_arena
-    sources = host.write(folder, {"main.c": _main(cases, in_arena)})
+    sources = []
     for number, case in enumerate(cases):
-        files = emit(case.network, EmitOptions(f"m{number}", target, arena="caller", **options))
+        own = {"pins": pins[number]} if pins else {}
+        files = emit(case.network, EmitOptions(f"m{number}", target, arena="caller", **options, **own))
         sources += host.write(folder, files)
         sources += [folder / name for name, text in files.items() if name.endswith(".S") and ".syntax" in text]
-    return sources
+    # Only now what the models leave alone is known.
+    return [*host.write(folder, {"main.c": _main(cases, in_arena, gaps or {})}), *sources]
 
 
 def units(folder: Path, sources: Sequence[Path]) -> list[Path]:
@@ -107,7 +121,7 @@ def _included(model: Path) -> str:
     return f'{before}#include "{model.name}"\n' + "".join(f"#undef {name}\n" for name in names)
 
 
-def _main(cases: Sequence[Case], in_arena: bool) -> str:
+def _main(cases: Sequence[Case], in_arena: bool, gaps: Gaps) -> str:
     numbers = range(len(cases))
     lines = ["#include <stddef.h>", "#include <string.h>", *[f'#include "m{n}.h"' for n in numbers]]
     lines += ["#ifndef CASE_BEGINS", "#define CASE_BEGINS(number)", "#define CASE_DIFFERS(number)", "#endif"]
@@ -118,10 +132,11 @@ def _main(cases: Sequence[Case], in_arena: bool) -> str:
     lines += ["/* Output at an odd address: it may have any alignment. */", "static union {", "    uint32_t alignment;"]
     lines += [f"    int8_t of_m{n}[17 + {output_bytes(case, n)} + 16];" for n, case in enumerate(cases)]
     lines += ["} result_memory;", "static int8_t *const results = (int8_t *)&result_memory;"]
+    lines += ["static int all_fill(const int8_t *bytes, int count);"]
     if any(map(keeps_states, cases)):
         lines += ["#define STATE_WORDS 64", "static uint32_t states[STATE_WORDS];"]
     for number, case in enumerate(cases):
-        lines += _case(f"m{number}", case, in_arena)
+        lines += _case(f"m{number}", case, in_arena, gaps.get(number, ()))
     lines += [
         "static const struct test {",
         "    int (*run)(int sample, int8_t *output);",
@@ -135,7 +150,7 @@ def _main(cases: Sequence[Case], in_arena: bool) -> str:
     return "\n".join([*lines, "};", _PROGRAM])
 
 
-def _case(name: str, case: Case, in_arena: bool) -> list[str]:
+def _case(name: str, case: Case, in_arena: bool, gaps: Sequence[tuple[int, int]]) -> list[str]:
     """Inputs and outputs of all samples, and a function that runs one."""
     count, states = len(case.inputs[0]), interpret.States()
     outputs = [interpret.run(case.network, [values[k] for values in case.inputs], states)[0] for k in range(count)]
@@ -150,7 +165,7 @@ def _case(name: str, case: Case, in_arena: bool) -> list[str]:
         f"static int run_{name}(int sample, int8_t *output)",
         "{",
         *(_reset(name) if states else ()),
-        *(_run_in_arena(name, case, inputs) if in_arena else _run(name, case, bool(states), inputs)),
+        *(_run_in_arena(name, case, inputs, gaps) if in_arena else _run(name, case, bool(states), inputs)),
         "}",
     ]
 
@@ -185,7 +200,7 @@ def output_bytes(case: Case, number: int) -> str:
     return f"{4 if gives_indices(case) else 1} * M{number}_OUTPUT_SIZE"
 
 
-def _run_in_arena(name: str, case: Case, inputs: Sequence[str]) -> list[str]:
+def _run_in_arena(name: str, case: Case, inputs: Sequence[str], gaps: Sequence[tuple[int, int]]) -> list[str]:
     offsets = [f"{name.upper()}_INPUT_OFFSET"]
     if len(inputs) > 1:
         offsets = [f"{name.upper()}_INPUT_{own.upper()}_OFFSET" for own in _own_names(case)]
@@ -195,6 +210,7 @@ def _run_in_arena(name: str, case: Case, inputs: Sequence[str]) -> list[str]:
             for offset, source, values in zip(offsets, inputs, case.inputs, strict=True)
         ),
         f"    if ({name}_run(arena{', states' if keeps_states(case) else ''}) != 0) {{ return 1; }}",
+        *(f"    if (!all_fill(arena + {offset}, {size})) {{ return 1; }}" for offset, size in gaps),
         f"    memcpy(output, {name}_output(arena), {4 if gives_indices(case) else 1} * {name.upper()}_OUTPUT_SIZE);",
         "    return 0;",
     ]

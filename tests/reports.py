@@ -23,7 +23,7 @@ def layer(index: int, name: str, op: str, weights: int | None, code: int | None,
 def buffer(name: str, kind: str, offset: int | None, size: int, first: int, last: int) -> dict[str, Any]:
     return {
         **{"name": name, "kind": kind, "shape": [size], "offset": offset},
-        **{"bytes": size, "first": first, "last": last},
+        **{"bytes": size, "first": first, "last": last, "over": []},
     }
 
 
@@ -129,7 +129,8 @@ def _takes_over(one: dict[str, Any], two: dict[str, Any], rows: list[dict[str, A
 def arena_faults(model: dict[str, Any]) -> list[str]:
     """What is wrong with an arena map: bytes that two live buffers share, or that are outside of the arena.
 
-    In place, a layer's input dies where its output begins; nothing else may share a byte at any layer.
+    In place, a layer's input dies where its output begins, and so does one that it is said to lie over; nothing else
+    may share a byte at any layer.
     """
     placed = [row for row in model["arena"] if row["offset"] is not None]
     found = [f"{row['name']} ends outside" for row in placed if row["offset"] + row["bytes"] > model["arena_bytes"]]
@@ -137,7 +138,8 @@ def arena_faults(model: dict[str, Any]) -> list[str]:
         for two in placed[at + 1 :]:
             apart = one["offset"] + one["bytes"] <= two["offset"] or two["offset"] + two["bytes"] <= one["offset"]
             handed_over = one["last"] == two["first"] or two["last"] == one["first"]
-            in_place = handed_over and "scratch" not in (one["kind"], two["kind"]) and _takes_over(one, two, placed)
+            said = one["name"] in two["over"] or two["name"] in one["over"] or _takes_over(one, two, placed)
+            in_place = handed_over and "scratch" not in (one["kind"], two["kind"]) and said
             if not apart and not in_place and one["first"] <= two["last"] and two["first"] <= one["last"]:
                 found.append(f"{one['name']} and {two['name']} share bytes")
     return found

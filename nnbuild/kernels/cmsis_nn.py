@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnbuild.contract import Kernel, LayerView, Source, each_output
+from nnbuild import overlap
+from nnbuild.contract import Kernel, LayerView, Overlap, Source, each_output
 from nnbuild.network import INT8_MAX, INT8_MIN, Array
 from nnbuild.target import Target
 
@@ -34,6 +35,7 @@ _SIZE_CALLS = {
 """How to ask the library on the target; {0} is the layer's symbol."""
 
 Supports = Callable[[LayerView, Target], str | None]
+Over = Callable[[LayerView, Target], Mapping[int, Overlap]]
 
 
 def _kernel(
@@ -42,6 +44,7 @@ def _kernel(
     supports: Supports = lambda view, target: None,
     scratch: Callable[[LayerView, Target], int] = lambda view, target: 0,
     trips: Callable[[LayerView, Target], Mapping[str, int]] = each_output,
+    over: Over = lambda view, target: {},
 ) -> Kernel:
     """A kernel that calls `functions(view, target)`, which this version of CMSIS-NN must have."""
 
@@ -61,7 +64,13 @@ def _kernel(
             return f"CMSIS-NN {target.cmsis_nn.version} has no {function}"
         return None
 
-    return Kernel("cmsis_nn", render, available, scratch, named, functions)
+    return Kernel("cmsis_nn", render, available, scratch, named, functions, overlap=over)
+
+
+def _by_pixels(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Of functions that compute pixel by pixel, upwards, and do not read a window once its outputs are written."""
+    own = overlap.by_pixels(view.params.window, view.output.shape[-1])
+    return {0: overlap.upwards(own, view.inputs[0].bytes)}
 
 
 def _vectors(target: Target, elements: int, lanes: int) -> int:
@@ -176,7 +185,16 @@ def _convolve_trips(view: LayerView, target: Target) -> dict[str, int]:
     return {"pixel": place.pixels, "input": gathered, "output": size, "mac": size * _vectors(target, taps, 16)}
 
 
-CONVOLVE = _kernel(_convolve, convolve_function, scratch=convolve_scratch, trips=_convolve_trips)
+def _convolve_over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """arm_convolve_s8 copies windows, in their order, before it computes them; of several groups, group by group.
+
+    Functions for 1x1 windows go through the pixels once for each two channels.
+    """
+    by_window = convolve_function(view, target) == "arm_convolve_s8" and view.params.groups == 1
+    return _by_pixels(view, target) if by_window else {}
+
+
+CONVOLVE = _kernel(_convolve, convolve_function, scratch=convolve_scratch, trips=_convolve_trips, over=_convolve_over)
 
 
 # Depthwise convolution.
@@ -231,7 +249,14 @@ def _depthwise_trips(view: LayerView, target: Target) -> dict[str, int]:
     return {"pixel": place.pixels, "output": channels, "row": channels * rows, "mac": channels * rows * columns}
 
 
-DEPTHWISE = _kernel(_depthwise, depthwise_function, scratch=depthwise_scratch, trips=_depthwise_trips)
+def _depthwise_over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Pixel by pixel, except for MVE's function, which goes through them for some channels after the other."""
+    return {} if target.mve else _by_pixels(view, target)
+
+
+DEPTHWISE = _kernel(
+    _depthwise, depthwise_function, scratch=depthwise_scratch, trips=_depthwise_trips, over=_depthwise_over
+)
 
 
 # Fully connected.
@@ -332,6 +357,7 @@ MAX_POOL = _kernel(
     lambda view, target: "arm_max_pool_s8",
     _max_pool_supports,
     trips=_pool_trips,
+    over=_by_pixels,
 )
 AVERAGE_POOL = _kernel(
     lambda view, target: _pool(view, "arm_avgpool_s8", average_pool_scratch(view, target)),
@@ -339,6 +365,7 @@ AVERAGE_POOL = _kernel(
     _average_pool_supports,
     average_pool_scratch,
     _pool_trips,
+    _by_pixels,
 )
 
 

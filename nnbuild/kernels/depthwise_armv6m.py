@@ -7,6 +7,10 @@ in the column that is missing; missing inputs are the zero point, so they are co
 layer. Its sizes are arguments, so that layers of one stride and one kind of border share the function; offsets in
 registers are no slower than those in the code.
 
+Where the output lies over the input, the same function takes the map turned, one row after the other: so what it writes
+into a row above (or below, where it goes from the end) nobody reads any more. Of each channel, that is, for channels
+come one after the other; so the distance is one of whole pixels.
+
 All other windows without dilation are computed one by one, all channels of each, where C finds or gathers them.
 """
 
@@ -15,13 +19,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from nnbuild.contract import Assembly, LayerView, Source
+from nnbuild import overlap
+from nnbuild.contract import Assembly, LayerView, Order, Overlap, Source
 from nnbuild.kernels.armv6m import channel, requantization
+from nnbuild.network import Array
 from nnbuild.ops.spatial import Window
+from nnbuild.placeholder import packed
 from nnbuild.target import Target
 
 COLUMNS = (
-    *("const int8_t *input", "int8_t *output", "const int8_t *weights", "const int32_t *scaling", "int32_t channels"),
+    *("const int8_t *input", "int8_t *output", "const int8_t *weights", "const int32_t *scaling", "int32_t step"),
     *("int32_t row", "int32_t rows", "int32_t inner", "int32_t zero", "const int32_t *end"),
 )
 WINDOW = (
@@ -52,23 +59,72 @@ def by_columns(place: Window) -> bool:
     return place.stride == (2, 2) or (place.stride == (1, 1) and min(missing) == 1)
 
 
+def scratch(view: LayerView, target: Target) -> int:
+    """One patch for single windows, where they reach over a border."""
+    from nnbuild.ops import depthwise_conv2d
+
+    return 0 if by_columns(view.params.window) else depthwise_conv2d.scratch(view, target)
+
+
+def over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """By columns, which are rows then: whole pixels, of which those in front of a window are done with."""
+    place: Window = view.params.window
+    if not by_columns(place):
+        return {0: overlap.by_channels(place)}
+    if not by_columns(turned(place)):
+        return {}
+    own = overlap.by_pixels_of_channels(place)
+    return {0: own if place.stride == (1, 1) else overlap.upwards(own, view.inputs[0].bytes)}
+
+
 def render(view: LayerView, target: Target) -> Source:
     """The sums in assembly, where they have a line."""
     from nnbuild.ops import depthwise_conv2d
 
     source = depthwise_conv2d.render(view, target)
     line, place = source.values["line"], view.params.window
+    if by_columns(place):
+        return _by_columns(view, source)
     if line is None:
         return source
-    values = {"line": line, "low": view.params.activation_min}
-    if by_columns(place):
-        values |= {"stride": place.stride[0], **_borders(place)}
-        own = replace(_columns(values), runs=_runs(place))
-        return replace(source, values={**source.values, "by_columns": _sizes(place)}, assembly=(own,))
-    values |= {"rows": place.kernel[0], "columns": place.kernel[1]}
+    values = {"line": line, "low": view.params.activation_min, "rows": place.kernel[0], "columns": place.kernel[1]}
     pixels = place.pixels
     runs = {"call": pixels, "channel": pixels * place.input[2]}
     return replace(source, assembly=(replace(_window(values), runs=runs),))
+
+
+def turned(place: Window) -> Window:
+    """The window over the map whose rows are columns."""
+    pairs = ("output", "kernel", "stride", "dilation", "pad", "pad_end")
+    swapped = {name: getattr(place, name)[::-1] for name in pairs}
+    return replace(place, input=(place.input[1], place.input[0], place.input[2]), **swapped)
+
+
+def _walked(view: LayerView) -> Window:
+    """The map as assembly takes it."""
+    place: Window = view.params.window
+    return place if view.order is Order.ANY else turned(place)
+
+
+def _by_columns(view: LayerView, source: Source) -> Source:
+    """The first form of the layer that `source` computes window by window."""
+    place, walked = view.params.window, _walked(view)
+    weights, tap = _weights(source.data["weights"], view.order)
+    values = {**source.values, "by_columns": _sizes(view), "tap": tap}
+    source = replace(source, values=values, data={**source.data, "weights": weights})
+    if values["line"] is None:
+        return source
+    form = {"line": values["line"], "low": view.params.activation_min, "stride": place.stride[0], **_borders(walked)}
+    form["turned"] = place.stride[0] == 2 and walked is not place
+    return replace(source, assembly=(replace(_columns(form), runs=_runs(walked)),))
+
+
+def _weights(by_channel: Array, order: Order) -> tuple[Array, str]:
+    """The weights (channels, 3, 3) as assembly takes them, and where that of row `v` and column `u` is then."""
+    if order is Order.ANY:
+        return by_channel, "v * 3 + u"
+    own = by_channel.transpose(0, 2, 1)
+    return (packed(own[:, ::-1, ::-1]), "8 - u * 3 - v") if order is Order.BACKWARDS else (packed(own), "u * 3 + v")
 
 
 def _borders(place: Window) -> dict[str, bool]:
@@ -78,12 +134,25 @@ def _borders(place: Window) -> dict[str, bool]:
     return {"top": top, "bottom": bottom, "left": left, "right": right}
 
 
-def _sizes(place: Window) -> dict[str, int]:
-    """Of the rows that windows of a column lie in, in bytes, and how many columns lie in the map."""
-    borders = _borders(place)
-    rows = (place.output[0] - 1) * place.stride[0] + 3 - borders["top"] - borders["bottom"]
-    inner = place.output[1] - borders["left"] - borders["right"]
-    return {"rows": rows * place.input[1] * place.input[2], "inner": inner}
+def _sizes(view: LayerView) -> dict[str, int]:
+    """What the function is told: bytes from column to column, from row to row, and of the rows of a column.
+
+    Also how many columns lie in the map, bytes from row to row and from column to column of the output, and the last
+    pixel where it goes from there.
+    """
+    place, walked = view.params.window, _walked(view)
+    borders, channels = _borders(walked), place.input[2]
+    sign = -1 if view.backwards else 1
+    steps, output = (channels, place.input[1] * channels), (channels, place.output[1] * channels)
+    if walked is not place:
+        steps, output = steps[::-1], output[::-1]
+    rows = (walked.output[0] - 1) * place.stride[0] + 3 - borders["top"] - borders["bottom"]
+    return {
+        **{"step": sign * steps[0], "row": sign * steps[1], "rows": sign * rows * steps[1]},
+        "inner": walked.output[1] - borders["left"] - borders["right"],
+        **{"output_step": output[0], "output_row": output[1]},
+        "last": (place.pixels - 1) * channels if view.backwards else 0,
+    }
 
 
 def _columns(values: dict[str, Any]) -> Assembly:
@@ -100,10 +169,11 @@ def _columns(values: dict[str, Any]) -> Assembly:
         column = 18 + inputs + 2 * products
         rows = 3 * (3 + inputs + 3 * products + output) + 2 + 2 + output
     else:
-        column = 17 + (1 if values["top"] else 2 + inputs + products)
+        column = 17 + values["turned"] + (1 if values["top"] else 2 + inputs + products)
         rows = 6 + 2 * inputs + 3 * products + output + (5 + output if bottom else 3)
     instructions = around + channel + group + column + rows
     parameters = COLUMNS if single else (*COLUMNS, "int32_t output_row")
+    parameters = parameters if not values["turned"] else (*parameters, "int32_t output_step")
     return Assembly("depthwise_armv6m.S.j2", "columns", "void", parameters, values, instructions)
 
 
@@ -139,7 +209,7 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
     step = {"two_sided": outputs} if two_sided else {}
     if by_columns(place):
         strided = "strided_" if place.stride == (2, 2) else ""
-        runs = _runs(place)
+        runs = _runs(_walked(view))
         own = {f"{strided}output": outputs, f"{strided}column": runs["column"]}
         return {**own, **step, **{name: runs[name] for name in ("group", "channel")}}
     taps = place.kernel[0] * place.kernel[1]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint, qdq
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source, tied
+from nnbuild import fixedpoint, overlap, qdq
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, Source, tied
 from nnbuild.intervals import monotone
 from nnbuild.kernels import cmsis_nn
 from nnbuild.kernels.exact_requantize import single_requantization
@@ -191,6 +191,13 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
     return {"pixel": place.pixels, f"{varied}{scaled}output": blocks * taken, **loops, **window_trips(place, taken)}
 
 
+def over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Channel by channel of each pixel, or four at a time, of which the last may come twice."""
+    place, taken = view.params.window, lanes(view, target)
+    own = overlap.by_pixels(place, place.input[2]) if place.input[2] % taken else overlap.by_channels(place)
+    return {0: overlap.upwards(own, view.inputs[0].bytes)}
+
+
 def cases() -> Iterable[Case]:
     """Own and shared scales, padding that counts and that does not, odd sizes, global pools, one axis."""
     from nnbuild.ops import singles
@@ -232,7 +239,7 @@ OPERATOR = Operator(
     bounds=monotone(reference),
     channels=tied(divides_window, without_in_window),
     kernels=(
-        Kernel("direct", render, trips=trips, outruns_library=lambda target: not target.mve),
+        Kernel("direct", render, trips=trips, outruns_library=lambda target: not target.mve, overlap=over),
         cmsis_nn.AVERAGE_POOL,
     ),
     cases=cases,

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint, layout, qdq
-from nnbuild.contract import Case, Channels, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild import fixedpoint, layout, overlap, qdq
+from nnbuild.contract import Case, Channels, Kernel, LayerView, Operator, Overlap, Quantization, Source
 from nnbuild.intervals import Interval
 from nnbuild.kernels import cmsis_nn, horner, horner_armv6m, mve, packed_armv6m, smlad
 from nnbuild.lower import Activation, Lowering
@@ -111,6 +111,12 @@ def render(view: LayerView, target: Target) -> Source:
     )
 
 
+def over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Row by row, where there are several."""
+    params: FullyConnectedParams = view.params
+    return {0: overlap.by_rows(params.rows, params.inputs, params.outputs)} if params.rows > 1 else {}
+
+
 def trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of fully_connected.c.j2."""
     params = view.params
@@ -204,12 +210,14 @@ OPERATOR = Operator(
             horner_armv6m.fully_connected,
             horner_armv6m.supports,
             trips=horner_armv6m.fully_connected_trips,
+            overlap=over,
         ),
         Kernel(
             "packed",
             packed_armv6m.fully_connected,
             horner_armv6m.supports,
             trips=packed_armv6m.fully_connected_trips,
+            overlap=over,
         ),
         Kernel(
             "smlad",
@@ -217,6 +225,7 @@ OPERATOR = Operator(
             smlad.supports,
             trips=smlad.fully_connected_trips,
             outruns_library=smlad.outruns_library,
+            overlap=over,
         ),
         Kernel(
             "mve",
@@ -225,8 +234,8 @@ OPERATOR = Operator(
             trips=mve.fully_connected_trips,
             outruns_library=mve.outruns_library,
         ),
-        Kernel("horner", horner.fully_connected, trips=horner.fully_connected_trips),
-        Kernel("direct", render, trips=trips),
+        Kernel("horner", horner.fully_connected, trips=horner.fully_connected_trips, overlap=over),
+        Kernel("direct", render, trips=trips, overlap=over),
         cmsis_nn.FULLY_CONNECTED,
     ),
     cases=cases,

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint, qdq
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source, tied
+from nnbuild import fixedpoint, overlap, qdq
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, SameAsInput, Source, tied
 from nnbuild.intervals import monotone
 from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Activation, Lowering, Output
@@ -104,6 +104,11 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
     return {"pixel": place.pixels, "output": size, **asked}
 
 
+def over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Channel by channel of each pixel."""
+    return {0: overlap.upwards(overlap.by_channels(view.params.window), view.inputs[0].bytes)}
+
+
 def cases() -> Iterable[Case]:
     """Padding on either side, stride, dilation, one axis, a clamp, another scale."""
     from nnbuild.ops import singles
@@ -150,6 +155,6 @@ OPERATOR = Operator(
     reference=reference,
     bounds=monotone(reference),
     channels=tied(divides_window, without_in_window),
-    kernels=(Kernel("direct", render, trips=trips), cmsis_nn.MAX_POOL),
+    kernels=(Kernel("direct", render, trips=trips, overlap=over), cmsis_nn.MAX_POOL),
     cases=cases,
 )

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from nnbuild import layout, qdq
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Run, SameAsInput, Source
+from nnbuild import layout, overlap, qdq
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, Run, SameAsInput, Source
 from nnbuild.intervals import Interval, monotone
 from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Constant, Lowering
@@ -71,8 +71,7 @@ def reference(params: TransposeParams, constants: Mapping[str, Array], inputs: S
 
 def copies(view: LayerView, inputs: Sequence[Interval]) -> bool:
     """Whether the order is that of the input."""
-    offsets = view.constants.get("offsets")
-    order = layout.visit(view.params.loops, 0) + view.params.start if offsets is None else offsets
+    order = _offsets(view)
     return order.size == view.inputs[0].size and layout.is_contiguous(order)
 
 
@@ -80,6 +79,17 @@ def runs(view: LayerView) -> tuple[Run, ...]:
     """The whole output, where it lies in one piece in the input."""
     p = view.params
     return (Run(0, p.start, 0, p.size),) if p.loops in (((p.size, 1),), ((1, 0),)) else ()
+
+
+def _offsets(view: LayerView) -> Array:
+    """Where each element comes from."""
+    offsets = view.constants.get("offsets")
+    return layout.visit(view.params.loops, 0) + view.params.start if offsets is None else offsets
+
+
+def over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Element by element; a part of the input in its own order is copied within it."""
+    return {0: overlap.by_elements(_offsets(view), view.inputs[0].bytes)}
 
 
 def render(view: LayerView, target: Target) -> Source:
@@ -130,9 +140,15 @@ OPERATOR = Operator(
             render,
             supports=lambda view, target: None if view.params.loops else "no nested loops express it",
             trips=trips,
+            overlap=over,
         ),
         cmsis_nn.TRANSPOSE,
-        Kernel("gather", render_gather, supports=lambda view, target: "loops serve" if view.params.loops else None),
+        Kernel(
+            "gather",
+            render_gather,
+            supports=lambda view, target: "loops serve" if view.params.loops else None,
+            overlap=over,
+        ),
     ),
     cases=cases,
 )

@@ -148,6 +148,8 @@ KEYS = (
     Key("models[].arena[].bytes", "integer", ""),
     Key("models[].arena[].first", "integer", "layer from which its contents are needed"),
     Key("models[].arena[].last", "integer", "layer to which they are needed"),
+    Key("models[].arena[].over", "list", "inputs that its layer reads while it writes over them"),
+    Key("models[].arena[].over[]", "string", "their names"),
     Key("models[].layers", "list", "in the order in which they run"),
     Key("models[].layers[].index", "integer", ""),
     Key("models[].layers[].name", "string", "as in the symbols"),
