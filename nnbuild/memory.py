@@ -75,13 +75,13 @@ def plan(
     outputs up to the end. Their offsets and the arena's size are multiples of `alignment`.
     """
     buffers = _tensors(network, choices, target, io, alignment) + _scratch(choices, target)
-    places = min(
-        (_place(buffers, order) for order in _orders(buffers)), key=lambda found: _extent(buffers, found), default=()
-    )
-    _verify(buffers, places)
+    distances = _distances(buffers)
+    found = (_place(buffers, distances, order) for order in _orders(buffers))
+    places = min(found, key=lambda found: _extent(buffers, found), default=())
+    _verify(buffers, distances, places)
     offsets = {name: place for buffer, place in zip(buffers, places, strict=True) for name in buffer.tensors}
     layers = {choice.layer.name for choice in choices}
-    live = tuple(_live(buffers, index) for index in range(len(choices)))
+    live = tuple(_live(buffers, distances, index) for index in range(len(choices)))
     scratch = {name.removeprefix("scratch:"): place for name, place in offsets.items() if name.startswith("scratch:")}
     if not set(scratch) <= layers:
         raise InternalError("scratch of a layer that is not there")
@@ -106,9 +106,7 @@ def _order(choice: Choice, planned: Plan) -> Order:
     return Order.ANY
 
 
-def _tensors(
-    network: Network, choices: Sequence[Choice], target: Target, io: bool, alignment: int
-) -> list[Buffer]:
+def _tensors(network: Network, choices: Sequence[Choice], target: Target, io: bool, alignment: int) -> list[Buffer]:
     """One buffer for each tensor that lives in the arena, or chain of tensors in place."""
     inputs = {port.tensor for port in network.inputs}
     outputs = {port.tensor for port in network.outputs}
@@ -208,23 +206,72 @@ def _orders(buffers: Sequence[Buffer]) -> list[tuple[int, ...]]:
     return [tuple(sorted(indices, key=key)) for key in keys]
 
 
-def _place(buffers: Sequence[Buffer], order: Sequence[int]) -> tuple[int, ...]:
+def _place(buffers: Sequence[Buffer], distances: Distances, order: Sequence[int]) -> tuple[int, ...]:
     """First fit: each buffer at the lowest offset that the buffers which live at its time leave to it."""
     places: dict[int, int] = {}
     for index in order:
-        others = [(buffers[other], place) for other, place in places.items() if _meet(buffers[other], buffers[index])]
+        others = [(distances[index, other], place) for other, place in places.items() if (index, other) in distances]
         offset, tried = 0, -1
         while tried != offset:
             tried = offset
-            for other, place in others:
-                offset = _beyond(buffers[index], offset, other, place)
+            for distance, place in others:
+                offset = distance.beyond(offset, place, buffers[index].alignment)
         places[index] = offset
     return tuple(places[index] for index in range(len(buffers)))
 
 
-def _meet(one: Buffer, other: Buffer) -> bool:
-    """Whether both live at some layer."""
-    return one.first <= other.last and other.first <= one.last
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far a buffer begins from another one that lives at its time.
+
+    At least `lower` bytes below it or `upper` bytes above it; or nearer, from `over.below` and `over.above` on, as long
+    as the distance is a multiple of `over.step`. Offsets up to there share bytes.
+    """
+
+    lower: int
+    upper: int
+    over: Overlap
+
+    @classmethod
+    def between(cls, one: Buffer, other: Buffer) -> Distance:
+        """Of `one` from `other`."""
+        lower, upper = _aligned(one.size), _aligned(other.size)
+        own, turned = _over(one, other), _over(other, one)
+        if turned is not None:
+            own = Overlap(turned.above, turned.below, turned.step)
+        if own is None:
+            return cls(lower, upper, Overlap(lower, upper))
+        below, above = _aligned(own.below, own.step), _aligned(own.above, own.step)
+        return cls(lower, upper, Overlap(min(below, lower), min(above, upper), own.step))
+
+    def beyond(self, offset: int, place: int, alignment: int) -> int:
+        """The lowest offset from `offset` on that leaves the other one at `place` alone, a multiple of `alignment`."""
+        distance = offset - place
+        if distance <= -self.lower or distance >= self.upper:
+            return offset
+        stepped = _aligned(distance, self.over.step)
+        if stepped > -self.over.below:
+            stepped = min(max(stepped, self.over.above), self.upper)
+        return _aligned(place + stepped, alignment)
+
+    @property
+    def shared(self) -> int:
+        """The most bytes that the two have in common."""
+        below, above = max(self.lower, self.over.below + self.upper), max(self.upper, self.over.above + self.lower)
+        return self.lower + self.upper - min(below, above)
+
+
+Distances = Mapping[tuple[int, int], Distance]
+"""Of each buffer from each other one that lives at its time."""
+
+
+def _distances(buffers: Sequence[Buffer]) -> dict[tuple[int, int], Distance]:
+    return {
+        (index, number): Distance.between(one, other)
+        for index, one in enumerate(buffers)
+        for number, other in enumerate(buffers)
+        if index != number and one.first <= other.last and other.first <= one.last
+    }
 
 
 def _over(output: Buffer, other: Buffer) -> Overlap | None:
@@ -232,34 +279,6 @@ def _over(output: Buffer, other: Buffer) -> Overlap | None:
     if other.last != output.first:
         return None
     return next((output.over[name] for name in other.tensors if name in output.over), None)
-
-
-def _beside(one: Buffer, other: Buffer) -> Overlap:
-    """How `one` lies beside `other`."""
-    return Overlap(_aligned(one.size), _aligned(other.size))
-
-
-def _distance(one: Buffer, other: Buffer) -> Overlap:
-    """How far `one` has to begin below or above `other`."""
-    found, turned = _over(one, other), _over(other, one)
-    if turned is not None:
-        found = Overlap(turned.above, turned.below, turned.step)
-    beside = _beside(one, other)
-    if found is None:
-        return beside
-    below, above = _aligned(found.below, found.step), _aligned(found.above, found.step)
-    return Overlap(min(below, beside.below), min(above, beside.above), found.step)
-
-
-def _beyond(buffer: Buffer, offset: int, other: Buffer, place: int) -> int:
-    """The lowest offset from `offset` on at which `buffer` harms no byte of `other` at `place`."""
-    beside, own, distance = _beside(buffer, other), _distance(buffer, other), offset - place
-    if distance <= -beside.below or distance >= beside.above:
-        return offset
-    stepped = _aligned(distance, own.step)
-    if stepped > -own.below:
-        stepped = min(max(stepped, own.above), beside.above)
-    return _aligned(place + stepped, buffer.alignment)
 
 
 def _extent(buffers: Sequence[Buffer], places: Sequence[int]) -> int:
@@ -270,25 +289,17 @@ def _aligned(size: int, alignment: int = ALIGNMENT) -> int:
     return -(-size // alignment) * alignment
 
 
-def _live(buffers: Sequence[Buffer], index: int) -> int:
+def _live(buffers: Sequence[Buffer], distances: Distances, index: int) -> int:
     """Bytes that no plan for layer `index` can go below."""
-    living = [buffer for buffer in buffers if buffer.first <= index <= buffer.last]
-    total = sum(_aligned(buffer.size) for buffer in living)
-    for output in living:
-        over = [other for other in living if output.first == index and _over(output, other) is not None]
-        total -= min(sum(_shared(output, other) for other in over), _aligned(output.size))
+    living = [number for number, buffer in enumerate(buffers) if buffer.first <= index <= buffer.last]
+    total = sum(_aligned(buffers[number].size) for number in living)
+    for output in (number for number in living if buffers[number].first == index):
+        over = [other for other in living if other != output and _over(buffers[output], buffers[other]) is not None]
+        total -= min(sum(distances[output, other].shared for other in over), _aligned(buffers[output].size))
     return total
 
 
-def _shared(output: Buffer, other: Buffer) -> int:
-    """The most bytes that an output and what it replaces have in common."""
-    own, sizes = _distance(output, other), (_aligned(output.size), _aligned(other.size))
-    return sum(sizes) - min(max(sizes[0], own.below + sizes[1]), max(sizes[1], own.above + sizes[0]))
-
-
-def _verify(buffers: Sequence[Buffer], places: Sequence[int]) -> None:
-    placed = list(zip(buffers, places, strict=True))
-    for position, (one, start) in enumerate(placed):
-        for other, begin in placed[position + 1 :]:
-            if _meet(one, other) and _beyond(one, start, other, begin) != start:
-                raise InternalError(f"{one.tensors} and {other.tensors} share arena bytes")
+def _verify(buffers: Sequence[Buffer], distances: Distances, places: Sequence[int]) -> None:
+    for (one, other), distance in distances.items():
+        if distance.beyond(places[one], places[other], buffers[one].alignment) != places[one]:
+            raise InternalError(f"{buffers[one].tensors} and {buffers[other].tensors} share arena bytes")

@@ -194,9 +194,7 @@ def _convolve_over(view: LayerView, target: Target) -> dict[int, Overlap]:
     return _by_pixels(view, target) if by_window else {}
 
 
-CONVOLVE = _kernel(
-    _convolve, convolve_function, scratch=convolve_scratch, trips=_convolve_trips, over=_convolve_over
-)
+CONVOLVE = _kernel(_convolve, convolve_function, scratch=convolve_scratch, trips=_convolve_trips, over=_convolve_over)
 
 
 # Depthwise convolution.

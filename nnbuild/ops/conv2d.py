@@ -263,9 +263,7 @@ OPERATOR = Operator(
             outruns_library=smlad.outruns_library,
             overlap=smlad.over,
         ),
-        Kernel(
-            "mla", smlad.conv2d, smlad.supports_mla_conv2d, smlad.scratch, smlad.conv2d_trips, overlap=smlad.over
-        ),
+        Kernel("mla", smlad.conv2d, smlad.supports_mla_conv2d, smlad.scratch, smlad.conv2d_trips, overlap=smlad.over),
         Kernel(
             "mve", mve.conv2d, mve.supports_conv2d, mve.scratch, mve.conv2d_trips, outruns_library=mve.outruns_library
         ),
