@@ -136,7 +136,7 @@ def test_random_layers_at_the_least_distance(
     core: str, above: bool, seed: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     qemu.need()
-    run_on(core, random_layers.cases(seed, 24), above, tmp_path_factory.mktemp("core"))
+    run_on(core, list(random_layers.cases(seed, 24)), above, tmp_path_factory.mktemp("core"))
 
 
 @pytest.mark.parametrize("core", ["m0", "m4"])
