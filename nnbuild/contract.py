@@ -85,8 +85,10 @@ class Quantization:
 
 
 class Order(Enum):
-    """In which order a kernel has to write, since its output lies over an input: from that input's start, or below it,
-    `FORWARDS`; from above it `BACKWARDS`. Where the two share no memory `ANY` order serves."""
+    """In which order a kernel has to write: `ANY`, or as its output lies over an input.
+
+    `FORWARDS` as far below that input's start as the kernel asks for, `BACKWARDS` as far above it.
+    """
 
     ANY = "any"
     FORWARDS = "forwards"

@@ -106,18 +106,22 @@ def lifetimes(network: Network) -> Lives:
     return {name: (start, last.get(name, start)) for name, start in first.items()}
 
 
-def in_order(choices: Sequence[Choice], planned: Plan) -> tuple[Choice, ...]:
+def in_order(choices: Sequence[Choice], planned: Plan, target: Target) -> tuple[Choice, ...]:
     """The choices with the order in which each kernel has to write for this plan."""
-    return tuple(replace(choice, view=replace(choice.view, order=_order(choice, planned))) for choice in choices)
+    orders = (_order(choice, planned, target) for choice in choices)
+    return tuple(
+        replace(choice, view=replace(choice.view, order=order)) for choice, order in zip(choices, orders, strict=True)
+    )
 
 
-def _order(choice: Choice, planned: Plan) -> Order:
-    start = planned.offsets.get(choice.layer.output)
-    end = 0 if start is None else start + choice.view.output.bytes
-    for name, tensor in zip(choice.layer.inputs, choice.view.inputs, strict=True):
-        place = planned.offsets.get(name)
-        if start is not None and place is not None and place < end and start < place + tensor.bytes:
-            return Order.FORWARDS if start <= place else Order.BACKWARDS
+def _order(choice: Choice, planned: Plan, target: Target) -> Order:
+    view, start = choice.view, planned.offsets.get(choice.layer.output)
+    for position, own in choice.kernel.overlap(view, target).items():
+        place = planned.offsets.get(choice.layer.inputs[position])
+        if start is None or place is None:
+            continue
+        if start < place + view.inputs[position].bytes and place < start + view.output.bytes:
+            return Order.FORWARDS if place - start >= own.below else Order.BACKWARDS
     return Order.ANY
 
 

@@ -91,7 +91,7 @@ def optimize(
 
 def in_order(selection: Selection, planned: Plan, target: Target) -> Selection:
     """The same kernels, rendered in the order in which they have to write for this plan."""
-    choices = memory.in_order(selection.choices, planned)
+    choices = memory.in_order(selection.choices, planned, target)
     sources = (
         source if choice.view.order is Order.ANY else choice.kernel.render(choice.view, target)
         for choice, source in zip(choices, selection.sources, strict=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,6 +86,11 @@ class Forced:
         return distance if shares else None
 
 
+def apart() -> Forced:
+    """Plans where no output lies over an input: kernels write in any order."""
+    return Forced(above=False, nearer=-(1 << 20))
+
+
 class _Buffers:
     """An arena that grows: of each tensor with `room` on either side of it, for outputs that lie over it."""
 
@@ -135,9 +141,17 @@ def pinned(cases: Sequence[Case], target: Target, forced: Forced, kernels: Conta
     return found
 
 
+@contextlib.contextmanager
+def planned(forced: Forced | None) -> Iterator[None]:
+    """What is emitted here has the plans of `forced`."""
+    with pytest.MonkeyPatch.context() as patch:
+        if forced is not None:
+            patch.setattr(emit, "plan", forced.plan)
+        yield
+
+
 def write(folder: Path, cases: Sequence[Pinned], target: Target, forced: Forced) -> list[Path]:
     """The sources of a program of these cases with their pins, by the plans of `forced`."""
     models, pins = [case for case, _ in cases], [own for _, own in cases]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(emit, "plan", forced.plan)
+    with planned(forced):
         return programs.write(folder, models, target, forced.gaps, pins, placement=IN_ARENA)

@@ -12,7 +12,7 @@ from nnbuild import interpret
 from nnbuild.contract import LayerView
 from nnbuild.lower import lower
 from nnbuild.memory import Plan
-from nnbuild.network import Array, Layer, Network, QuantParams
+from nnbuild.network import Array, Network, QuantParams
 from nnbuild.ops import BY_NAME, singles
 from nnbuild.selection import Choice
 from nnbuild.target import Target

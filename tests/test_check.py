@@ -379,7 +379,7 @@ def test_a_smaller_input_saves_what_a_network_built_that_way_does(tmp_path: Path
 
 def test_layers_that_are_added_change_together(tmp_path: Path) -> None:
     limit = checked(tmp_path, residual(16)).ram
-    found = checked(tmp_path, residual(16), ram=round(limit * 0.6))
+    found = checked(tmp_path, residual(16), ram=round(limit * 0.65))
     option = next(option for option in found.advice if option.kind == "width")
     assert option.edit.widths == {"stem": 4, "right": 4}
     assert option.change == "'stem' from 16 to 4 outputs (with it 'right' from 16 to 4)"

@@ -17,7 +17,7 @@ from nnbuild.optimize import Aim
 from nnbuild.selection import select
 from nnbuild.target import TARGETS
 
-from . import programs, qemu
+from . import overlaps, programs, qemu
 from .test_kernels_cores import explain, roomy
 from .test_packed import HERE
 
@@ -137,7 +137,8 @@ def test_mutants_of_the_assembly_are_caught(form: int, old: str, new: str, tmp_p
         [depthwise((3, 6, 8), (3, 4), pads=(0, 0, 0, 0))],
     ][form]
     core = roomy("m0")
-    sources = programs.units(tmp_path, programs.write(tmp_path, cases, core.target, aim=FAST))
+    with overlaps.planned(overlaps.apart()):
+        sources = programs.units(tmp_path, programs.write(tmp_path, cases, core.target, aim=FAST))
     for kernels in tmp_path.glob("m*_kernels.S"):
         text = kernels.read_text()
         assert old in text

@@ -206,6 +206,15 @@ def test_the_check_finds_an_overlap_and_a_crooked_offset() -> None:
         offsets.verify(found, (0, 10))
 
 
+def test_the_check_finds_an_output_too_near() -> None:
+    found = [Buffer(("a",), 40, 0, 1), Buffer(("b",), 40, 1, 2, over={"a": Overlap(8, 12, 4)})]
+    for places in ((8, 0), (0, 12), (12, 0)):
+        offsets.verify(found, places)
+    for places in ((4, 0), (0, 8), (0, 0)):
+        with pytest.raises(InternalError, match="share arena bytes"):
+            offsets.verify(found, places)
+
+
 MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "lives that touch": (Span, "meets", lambda self, other: self.first < other.last and other.first < self.last),
     "one column": (offsets, "_columns", lambda found: [min(b.first for b in found)]),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from nnbuild import overlap
+from nnbuild import emit, overlap
 from nnbuild.contract import Case
 from nnbuild.network import Array
 from nnbuild.ops import ALL
@@ -67,6 +67,46 @@ def test_nearer_than_declared_bytes_differ(target: str, above: bool, tmp_path: P
     assert {_kernel(cases[number]) for number in wrong} == {_kernel(each) for each in cases}
 
 
+IGNORED = {
+    "generic": ({("conv2d", "horner"), ("conv2d", "direct"), ("depthwise_conv2d", "direct")}, True),
+    "cortex-m0": ({("conv2d", "assembly"), ("conv2d", "packed"), ("depthwise_conv2d", "assembly")}, True),
+    "cortex-m4": ({("depthwise_conv2d", "smlad")}, True),
+}
+"""Kernels whose C has another order for outputs above their inputs."""
+
+
+@pytest.mark.parametrize("target", IGNORED)
+def test_c_that_does_not_heed_the_order_is_noticed(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels, above = IGNORED[target]
+    monkeypatch.setattr(emit, "in_order", lambda selection, planned, target: selection)
+    machine, forced = HERE[target][0], Forced(above)
+    cases = overlaps.pinned(CASES, machine, forced, {name for _, name in kernels})
+    wrong = differing(tmp_path, cases, machine, forced)
+    assert kernels <= {_kernel(cases[number]) for number in wrong}
+
+
+@pytest.mark.parametrize(
+    ("core", "above", "kernel"),
+    [
+        ("m0", False, ("depthwise_conv2d", "assembly")),
+        ("m0", True, ("depthwise_conv2d", "assembly")),
+        ("m4", False, ("conv2d", "smlad")),
+    ],
+)
+def test_assembly_that_does_not_heed_the_order_is_noticed(
+    core: str, above: bool, kernel: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qemu.need()
+    monkeypatch.setattr(emit, "in_order", lambda selection, planned, target: selection)
+    machine, forced = roomy(core), Forced(above)
+    pinned = [each for each in overlaps.pinned(CASES, machine.target, forced, {kernel[1]}) if _kernel(each) == kernel]
+    sources = programs.units(tmp_path, overlaps.write(tmp_path, pinned, machine.target, forced))
+    status, _ = qemu.run(qemu.link(tmp_path, sources, machine), machine)
+    assert status != 0
+
+
 def _kernel(case: Pinned) -> tuple[str, str]:
     ((name, kernel),) = case[1].items()
     return next(layer.op for layer in case[0].network.layers if layer.name == name), kernel
@@ -96,7 +136,7 @@ def test_random_layers_at_the_least_distance(
     core: str, above: bool, seed: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     qemu.need()
-    run_on(core, random_layers.cases(seed, 24), above, tmp_path_factory.mktemp("core"))
+    run_on(core, list(random_layers.cases(seed, 24)), above, tmp_path_factory.mktemp("core"))
 
 
 @pytest.mark.parametrize("core", ["m0", "m4"])

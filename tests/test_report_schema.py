@@ -23,7 +23,7 @@ def minimal() -> dict[str, Any]:
         **{"function": "m_l00_add", "inputs": [[1, 2]], "output": [2], "macs": 0, "weights": None, "code": None},
         **{"cycles": None, "assembly": None, "scratch": 0, "sqnr_db": None, "isolated_db": None},
     }
-    buffer = {"name": "x", "kind": "input", "shape": [2], "offset": None, "bytes": 2, "first": 0, "last": 0}
+    buffer = {"name": "x", "kind": "input", "shape": [2], "offset": None, "bytes": 2, "first": 0, "last": 0, "over": []}
     sizes = {"weights": 0, "code": 0, "kernels": 0, "selftest": 0, "total": 0}
     model = {
         **{"name": "m", "model_id": "0x1", "cpu": "generic", "flash": sizes, "other_code": None},

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import executed
 from nnbuild import static_cost
-from nnbuild.contract import Assembly, LayerView
+from nnbuild.contract import Assembly, LayerView, Order
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import InternalError
 from nnbuild.instruction_timings import CORES
@@ -23,7 +23,8 @@ from nnbuild.ops import BY_NAME, singles
 from nnbuild.rendering import assembly_range
 from nnbuild.selection import candidates, select
 from nnbuild.target import TARGETS
-from tests import qemu, random_layers
+from tests import overlaps, qemu, random_layers
+from tests.overlaps import Forced
 
 CLAMPED = """
 @ int32_t f(int32_t x)
@@ -282,15 +283,19 @@ def holds(own: Assembly, cycles: float) -> bool:
     return bounds is not None and bounds.least <= cycles <= bounds.most
 
 
-def test_runs_of_columns_are_those_that_run_and_no_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", [Order.ANY, Order.FORWARDS, Order.BACKWARDS])
+def test_runs_of_columns_are_those_that_run_and_no_others(order: Order, tmp_path: Path) -> None:
     """With one run of a label more or less for each channel, the range does not hold what QEMU counts."""
     qemu.need()
     target = TARGETS["cortex-m0"]
-    emitted = [emit(network, EmitOptions(f"n{number}", target)) for number, network in enumerate(BY_COLUMNS)]
-    for network, ran in zip(BY_COLUMNS, executed.run("cortex-m0", emitted, tmp_path), strict=True):
+    forced = overlaps.apart() if order is Order.ANY else Forced(order is Order.BACKWARDS)
+    with overlaps.planned(forced):
+        emitted = [emit(network, EmitOptions(f"n{number}", target)) for number, network in enumerate(BY_COLUMNS)]
+    for network, ran, over in zip(BY_COLUMNS, executed.run("cortex-m0", emitted, tmp_path), forced.made, strict=True):
         # A transpose is on either side.
         _, choice, _ = select(network, target)
-        (own,) = choice.kernel.render(choice.view, target).assembly
+        used = order if choice.layer.name in over else Order.ANY
+        (own,) = choice.kernel.render(replace(choice.view, order=used), target).assembly
         assert own.name == "columns"
         found = ran.layers[1].assembly
         assert found is not None
@@ -332,8 +337,14 @@ def networks_of_cases() -> list[Network]:
     return found
 
 
-@pytest.mark.parametrize(("core", "pinned"), KERNELS)
-def test_what_runs_is_in_the_range_of_every_function(core: str, pinned: str, tmp_path: Path) -> None:
+OVER = [("cortex-m0", "assembly", True), ("cortex-m0", "packed", True), ("cortex-m4", "smlad", False)]
+"""Kernels whose output lies over the input, above it or not."""
+
+
+@pytest.mark.parametrize(("core", "pinned", "above"), [*((*own, None) for own in KERNELS), *OVER])
+def test_what_runs_is_in_the_range_of_every_function(
+    core: str, pinned: str, above: bool | None, tmp_path: Path
+) -> None:
     """Cycles, or instructions, of a layer's functions in assembly, as QEMU counts them, without the C around them."""
     qemu.need()
     target, networks = TARGETS[core], networks_of_cases()
@@ -344,7 +355,8 @@ def test_what_runs_is_in_the_range_of_every_function(core: str, pinned: str, tmp
             for layer in candidates(network, target)
             if pinned in {kernel.name for kernel in layer.kernels}
         }
-        emitted.append(emit(network, EmitOptions(f"n{len(emitted)}", target, pins=pins)))
+        with overlaps.planned(None if above is None else Forced(above)):
+            emitted.append(emit(network, EmitOptions(f"n{len(emitted)}", target, pins=pins)))
     compared = 0
     for files, ran in zip(emitted, executed.run(core, emitted, tmp_path), strict=True):
         (name,) = (name for name in files if name.endswith(".report.json"))

@@ -226,7 +226,7 @@ def _together(view: LayerView) -> int:
 
     One, or two where that makes pairs of them.
     """
-    place = view.params.window
+    place: Window = view.params.window
     count, run = _runs(place)
     if view.order is Order.ANY or place.pixels == count * run:
         return 0
@@ -256,12 +256,11 @@ def over(view: LayerView, target: Target) -> dict[int, Overlap]:
     """Two pixels at a time, upwards; windows at borders come before those of their rows. In C it is pixel by pixel."""
     place, outputs = view.params.window, view.params.channels
     firsts, seconds = _pairs(replace(view, order=Order.FORWARDS))
-    reads, writes = overlap.windows(place, outputs)
-    spans = [
+    reads, writes = (
         np.stack([np.minimum(each[firsts, 0], each[seconds, 0]), np.maximum(each[firsts, 1], each[seconds, 1])], axis=1)
-        for each in (reads, writes)
-    ]
-    below = max(overlap.below(*spans, whole=True), overlap.by_pixels(place, outputs).below)
+        for each in overlap.windows(place, outputs)
+    )
+    below = max(overlap.below(reads, writes, whole=True), overlap.by_pixels(place, outputs).below)
     return {0: Overlap(below, view.inputs[0].bytes)}
 
 
