@@ -7,7 +7,7 @@ to more than 4 bytes. All cases run; `CASE_DIFFERS` (tests/boards/board.h) is to
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ static int differs(const struct test *test, int sample)
 
     memset(results, FILL, (size_t)(GUARD + 1 + test->size + GUARD));
     memset(arena, FILL, (size_t)(test->arena_size + GUARD));
-    return test->run(sample, output) != 0
+    return CASE_RUN(test->run, sample, output) != 0
         || memcmp(output, test->expected + sample * test->size, (size_t)test->size) != 0
         || !all_fill(results, GUARD + 1) || !all_fill(output + test->size, GUARD)
         || !all_fill(arena + test->arena_size, GUARD);
@@ -71,15 +71,18 @@ int main(void)
 """
 
 
-def write(folder: Path, cases: Sequence[Case], target: Target, **options: Any) -> list[Path]:
+def write(
+    folder: Path, cases: Sequence[Case], target: Target, pins: Sequence[Mapping[str, str]] = (), **options: Any
+) -> list[Path]:
     """The sources of a program with model m0, m1, ... for `cases`, all in one arena of the caller's.
 
-    `options` go to EmitOptions, such as `backend="cmsis_nn"`. Assembly is among them where it holds more than remarks.
+    `pins` are of each case, where there are any; `options` go to EmitOptions, such as `backend="cmsis_nn"`. Assembly is among them where it holds more than remarks.
     """
     in_arena = options.get("placement", Placement()).in_arena
     sources = host.write(folder, {"main.c": _main(cases, in_arena)})
     for number, case in enumerate(cases):
-        files = emit(case.network, EmitOptions(f"m{number}", target, arena="caller", **options))
+        own = pins[number] if pins else {}
+        files = emit(case.network, EmitOptions(f"m{number}", target, arena="caller", pins=own, **options))
         sources += host.write(folder, files)
         sources += [folder / name for name, text in files.items() if name.endswith(".S") and ".syntax" in text]
     return sources
@@ -111,6 +114,7 @@ def _main(cases: Sequence[Case], in_arena: bool) -> str:
     numbers = range(len(cases))
     lines = ["#include <stddef.h>", "#include <string.h>", *[f'#include "m{n}.h"' for n in numbers]]
     lines += ["#ifndef CASE_BEGINS", "#define CASE_BEGINS(number)", "#define CASE_DIFFERS(number)", "#endif"]
+    lines += ["#ifndef CASE_RUN", "#define CASE_RUN(run, sample, output) run(sample, output)", "#endif"]
     lines += ["int main(void);", "/* 4 bytes behind an address that is aligned to 8: an arena needs no more than 4. */"]
     lines += ["static union {", "    uint64_t alignment;"]
     lines += [f"    char of_m{n}[4 + M{n}_ARENA_SIZE + 16];" for n in numbers]
