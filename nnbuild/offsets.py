@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, permutations
 
 from nnbuild.contract import Overlap
 from nnbuild.errors import InternalError
@@ -22,7 +22,7 @@ from nnbuild.errors import InternalError
 ALIGNMENT = 4
 """Bytes; what any C type of a kernel's scratch needs."""
 
-STEPS = 4000
+STEPS = 3000
 """Of the search: each places one more buffer."""
 
 
@@ -99,12 +99,13 @@ def live_bytes(buffers: Iterable[Buffer], layer: int) -> int:
 
 def place(buffers: Sequence[Buffer], steps: int = STEPS) -> Placement:
     """Offsets for `buffers`, verified: the smallest placement where the search comes to its end within `steps`."""
-    first_fits = [_first_fit(buffers, order) for order in _orders(buffers)]
+    distances = _distances(buffers)
+    first_fits = [_first_fit(buffers, distances, order) for order in _orders(buffers)]
     found = min(first_fits, key=lambda offsets: _extent(buffers, offsets))
     extent = _extent(buffers, found)
     bound = max((live_bytes(buffers, span.first) for buffer in buffers for span in buffer.pieces), default=0)
     if extent > bound:
-        search = _Search(buffers, extent, bound, steps)
+        search = _Search(buffers, distances, extent, bound, steps)
         found = search.run() or found
         extent = _extent(buffers, found)
         bound = extent if search.proves else bound
@@ -115,7 +116,7 @@ def place(buffers: Sequence[Buffer], steps: int = STEPS) -> Placement:
 def verify(buffers: Sequence[Buffer], offsets: Sequence[int]) -> None:
     """InternalError where two buffers share bytes that they may not, or one is not aligned."""
     for (one, start), (other, begin) in combinations(zip(buffers, offsets, strict=True), 2):
-        if _beyond(one, start, other, begin) != start:
+        if _beyond(one, start, other, begin, _distance(one, other)) != start:
             raise InternalError(f"{one.tensors} and {other.tensors} share arena bytes")
     for buffer, offset in zip(buffers, offsets, strict=True):
         if offset < 0 or offset % buffer.alignment:
@@ -133,6 +134,19 @@ def _extent(buffers: Sequence[Buffer], offsets: Sequence[int]) -> int:
 
 
 # --- two buffers -------------------------------------------------------------------------------------------------
+
+
+Distances = Mapping[tuple[int, int], Overlap]
+"""Of two buffers that live at one time, by number, where either may lie over the other."""
+
+
+def _distances(buffers: Sequence[Buffer]) -> dict[tuple[int, int], Overlap]:
+    found = {}
+    for one, other in permutations(range(len(buffers)), 2):
+        distance = _distance(buffers[one], buffers[other])
+        if distance is not None:
+            found[one, other] = distance
+    return found
 
 
 def _distance(one: Buffer, other: Buffer) -> Overlap | None:
@@ -158,9 +172,8 @@ def _shared(one: Buffer, other: Buffer) -> int:
     return sum(sizes) - min(max(sizes[0], distance.below + sizes[1]), max(sizes[1], distance.above + sizes[0]))
 
 
-def _beyond(buffer: Buffer, offset: int, other: Buffer, place: int) -> int:
-    """The lowest offset from `offset` on at which `buffer` harms no byte of `other` at `place`."""
-    own = _distance(buffer, other)
+def _beyond(buffer: Buffer, offset: int, other: Buffer, place: int, own: Overlap | None) -> int:
+    """The lowest offset from `offset` on at which `buffer` harms no byte of `other` at `place`; `own` their distance."""
     if own is None:
         return _clear(buffer, offset, other, place)
     apart = offset - place
@@ -200,21 +213,21 @@ def _orders(buffers: Sequence[Buffer]) -> Iterator[list[int]]:
         yield sorted(range(len(buffers)), key=lambda index: key(buffers[index]))
 
 
-def _first_fit(buffers: Sequence[Buffer], order: Sequence[int]) -> list[int]:
+def _first_fit(buffers: Sequence[Buffer], distances: Distances, order: Sequence[int]) -> list[int]:
     """Each buffer at the lowest offset that the others leave to it for its whole life."""
     offsets: dict[int, int] = {}
     for index in order:
-        offsets[index] = _lowest(buffers, index, offsets, 0)
+        offsets[index] = _lowest(buffers, distances, index, offsets, 0)
     return [offsets[index] for index in range(len(buffers))]
 
 
-def _lowest(buffers: Sequence[Buffer], index: int, offsets: Mapping[int, int], start: int) -> int:
+def _lowest(buffers: Sequence[Buffer], distances: Distances, index: int, offsets: Mapping[int, int], start: int) -> int:
     """The lowest offset from `start` on for buffer `index` among those that have `offsets`."""
     offset, tried = start, -1
     while tried != offset:
         tried = offset
         for other, place in offsets.items():
-            offset = _beyond(buffers[index], offset, buffers[other], place)
+            offset = _beyond(buffers[index], offset, buffers[other], place, distances.get((index, other)))
     return offset
 
 
@@ -226,6 +239,7 @@ class _Search:
     """For placements of less than `extent` bytes; `proves` is whether there is none below the last one found."""
 
     buffers: Sequence[Buffer]
+    distances: Distances
     extent: int
     bound: int
     steps: int
@@ -270,7 +284,7 @@ class _Search:
         self._partners = [[] for _ in range(count)]
         self._saved = [[] for _ in range(columns)]
         for one, other in combinations(range(count), 2):
-            distance = _distance(self.buffers[one], self.buffers[other])
+            distance = self.distances.get((one, other))
             if distance is not None:
                 exact = exact and distance.step == ALIGNMENT
                 self._partners[one].append(other)
@@ -320,12 +334,12 @@ class _Search:
         buffer, lowest = self.buffers[index], 0
         placed = {other: place for other, place in enumerate(self._offsets) if other not in waiting}
         for other, place in placed.items():
-            distance = _distance(buffer, self.buffers[other]) if other in self._partners[index] else None
+            distance = self.distances.get((index, other))
             pieces = [(span, held) for span in buffer.pieces for held in self.buffers[other].pieces if span.meets(held)]
             for span, held in pieces:
                 above = held.end - span.start if distance is None else distance.above
                 lowest = max(lowest, place + above)
-        return _lowest(self.buffers, index, placed, aligned(lowest, buffer.alignment))
+        return _lowest(self.buffers, self.distances, index, placed, aligned(lowest, buffer.alignment))
 
     def _hopeless(self, waiting: Sequence[int], bases: Sequence[int], left: Sequence[int]) -> bool:
         """Whether some column cannot end below `extent`: what waits lies above the lowest that one of it can."""

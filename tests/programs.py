@@ -44,7 +44,7 @@ static int differs(const struct test *test, int sample)
 
     memset(results, FILL, (size_t)(GUARD + 1 + test->size + GUARD));
     memset(arena, FILL, (size_t)(test->arena_size + GUARD));
-    return test->run(sample, output) != 0
+    return CASE_RUN(test->run, sample, output) != 0
         || memcmp(output, test->expected + sample * test->size, (size_t)test->size) != 0
         || !all_fill(results, GUARD + 1) || !all_fill(output + test->size, GUARD)
         || !all_fill(arena + test->arena_size, GUARD);
@@ -125,6 +125,7 @@ def _main(cases: Sequence[Case], in_arena: bool, gaps: Gaps) -> str:
     numbers = range(len(cases))
     lines = ["#include <stddef.h>", "#include <string.h>", *[f'#include "m{n}.h"' for n in numbers]]
     lines += ["#ifndef CASE_BEGINS", "#define CASE_BEGINS(number)", "#define CASE_DIFFERS(number)", "#endif"]
+    lines += ["#ifndef CASE_RUN", "#define CASE_RUN(run, sample, output) run(sample, output)", "#endif"]
     lines += ["int main(void);", "/* 4 bytes behind an address that is aligned to 8: an arena needs no more than 4. */"]
     lines += ["static union {", "    uint64_t alignment;"]
     lines += [f"    char of_m{n}[4 + M{n}_ARENA_SIZE + 16];" for n in numbers]

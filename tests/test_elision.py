@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from nnbuild import elision, interpret, memory
+from nnbuild.contract import Case
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import InternalError, NNBuildError
 from nnbuild.lower import lower
@@ -27,7 +28,7 @@ from nnbuild.selection import select
 from nnbuild.shrink import shrink
 from nnbuild.target import TARGETS
 
-from . import parts_networks, reports
+from . import parts_networks, programs, qemu, reports
 from .test_fuzz_networks import compiled, poisoned
 
 TARGET = TARGETS["generic"]
@@ -79,6 +80,44 @@ def test_c_computes_the_same_in_an_arena_of_noise(tmp_path: Path) -> None:
             outputs = poisoned(library, f"m{number}", network, arenas[number], sample, fill)
             for a, b in zip(outputs, interpret.run(network, sample), strict=True):
                 assert np.array_equal(a, b.ravel())
+
+
+def maps_of_rows(channels: int) -> Case:
+    """A map is cut into rows, which go through a convolution each and into one map again; then a pool."""
+    model = singles._Model(f"rows_{channels}")
+    rng = np.random.default_rng(channels)
+
+    def conv(value: str, outputs: int) -> str:
+        weights = rng.integers(-127, 128, (outputs, channels, 3, 3)).astype(np.int8)
+        scales = rng.uniform(0.001, 0.003, outputs)
+        node = model.node("Conv", [value, model.quantized(weights, scales)], pads=[1, 1, 1, 1], kernel_shape=[3, 3])
+        return model.pair(node, UNIT)
+
+    def rows(value: str, start: int, end: int) -> str:
+        bounds = [model.constant(np.array([bound], np.int64)) for bound in (start, end, 2)]
+        return model.node("Slice", [value, *bounds])
+
+    first = conv(model.input((1, channels, 7, 5), UNIT), channels)
+    halves = [conv(rows(first, 0, 3), 5), conv(rows(first, 3, 7), 5)]
+    whole = model.pair(model.node("Concat", halves, axis=2), UNIT)
+    return model.case(model.pair(model.node("Relu", [whole]), UNIT))
+
+
+@pytest.mark.parametrize("core", ["m0", "m4", "m55"])
+def test_parts_on_a_core(core: str, tmp_path: Path) -> None:
+    """In assembly too: where parts begin, nothing is aligned."""
+    qemu.need()
+    cases = [maps_of_rows(channels) for channels in (3, 4, 8)]
+    for case in cases:
+        assert {"transpose", "concat"}.isdisjoint(layer.op for layer in shrink(case.network).layers[1:-1])
+    for seed in range(60):
+        network = parts_networks.network(Random(seed).randrange)
+        if len(network.outputs) == 1 and shrink(network).views:
+            inputs = zip(*parts_networks.samples(network, 3), strict=True)
+            cases.append(Case(f"parts_{seed}", network, tuple(np.array(values) for values in inputs)))
+    machine = qemu.CORES[core]
+    sources = programs.units(tmp_path, programs.write(tmp_path, cases[:24], machine.target))
+    assert qemu.run(qemu.link(tmp_path, sources, machine), machine) == (0, "")
 
 
 # --- which copies go ---------------------------------------------------------------------------------------------

@@ -63,6 +63,14 @@ def test_where_the_arena_is_fullest() -> None:
     assert hints.ram(document(), 100_000) == ""  # next to nothing of it
 
 
+def test_whether_another_placement_could_help() -> None:
+    made = document()
+    wall = "no placement of kws's buffers is smaller"
+    assert hints.ram(made, 1_200).split("; ")[1] == f"{wall}: the kernels there, or the network, decide"
+    made["models"][0].update(arena_optimal=False, arena_bound_bytes=600)
+    assert hints.ram(made, 1_200).split("; ")[1] == f"{wall} than 600 bytes"
+
+
 def test_arenas_that_could_be_one() -> None:
     made = document()
     second = copy.deepcopy(made["models"][0])

@@ -179,7 +179,7 @@ def test_first_fit_is_not_always_enough() -> None:
     improved = 0
     for seed in range(60):
         found = buffers(Random(seed).randrange, 20, 80)
-        best = min(offsets._extent(found, offsets._first_fit(found, order)) for order in offsets._orders(found))
+        best = min(offsets._extent(found, offsets._first_fit(found, {}, order)) for order in offsets._orders(found))
         placed = place(found)
         assert placed.extent <= best
         improved += placed.extent < best

@@ -92,12 +92,18 @@ int kws_output_seen(int x) { return x + kws_task() * kws_statistics[x]; }
 
 
 def compile_all(
-    folder: Path, stack: str = "", symbols: str = "", flags: list[str] = FLAGS, kws: str = KWS, firmware: str = MAIN
+    folder: Path,
+    stack: str = "",
+    symbols: str = "",
+    flags: list[str] = FLAGS,
+    kws: str = KWS,
+    firmware: str = MAIN,
+    weights: str = KWS_WEIGHTS,
 ) -> Path:
     """The image `fw.elf` of the sources above."""
     if shutil.which(COMPILER) is None:
         pytest.skip(f"{COMPILER} is not installed")
-    sources = {"kws.c": kws, "kws_weights.c": KWS_WEIGHTS, "kws_big.c": KWS_BIG, "main.c": firmware}
+    sources = {"kws.c": kws, "kws_weights.c": weights, "kws_big.c": KWS_BIG, "main.c": firmware}
     for name, text in sources.items():
         (folder / name).write_text(text)
     (folder / "chip.ld").write_text(symbols + SCRIPT.replace("STACK", stack))
@@ -142,6 +148,19 @@ def test_every_byte_is_counted_once(tmp_path: Path) -> None:
         ("FLASH", found["flash"]["total"], 65536),
         ("RAM", found["ram"]["total"], 8192),
     ]
+
+
+def test_layers_whose_numbers_have_gaps(tmp_path: Path) -> None:
+    compile_all(tmp_path)
+    layers = measured(tmp_path)["models"][0]["layers"]
+    renamed = KWS.replace("l01_", "l07_"), KWS_WEIGHTS.replace("l01_", "l07_")
+    compile_all(tmp_path, kws=renamed[0], weights=renamed[1])
+    file = tmp_path / "kws.report.json"
+    file.write_text(file.read_text().replace("l01_", "l07_"))
+    found = measured(tmp_path)["models"][0]["layers"]
+    assert [layer["name"] for layer in found] == ["kws_l00_conv2d", "kws_l07_softmax"]
+    keys = ("index", "weights", "code")
+    assert [[layer[key] for key in keys] for layer in found] == [[layer[key] for key in keys] for layer in layers]
 
 
 def test_variables_and_functions_of_the_firmware_named_like_a_model_are_not_the_models(tmp_path: Path) -> None:

@@ -9,13 +9,16 @@ from pathlib import Path
 import onnx
 import pytest
 
+from nnbuild.contract import Case, LayerView
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.lower import lower
 from nnbuild.network import Network
+from nnbuild.ops import ALL, BY_NAME
 from nnbuild.pipeline import Request, quantized
 from nnbuild.report import stack
+from nnbuild.shrink import shrink
 from nnbuild.target import Target
-from tests import cmsis_library, host, qemu
+from tests import cmsis_library, host, programs, qemu
 
 MODELS = Path(__file__).parents[1] / "example_firmware" / "models"
 
@@ -110,6 +113,101 @@ def test_computed_is_what_is_used(tmp_path: Path, network: Network, core: str, o
     assert use.bytes is not None, use.note
     assert use.bytes - 4 <= painted(elf, qemu.CORES[core]) <= use.bytes
     assert use.path[0] == "net_run"
+
+
+# Calls `run` with the stack below painted, and tells how much of it is no longer.
+MEASURE_RUN = """
+    .syntax unified
+    .text
+    .thumb_func
+    .global measured
+    .type measured, %function
+measured:
+    push {r4, r5, r6, lr}
+    ldr r3, =sp_at_call
+    mov r4, sp
+    str r4, [r3]
+    ldr r3, =__stack_limit
+    adds r3, #4
+    ldr r5, =0xC0DEC0DE
+1:  stmia r3!, {r5}
+    cmp r3, r4
+    bne 1b
+    mov r3, r0
+    mov r0, r1
+    mov r1, r2
+    blx r3
+    pop {r4, r5, r6, pc}
+    .size measured, .-measured
+"""
+TELL_RUN = """
+#include <stdint.h>
+extern uint32_t __stack_limit[];
+uint32_t sp_at_call;
+int measured(int (*run)(int, int8_t *), int sample, int8_t *output);
+int told(int (*run)(int, int8_t *), int sample, int8_t *output);
+int told(int (*run)(int, int8_t *), int sample, int8_t *output)
+{
+    const uint32_t *deepest = __stack_limit + 1;
+    const int status = measured(run, sample, output);
+
+    while (*deepest == 0xC0DEC0DEu) {
+        deepest++;
+    }
+    board_differs((int)(sp_at_call - (uint32_t)(uintptr_t)deepest));
+    return status;
+}
+"""
+TOLD = ["-DCASE_RUN=told", "-include", "told.h"]
+TOLD_H = """
+#ifndef TOLD_H
+#define TOLD_H
+#ifndef __ASSEMBLER__
+#include <stdint.h>
+int told(int (*run)(int, int8_t *), int sample, int8_t *output);
+#endif
+#endif
+"""
+
+
+def one_of_each_kernel(target: Target) -> list[tuple[Case, dict[str, str]]]:
+    """A case for each kernel of ours that serves on a core, with the pin that makes it use it."""
+    found: dict[tuple[str, str], tuple[Case, dict[str, str]]] = {}
+    for operator in ALL:
+        for case in operator.cases():
+            smaller = shrink(case.network)
+            for layer in smaller.layers:
+                view = LayerView.of(smaller, layer)
+                for kernel in BY_NAME[layer.op].kernels:
+                    if kernel.name != "cmsis_nn" and kernel.supports(view, target) is None:
+                        found.setdefault((layer.op, kernel.name), (case, {layer.name: kernel.name}))
+    return list(found.values())
+
+
+@pytest.mark.parametrize("core", ["m0", "m3", "m4", "m55"])
+def test_the_stack_of_every_kernel_is_known_and_enough(tmp_path: Path, core: str) -> None:
+    """C and assembly: what is computed is never less than what is used, and hardly more."""
+    qemu.need()
+    machine = qemu.CORES[core]
+    every = one_of_each_kernel(machine.target)
+    tight = 0
+    for part in range(0, len(every), 40):
+        cases, pins = [case for case, _ in every[part : part + 40]], [pin for _, pin in every[part : part + 40]]
+        folder = tmp_path / str(part)
+        written = programs.write(folder, cases, machine.target, pins)
+        assembly = "".join(f'__asm("{line.strip()}");\n' for line in MEASURE_RUN.strip().splitlines())
+        sources = host.write(folder, {"told.h": TOLD_H, "told.c": TELL_RUN, "measure.c": assembly})
+        elf = qemu.link(folder, [*programs.units(folder, written), *sources], machine, compile_arguments=TOLD)
+        status, text = qemu.run(elf, machine)
+        assert status == 0, text
+        used = iter([int(line.removeprefix("differs: ")) for line in text.splitlines()])
+        computed = stack.inference(elf, [f"run_m{number}" for number in range(len(cases))])
+        for case, pin, use in zip(cases, pins, computed, strict=True):
+            deepest = max(next(used) for _ in case.inputs[0])
+            assert use.bytes is not None, (case.name, pin, use.note)
+            assert deepest <= use.bytes, (case.name, pin, use.path)
+            tight += use.bytes - deepest <= 8
+    assert tight >= 0.9 * len(every)
 
 
 @pytest.mark.parametrize(("core", "optimize"), [("m0", "-Os"), ("m4", "-O0"), ("m55", "-O2")])

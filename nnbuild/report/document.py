@@ -15,7 +15,7 @@ from nnbuild import __version__
 from nnbuild.errors import ConfigError
 from nnbuild.report import accuracy, schema
 from nnbuild.report.budget import RegionUse
-from nnbuild.report.usage import ModelUsage, Usage
+from nnbuild.report.usage import ModelUsage, Usage, layer_number
 
 Document = dict[str, Any]
 
@@ -128,7 +128,8 @@ def _weights(model: ModelUsage, layer: dict[str, Any]) -> int | None:
 
 
 def _measured(model: ModelUsage, layer: dict[str, Any], kind: str) -> int:
-    return model.layers.get(layer["index"], {}).get(kind, 0)
+    number = layer_number(model.report.name, layer["name"])
+    return model.layers.get(-1 if number is None else number, {}).get(kind, 0)
 
 
 def _fact(key: str) -> Callable[[ModelUsage, dict[str, Any]], Any]:

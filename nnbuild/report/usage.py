@@ -76,7 +76,7 @@ def read_report(path: str | Path) -> ModelReport:
 
 @dataclass(slots=True)
 class ModelUsage:
-    """Bytes of one model; `layers` by index, each with weights and code.
+    """Bytes of one model; `layers` by the number in their names, each with weights and code.
 
     `stack` is as the report has it, once the model is linked. `accuracy` is what was measured on validation samples,
     and `bounds` what is asked of it, by the names in `config.BOUNDS`.
@@ -284,7 +284,13 @@ def _add_ram(usage: Usage, section: Section, whole: ModelUsage | None) -> None:
 
 
 def _add_layer(model: ModelUsage, symbol: Symbol, kind: str, size: int) -> None:
-    match = re.match(rf"{re.escape(model.report.name)}_l(\d+)_", symbol.name)
-    if match and kind in ("weights", "code"):
-        layer = model.layers.setdefault(int(match[1]), {"weights": 0, "code": 0})
+    number = layer_number(model.report.name, symbol.name)
+    if number is not None and kind in ("weights", "code"):
+        layer = model.layers.setdefault(number, {"weights": 0, "code": 0})
         layer[kind] += size
+
+
+def layer_number(model: str, name: str) -> int | None:
+    """What a layer's name and its symbols are numbered with; not its index where layers in front of it went."""
+    match = re.match(rf"{re.escape(model)}_l(\d+)_", name)
+    return int(match[1]) if match else None
