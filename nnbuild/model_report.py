@@ -146,7 +146,7 @@ def _others(choice: Choice, target: Target) -> list[Kernel]:
 def arena_map(network: Network, choices: Sequence[Choice], planned: Plan, target: Target) -> list[dict[str, Any]]:
     """Every buffer of an inference: where it is, and from which layer to which its contents are needed.
 
-    `offset` is None where the buffer is the caller's. Of a layer in place, input and output have one offset.
+    `offset` is None where the buffer is the caller's. An output may lie over the input that it replaces.
     """
     return [*_inputs(network, planned), *_written(network, planned), *_scratch(choices, planned, target)]
 

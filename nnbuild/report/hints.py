@@ -171,7 +171,7 @@ def _arena(model: Model) -> Iterator[str]:
     if not placed or not layers:
         return
     full = [[row for row in placed if row["first"] <= index <= row["last"]] for index in range(len(layers))]
-    sums = [sum(row["bytes"] for row in rows) for rows in full]
+    sums = [_occupied(rows) for rows in full]
     peak = max(range(len(layers)), key=lambda index: sums[index])
     largest = sorted(full[peak], key=lambda row: -row["bytes"])[:3]
     shown = ", ".join(f"{row['kind']} {row['name']} {row['bytes']:,}" for row in largest)
@@ -185,6 +185,16 @@ def _arena(model: Model) -> Iterator[str]:
     if layers[peak]["op"] == "lookup":
         node = printable(layers[peak]["node"])
         yield f"'{node}' keeps its input and output at once, and a Relu or HardTanh there needs no buffer of its own"
+
+
+def _occupied(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Bytes of the arena in these buffers; an output may lie over the input that it replaces."""
+    total = end = 0
+    for row in sorted(rows, key=lambda row: int(row["offset"])):
+        last = row["offset"] + row["bytes"]
+        total += max(last - max(row["offset"], end), 0)
+        end = max(end, last)
+    return total
 
 
 def _image_ram(document: Mapping[str, Any], value: int) -> Iterator[str]:
