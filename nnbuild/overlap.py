@@ -9,6 +9,7 @@ every d serves. Steps that go through the input upwards leave such a d small; do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,10 +85,33 @@ def upwards(own: Overlap, size: int) -> Overlap:
     return Overlap(own.below, size, own.step)
 
 
-def by_rows(rows: int, inputs: int, outputs: int) -> Overlap:
-    """Row by row of a matrix, upwards; a row of inputs is read as long as its outputs are written."""
-    index = np.arange(rows)
-    reads, writes = (np.stack([index, index + 1], axis=1) * size for size in (inputs, outputs))
+def by_pairs(place: Window, outputs: int, rows: Sequence[Array], whole: bool) -> int:
+    """The distance below the input of a kernel that takes two pixels of `rows`, sequences of pixels, at a time.
+
+    A last one is alone. `whole`: both windows are read before an output is written.
+    """
+    firsts = np.concatenate([own[::2] for own in rows])
+    seconds = np.concatenate([np.append(own, own[-1:])[1::2] if own.size % 2 else own[1::2] for own in rows])
+    reads, writes = (
+        np.stack([np.minimum(each[firsts, 0], each[seconds, 0]), np.maximum(each[firsts, 1], each[seconds, 1])], axis=1)
+        for each in windows(place, outputs)
+    )
+    return below(reads, writes, whole)
+
+
+def by_lines(place: Window, count: int, together: int) -> tuple[Array, Array]:
+    """Spans of `count` lines under some lines of outputs `together`, and of these; the last may overlap others."""
+    height, width, channels = place.input
+    firsts = np.minimum(np.arange(0, place.output[0], together), place.output[0] - together)
+    top = firsts * place.stride[0] - place.pad[0]
+    reads = np.stack([np.clip(top, 0, height), np.clip(top + count, 0, height)], axis=1) * width * channels
+    return reads, np.stack([firsts, firsts + together], axis=1) * place.output[1] * channels
+
+
+def by_rows(rows: int, inputs: int, outputs: int, together: int = 1) -> Overlap:
+    """Row by row of a matrix, or some `together`, upwards; these are read as long as their outputs are written."""
+    first = np.arange(0, rows, together)
+    reads, writes = (np.stack([first, np.minimum(first + together, rows)], axis=1) * size for size in (inputs, outputs))
     return Overlap(below(reads, writes), rows * inputs)
 
 

@@ -29,7 +29,7 @@ def overlapping(draw: Draw, most: int, largest: int) -> list[Buffer]:
     """Plain buffers, of which some may lie over others that die where they begin."""
     found = [replace(own, tensors=(f"t{n}",)) for n, own in enumerate(buffers(draw, most, largest))]
     for index, buffer in enumerate(found):
-        dying = [other for other in found if other is not buffer and other.last == buffer.first]
+        dying = [other for other in found[:index] if other.last == buffer.first]
         over = {other.tensors[0]: Overlap(draw(9), draw(2 * largest), (1, 4, 8)[draw(3)]) for other in dying[: draw(3)]}
         found[index] = replace(buffer, over=over)
     return found

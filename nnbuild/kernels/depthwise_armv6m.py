@@ -152,6 +152,7 @@ def _sizes(view: LayerView) -> dict[str, int]:
         "inner": walked.output[1] - borders["left"] - borders["right"],
         **{"output_step": output[0], "output_row": output[1]},
         "last": (place.pixels - 1) * channels if view.backwards else 0,
+        "turned": walked is not place,
     }
 
 

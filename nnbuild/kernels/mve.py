@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nnbuild.contract import Assembly, LayerView, Source
+from nnbuild import overlap
+from nnbuild.contract import Assembly, LayerView, Overlap, Source
 from nnbuild.kernels import horner
 from nnbuild.kernels.smlad import unrolled
 from nnbuild.kernels.smlad_requantize import Requantization, requantization
@@ -177,6 +178,21 @@ def scratch(view: LayerView, target: Target) -> int:
     place = view.params.window
     patch = place.kernel[0] * place.kernel[1] * place.input[2]
     return 0 if in_place(place) else int(min(place.pixels, 2) * patch)
+
+
+def over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Two windows at a time, upwards: copied, or read again for each four channels. In C it is pixel by pixel."""
+    place, outputs = view.params.window, view.params.channels
+    pixels = np.arange(place.pixels).reshape(place.output)
+    rows = list(pixels) if in_place(place) and not whole(place) else [pixels.ravel()]
+    below = overlap.by_pairs(place, outputs, rows, whole=not in_place(place))
+    return {0: Overlap(max(below, overlap.by_pixels(place, outputs).below), view.inputs[0].bytes)}
+
+
+def over_rows(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Of a fully connected layer: two rows at a time."""
+    params = view.params
+    return {0: overlap.by_rows(params.rows, params.inputs, params.outputs, together=2)} if params.rows > 1 else {}
 
 
 def conv2d(view: LayerView, target: Target) -> Source:

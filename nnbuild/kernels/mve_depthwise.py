@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from nnbuild.contract import Assembly, LayerView, Source
+from nnbuild import overlap
+from nnbuild.contract import Assembly, LayerView, Overlap, Source
 from nnbuild.kernels import mve
 from nnbuild.network import Array
 from nnbuild.ops.spatial import Window
@@ -86,6 +87,14 @@ def scratch(view: LayerView, target: Target) -> int:
     """The patch, where windows reach over a border."""
     place = view.params.window
     return place.extent(0) * _width(place) * place.input[2] if place.padded else 0
+
+
+def over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Pixel by pixel, upwards, eight channels after the other; where rows are copied, all of an output row's before."""
+    place: Window = view.params.window
+    own, rows = overlap.by_channels(place), overlap.by_lines(place, place.extent(0), 1)
+    below = max(own.below, overlap.below(*rows, whole=True)) if place.padded else own.below
+    return {0: Overlap(below, view.inputs[0].bytes)}
 
 
 def ordered(weights: Array) -> Array:

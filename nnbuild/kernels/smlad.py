@@ -255,31 +255,24 @@ def _pairs_at_borders(view: LayerView) -> tuple[int, int]:
 def over(view: LayerView, target: Target) -> dict[int, Overlap]:
     """Two pixels at a time, upwards; windows at borders come before those of their rows. In C it is pixel by pixel."""
     place, outputs = view.params.window, view.params.channels
-    firsts, seconds = _pairs(replace(view, order=Order.FORWARDS))
-    reads, writes = (
-        np.stack([np.minimum(each[firsts, 0], each[seconds, 0]), np.maximum(each[firsts, 1], each[seconds, 1])], axis=1)
-        for each in overlap.windows(place, outputs)
-    )
-    below = max(overlap.below(reads, writes, whole=True), overlap.by_pixels(place, outputs).below)
+    rows = _sequences(replace(view, order=Order.FORWARDS))
+    below = max(overlap.by_pairs(place, outputs, rows, whole=True), overlap.by_pixels(place, outputs).below)
     return {0: Overlap(below, view.inputs[0].bytes)}
 
 
-def _pairs(view: LayerView) -> tuple[Array, Array]:
-    """The pixels in the order in which they are computed, two at a time; a last one is both."""
+def _sequences(view: LayerView) -> list[Array]:
+    """The pixels in the order in which they are computed, two at a time of each sequence."""
     place, together = view.params.window, _together(view)
     pixels, (rows, columns) = np.arange(place.pixels).reshape(place.output), inside(place)
-    inner = {row: pixels[row, columns.start : columns.stop] for row in rows}
     if _runs(place) == (1, place.pixels):
-        sequences = [pixels.ravel()]
-    elif together:
-        sequences = []
-        for row, border in zip(range(0, place.output[0], together), _at_borders(view), strict=True):
-            sequences += [border, *(inner[each] for each in range(row, row + together) if each in inner)]
-    else:
-        sequences = list(inner.values())
-    firsts = np.concatenate([own[::2] for own in sequences])
-    seconds = np.concatenate([np.append(own, own[-1:])[1::2] if own.size % 2 else own[1::2] for own in sequences])
-    return firsts, seconds
+        return [pixels.ravel()]
+    inner = {row: pixels[row, columns.start : columns.stop] for row in rows}
+    if not together:
+        return list(inner.values())
+    found = []
+    for row, border in zip(range(0, place.output[0], together), _at_borders(view), strict=True):
+        found += [border, *(inner[each] for each in range(row, row + together) if each in inner)]
+    return found
 
 
 def conv2d(view: LayerView, target: Target) -> Source:

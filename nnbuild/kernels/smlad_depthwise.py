@@ -98,13 +98,9 @@ def over(view: LayerView, target: Target) -> dict[int, Overlap]:
     the last channels overlap the ones before, a line is read until it is written. In C it is pixel by pixel.
     """
     place = lying(view)
-    used, (height, width, channels) = _lines(place, target), place.input
-    starts = np.arange(0, place.output[0], 1 if used.beside else 2)
-    starts = np.minimum(starts, place.output[0] - (1 if used.beside else 2))
-    first = starts * place.stride[0] - place.pad[0]
-    reads = np.stack([np.clip(first, 0, height), np.clip(first + used.count, 0, height)], axis=1) * width * channels
-    writes = np.stack([starts, starts + (1 if used.beside else 2)], axis=1) * place.output[1] * channels
-    fours = channels % 4 == 0
+    used = _lines(place, target)
+    reads, writes = overlap.by_lines(place, used.count, 1 if used.beside else 2)
+    fours = place.input[2] % 4 == 0
     by_pixel = overlap.by_pixels_of_channels(place) if fours else overlap.by_channels(place)
     below, turned = overlap.below(reads, writes, fours), overlap.above(reads[::-1], writes[::-1], fours)
     return {0: Overlap(max(below, by_pixel.below), max(turned, by_pixel.above), by_pixel.step)}

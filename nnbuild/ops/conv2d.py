@@ -265,7 +265,13 @@ OPERATOR = Operator(
         ),
         Kernel("mla", smlad.conv2d, smlad.supports_mla_conv2d, smlad.scratch, smlad.conv2d_trips, overlap=smlad.over),
         Kernel(
-            "mve", mve.conv2d, mve.supports_conv2d, mve.scratch, mve.conv2d_trips, outruns_library=mve.outruns_library
+            "mve",
+            mve.conv2d,
+            mve.supports_conv2d,
+            mve.scratch,
+            mve.conv2d_trips,
+            outruns_library=mve.outruns_library,
+            overlap=mve.over,
         ),
         Kernel("horner", horner.conv2d, horner.supports_conv2d, scratch, horner.conv2d_trips, overlap=over),
         Kernel("direct", render, scratch=scratch, trips=trips, overlap=over),

@@ -187,6 +187,7 @@ OPERATOR = Operator(
             mve_depthwise.scratch,
             mve_depthwise.trips,
             outruns_library=mve.outruns_library,
+            overlap=mve_depthwise.over,
         ),
         Kernel("direct", render, scratch=scratch, trips=trips, overlap=over),
         cmsis_nn.DEPTHWISE,

@@ -233,6 +233,7 @@ OPERATOR = Operator(
             mve.supports,
             trips=mve.fully_connected_trips,
             outruns_library=mve.outruns_library,
+            overlap=mve.over_rows,
         ),
         Kernel("horner", horner.fully_connected, trips=horner.fully_connected_trips, overlap=over),
         Kernel("direct", render, trips=trips, overlap=over),

@@ -171,7 +171,8 @@ def _arena(model: Model) -> Iterator[str]:
     if not placed or not layers:
         return
     peak = model["peak_layer"] or 0
-    largest = sorted((row for row in placed if row["first"] <= peak <= row["last"]), key=lambda row: -row["bytes"])[:3]
+    full = [row for row in placed if row["first"] <= peak <= row["last"]]
+    largest = sorted(full, key=lambda row: -row["bytes"])[:3]
     shown = ", ".join(f"{row['kind']} {row['name']} {row['bytes']:,}" for row in largest)
     yield (
         f"the arena of {model['name']}, {model['arena_bytes']:,} bytes, is fullest at layer {layers[peak]['name']} "
