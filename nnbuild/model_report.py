@@ -147,13 +147,9 @@ def _others(choice: Choice, target: Target) -> list[Kernel]:
 def arena_map(network: Network, choices: Sequence[Choice], planned: Plan, target: Target) -> list[dict[str, Any]]:
     """Every buffer of an inference: where it is, and from which layer to which its contents are needed.
 
-    <<<<<<< HEAD
-        `offset` is None where the buffer is the caller's. Of a layer in place, input and output have one offset. Views have
-        no rows: rows are what is written, and a tensor of which others are parts is a row for each run of bytes. What
-        layers write of an output of the model has the output's name.
-    =======
-        `offset` is None where the buffer is the caller's. An output may lie over the input that it replaces.
-    >>>>>>> inplace
+    `offset` is None where the buffer is the caller's. Of a layer in place, input and output have one offset, and an
+    output may lie over the input that it replaces. Views have no rows: rows are what is written, and a tensor of which
+    others are parts is a row for each run of bytes. What layers write of an output of the model has the output's name.
     """
     rows = [row for port in network.inputs for row in _places(network, port.tensor, port.name, "input", planned)]
     outputs = {port.tensor: port.name for port in network.outputs}

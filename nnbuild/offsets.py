@@ -173,7 +173,7 @@ def _shared(one: Buffer, other: Buffer) -> int:
 
 
 def _beyond(buffer: Buffer, offset: int, other: Buffer, place: int, own: Overlap | None) -> int:
-    """The lowest offset from `offset` on at which `buffer` harms no byte of `other` at `place`; `own` their distance."""
+    """The lowest offset from `offset` on at which no byte of `other` at `place` is harmed; `own` is their distance."""
     if own is None:
         return _clear(buffer, offset, other, place)
     apart = offset - place
