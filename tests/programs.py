@@ -72,17 +72,18 @@ int main(void)
 
 
 def write(
-    folder: Path, cases: Sequence[Case], target: Target, pins: Sequence[Mapping[str, str]] = (), **options: Any
+    folder: Path, cases: Sequence[Case], target: Target, own_pins: Sequence[Mapping[str, str]] = (), **options: Any
 ) -> list[Path]:
     """The sources of a program with model m0, m1, ... for `cases`, all in one arena of the caller's.
 
-    `pins` are of each case, where there are any; `options` go to EmitOptions, such as `backend="cmsis_nn"`. Assembly is among them where it holds more than remarks.
+    `own_pins` are those of each case; `options` go to EmitOptions, such as `backend="cmsis_nn"`. Assembly is among them
+    where it holds more than remarks.
     """
     in_arena = options.get("placement", Placement()).in_arena
     sources = host.write(folder, {"main.c": _main(cases, in_arena)})
     for number, case in enumerate(cases):
-        own = pins[number] if pins else {}
-        files = emit(case.network, EmitOptions(f"m{number}", target, arena="caller", pins=own, **options))
+        own = {**options, "pins": own_pins[number]} if own_pins else options
+        files = emit(case.network, EmitOptions(f"m{number}", target, arena="caller", **own))
         sources += host.write(folder, files)
         sources += [folder / name for name, text in files.items() if name.endswith(".S") and ".syntax" in text]
     return sources
