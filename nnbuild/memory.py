@@ -282,11 +282,7 @@ def _best(
     """
 
     def tried(taken: Collection[_Takeover], steps: int) -> tuple[_Memory, list[Buffer], Placement]:
-        memory = _apart(network, lives, io, alignment)
-        done: set[int] = set()
-        for step in taken:
-            if step.layer not in done and memory.join(network, step):
-                done.add(step.layer)
+        memory = _in_place(network, _apart(network, lives, io, alignment), taken)
         buffers = [*memory.buffers(network, lives, over), *scratch]
         return memory, buffers, place(buffers, steps)
 
@@ -300,6 +296,23 @@ def _best(
     memory, buffers, placed = min((found, *rest), key=lambda one: one[2].extent)
     bound = min(one[2].bound for one in (found, *rest)) if len(options) <= EXHAUSTIVE else floor
     return memory, buffers, replace(placed, bound=bound)
+
+
+def _in_place(network: Network, memory: _Memory, taken: Iterable[_Takeover]) -> _Memory:
+    """`memory` with those of `taken` that can be, the first for each layer."""
+    done: set[int] = set()
+    for step in taken:
+        if step.layer not in done and memory.join(network, step):
+            done.add(step.layer)
+    return memory
+
+
+def most_live(network: Network, io: bool) -> int:
+    """The most bytes that live at a layer, scratch left out: below them no plan of these layers in this order goes."""
+    lives = lifetimes(network)
+    memory = _apart(network, lives, io, ALIGNMENT)
+    buffers = _in_place(network, memory, list(_takeovers(network, lives, memory))).buffers(network, lives, {})
+    return max((live_bytes(buffers, index) for index in range(len(network.layers) + 1)), default=0)
 
 
 def _fewer(options: Sequence[_Takeover]) -> Iterator[Sequence[_Takeover]]:

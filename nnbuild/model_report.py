@@ -20,6 +20,7 @@ from nnbuild.ops import BY_NAME
 from nnbuild.optimize import Selection
 from nnbuild.report import curve
 from nnbuild.report.schema import MODEL_SCHEMA
+from nnbuild.report.usage import layer_number
 from nnbuild.selection import Choice
 from nnbuild.shrink import Removed
 from nnbuild.static_cost import Range
@@ -71,6 +72,7 @@ def as_json(
         "state_bytes": planned.state_bytes,
         "arena_map": arena_map(network, [step.choice for step in steps], planned, target),
         "scratch_bytes": max((layer["scratch_bytes"] for layer in layers), default=0),
+        "reordered": _is_reordered(name, [layer["name"] for layer in layers]),
         "peak_layer": planned.peak if planned.arena else None,
         "macs": sum(layer["macs"] for layer in layers),
         "removed": asdict(removed),
@@ -80,6 +82,12 @@ def as_json(
         "layers": layers,
     }
     return json.dumps(document, indent=1, ensure_ascii=True) + "\n"
+
+
+def _is_reordered(model: str, names: Sequence[str]) -> bool:
+    """Whether layers run in another order than the model's, in which they are numbered."""
+    numbers = [layer_number(model, name) or 0 for name in names]
+    return numbers != sorted(numbers)
 
 
 def _port(network: Network, item: Port) -> dict[str, Any]:

@@ -19,13 +19,15 @@ from nnbuild.elision import elide
 from nnbuild.intervals import Interval, anything
 from nnbuild.network import Array, Layer, Network, Tensor
 from nnbuild.ops import BY_NAME
+from nnbuild.order import reordered
 from nnbuild.placeholder import is_placeholder
 
 
 def shrink(network: Network) -> Network:
     """The smaller network, verified; the same one where nothing goes.
 
-    Where constants are not known, only copies go that memory makes unnecessary.
+    Where constants are not known, only copies go that memory makes unnecessary. Layers are in the order that takes
+    least memory.
     """
     if network.views:
         return network
@@ -33,7 +35,7 @@ def shrink(network: Network) -> Network:
     with fixedpoint.rounding(network.single_rounding):
         while not unknown and (smaller := _round(network)) is not network:
             network = smaller
-    network = elide(network)
+    network = reordered(elide(network))
     network.verify()
     return network
 

@@ -80,18 +80,18 @@ def write(
     cases: Sequence[Case],
     target: Target,
     gaps: Gaps | None = None,
-    pinned: Sequence[Mapping[str, str]] = (),
+    own_pins: Sequence[Mapping[str, str]] = (),
     **options: Any,
 ) -> list[Path]:
     """The sources of a program with model m0, m1, ... for `cases`, all in one arena of the caller's.
 
-    `options` go to EmitOptions, such as `backend="cmsis_nn"`; `pinned` are the pins of each case. Assembly is among the
+    `options` go to EmitOptions, such as `backend="cmsis_nn"`; `own_pins` are the pins of each case. Assembly is among the
     sources where it holds more than remarks.
     """
     in_arena = options.get("placement", Placement()).in_arena
     sources = []
     for number, case in enumerate(cases):
-        own: dict[str, Any] = {"pins": pinned[number]} if pinned else {}
+        own: dict[str, Any] = {"pins": own_pins[number]} if own_pins else {}
         files = emit(case.network, EmitOptions(f"m{number}", target, arena="caller", **options, **own))
         sources += host.write(folder, files)
         sources += [folder / name for name, text in files.items() if name.endswith(".S") and ".syntax" in text]

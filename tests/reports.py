@@ -34,7 +34,7 @@ def full() -> dict[str, Any]:
         **{"name": "kws", "model_id": "0xfeedc0de", "cpu": "cortex-m0", "flash": {**flash, "total": 4_500}},
         **{"ram": {"arena": 640, "scratch": 0, "other": 12, "total": 652}, "other_code": 100},
         **{"scratch_in_arena": 64, "shared_arena": 0, "arena_bytes": 640},
-        **{"arena_bound_bytes": 640, "arena_optimal": True, "peak_layer": 1},
+        **{"arena_bound_bytes": 640, "arena_optimal": True, "reordered": False, "peak_layer": 1},
         "stack": {"bytes": 312, "path": ["kws_run", "kws_l00_conv2d"], "note": "without interrupts"},
         "synthetic": False,
         "optimize": "balanced",

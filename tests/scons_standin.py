@@ -63,7 +63,7 @@ def emit(arguments: list[str]) -> None:
         f"const signed char {name}_l00_conv2d_weights[{weights}] = {{{fill % 100}}};\n",
         f"{name}_kernels.S": '#if defined(__linux__)\n.section .note.GNU-stack,"",%progbits\n#endif\n',
         f"{name}.report.json": f'{{"schema": 2, "name": "{name}", "model_id": "0x12345678", "cpu": "cortex-m0", '
-        f'"arena_bytes": {arena}, "arena_bound_bytes": {arena}, "peak_layer": 0, "arena_map": [], '
+        f'"arena_bytes": {arena}, "arena_bound_bytes": {arena}, "peak_layer": 0, "reordered": false, "arena_map": [], '
         f'"synthetic": false, "optimize": "balanced", "curve": [], '
         f'"scratch_bytes": 0, "layers": [{{"index": 0, '
         f'"name": "{name}_l00_conv2d", "node": "conv1", "op": "conv2d", "kernel": "direct", "reasons": {{}}, '

@@ -32,6 +32,7 @@ def minimal() -> dict[str, Any]:
             "arena_bytes": 0,
             "arena_bound_bytes": 0,
             "arena_optimal": True,
+            "reordered": False,
             "peak_layer": None,
             "stack": None,
             "latency": None,

@@ -67,6 +67,7 @@ def report(name: str, layers: list[str], arena: int = 400) -> dict[str, Any]:
         "curve": [],
         "arena_bytes": arena,
         "arena_bound_bytes": arena,
+        "reordered": False,
         "peak_layer": 0,
         "scratch_bytes": 0,
         "cost": None,

@@ -194,7 +194,7 @@ def test_the_stack_of_every_kernel_is_known_and_enough(tmp_path: Path, core: str
     for part in range(0, len(every), 40):
         cases, pins = [case for case, _ in every[part : part + 40]], [pin for _, pin in every[part : part + 40]]
         folder = tmp_path / str(part)
-        written = programs.write(folder, cases, machine.target, pins)
+        written = programs.write(folder, cases, machine.target, own_pins=pins)
         assembly = "".join(f'__asm("{line.strip()}");\n' for line in MEASURE_RUN.strip().splitlines())
         sources = host.write(folder, {"told.h": TOLD_H, "told.c": TELL_RUN, "measure.c": assembly})
         elf = qemu.link(folder, [*programs.units(folder, written), *sources], machine, compile_arguments=TOLD)

@@ -101,6 +101,7 @@ _OF_MODEL: dict[str, Callable[[ModelUsage], Any]] = {
     "arena_bytes": lambda model: model.report.arena,
     "arena_bound_bytes": _arena_bound,
     "arena_optimal": lambda model: model.report.arena == _arena_bound(model),
+    "reordered": lambda model: model.report.facts["reordered"],
     "peak_layer": lambda model: model.report.facts["peak_layer"],
     "stack": lambda model: model.stack,
     "latency": lambda model: model.latency,

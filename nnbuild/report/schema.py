@@ -90,6 +90,7 @@ KEYS = (
     Key("models[].arena_bytes", "integer", "bytes of activations and scratch, wherever the arena is"),
     Key("models[].arena_bound_bytes", "integer", "fewer cannot be enough, with these kernels and this order of layers"),
     Key("models[].arena_optimal", "boolean", "whether `arena_bytes` is proved to be the least, and so is the bound"),
+    Key("models[].reordered", "boolean", "whether layers run in an order that takes less memory than the model's"),
     Key("models[].peak_layer", "integer?", "where most bytes are live; null where there is no arena"),
     Key("models[].stack", "object?", "worst case of one inference"),
     Key("models[].stack.bytes", "integer?", "null where it is not bounded or not known"),

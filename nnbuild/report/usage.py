@@ -60,7 +60,17 @@ def read_report(path: str | Path) -> ModelReport:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         layers = tuple(data["layers"])
-        facts = {"cpu", "arena_map", "cost", "optimize", "curve", "synthetic", "arena_bound_bytes", "peak_layer"}
+        facts = {
+            "cpu",
+            "arena_map",
+            "cost",
+            "optimize",
+            "curve",
+            "synthetic",
+            "arena_bound_bytes",
+            "peak_layer",
+            "reordered",
+        }
         complete = facts <= data.keys() and all(layer.keys() >= _LAYER_KEYS for layer in layers)
         if data["schema"] != MODEL_SCHEMA or not complete:
             raise ValueError
