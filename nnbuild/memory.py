@@ -67,14 +67,21 @@ class Plan:
 
 
 def plan(
-    network: Network, choices: Sequence[Choice], target: Target, io: bool = False, alignment: int = ALIGNMENT
+    network: Network,
+    choices: Sequence[Choice],
+    target: Target,
+    io: bool = False,
+    alignment: int = ALIGNMENT,
+    apart: bool = False,
 ) -> Plan:
     """Offsets for every tensor and scratch buffer, verified.
 
     With `io` the model's inputs and outputs lie in the arena: inputs from before the first layer to their last reader,
-    outputs up to the end. Their offsets and the arena's size are multiples of `alignment`.
+    outputs up to the end. Their offsets and the arena's size are multiples of `alignment`. With `apart` no output lies
+    over an input but in place.
     """
-    buffers = _tensors(network, choices, target, io, alignment) + _scratch(choices, target)
+    over = [{} if apart else _overlaps(network, index, choice, target) for index, choice in enumerate(choices)]
+    buffers = _tensors(network, over, io, alignment) + _scratch(choices, target)
     distances = _distances(buffers)
     found = (_place(buffers, distances, order) for order in _orders(buffers))
     places = min(found, key=lambda found: _extent(buffers, found), default=())
@@ -109,14 +116,12 @@ def _order(choice: Choice, planned: Plan, target: Target) -> Order:
     return Order.ANY
 
 
-def _tensors(network: Network, choices: Sequence[Choice], target: Target, io: bool, alignment: int) -> list[Buffer]:
+def _tensors(network: Network, over: Sequence[Mapping[str, Overlap]], io: bool, alignment: int) -> list[Buffer]:
     """One buffer for each tensor that lives in the arena, or chain of tensors in place."""
     inputs = {port.tensor for port in network.inputs}
     outputs = {port.tensor for port in network.outputs}
     elsewhere = set() if io else inputs | outputs
-    last = {name: index for index, layer in enumerate(network.layers) for name in layer.inputs}
-    # An output is kept beyond the last layer, also where a layer reads it.
-    last |= {name: len(network.layers) for name in outputs}
+    last = _last_readers(network)
     buffers = {
         port.tensor: Buffer((port.tensor,), network.tensors[port.tensor].bytes, 0, last.get(port.tensor, 0), alignment)
         for port in (network.inputs if io else ())
@@ -126,8 +131,7 @@ def _tensors(network: Network, choices: Sequence[Choice], target: Target, io: bo
         name = layer.output
         if name in elsewhere:
             continue
-        over = _overlaps(choices[index], index, last, target)
-        own = Buffer((name,), network.tensors[name].bytes, index, last.get(name, index), over=over)
+        own = Buffer((name,), network.tensors[name].bytes, index, last.get(name, index), over=over[index])
         own = replace(own, alignment=alignment) if name in outputs else own
         shared = _dying_input(network, index, last, elsewhere)
         home[name] = home[shared] if shared is not None else name
@@ -141,9 +145,15 @@ def _joined(old: Buffer, new: Buffer) -> Buffer:
     return replace(old, tensors=tensors, last=new.last, alignment=alignment)
 
 
-def _overlaps(choice: Choice, index: int, last: Mapping[str, int], target: Target) -> dict[str, Overlap]:
+def _last_readers(network: Network) -> dict[str, int]:
+    """The last layer that reads each tensor; an output is kept beyond the last one, also where a layer reads it."""
+    last = {name: index for index, layer in enumerate(network.layers) for name in layer.inputs}
+    return last | {port.tensor: len(network.layers) for port in network.outputs}
+
+
+def _overlaps(network: Network, index: int, choice: Choice, target: Target) -> dict[str, Overlap]:
     """The inputs that die at layer `index`, and how its kernel may overwrite them while it reads them."""
-    names = choice.layer.inputs
+    names, last = choice.layer.inputs, _last_readers(network)
     return {
         names[position]: own
         for position, own in choice.kernel.overlap(choice.view, target).items()

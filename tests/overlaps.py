@@ -42,10 +42,15 @@ class Forced:
     gaps: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
     def plan(
-        self, network: Network, choices: Sequence[Choice], target: Target, io: bool = False, alignment: int = 4
+        self,
+        network: Network,
+        choices: Sequence[Choice],
+        target: Target,
+        io: bool = False,
+        alignment: int = 4,
+        apart: bool = False,
     ) -> Plan:
         """In place of `memory.plan`."""
-        last = {name: index for index, layer in enumerate(network.layers) for name in layer.inputs}
         room = sum(tensor.bytes + MARGIN for tensor in network.tensors.values()) // 4 * 4
         buffers = _Buffers(room)
         over: list[str] = []
@@ -53,7 +58,7 @@ class Forced:
             buffers.tensor(port.tensor, network.tensors[port.tensor].bytes)
         kept = set() if io else {port.tensor for port in network.outputs}
         for index, choice in enumerate(choices):
-            found = memory._overlaps(choice, index, last, target)
+            found = memory._overlaps(network, index, choice, target)
             near = [
                 self._place(buffers.offsets[name], own, choice)
                 for name, own in found.items()
