@@ -106,7 +106,7 @@ def measure(isa: str, found: Sequence[Job], where: Target, folder: Path, root: P
         for number, job in enumerate(group):
             backend = job.backend or "direct"
             assert backend in BACKENDS
-            options = emit.EmitOptions(f"n{number}", where, pins=job.pins, backend=backend)
+            options = emit.EmitOptions(f"n{number}", where, pins=job.pins, backend=backend, apart=True)
             files.append(emit.emit(job.network, options))
         ran = executed.run(MEASURED_ON[isa], files, folder / f"image{first}", link)
         for number, (job, result) in enumerate(zip(group, ran, strict=True)):

@@ -83,7 +83,9 @@ def _index(network: Network) -> int:
 
 def _taken(network: Network, where: Target, backend: str) -> str:
     """The kernel that the layer gets when nobody pins one."""
-    kernels = [layer["kernel"] for layer in _report(emit(network, EmitOptions("n0", where, backend=backend)), "n0")]
+    kernels = [
+        layer["kernel"] for layer in _report(emit(network, EmitOptions("n0", where, backend=backend, apart=True)), "n0")
+    ]
     return str(kernels[_index(network)])
 
 
@@ -94,7 +96,7 @@ def _report(files: Mapping[str, str], name: str) -> list[dict[str, Any]]:
 
 
 def _options(layer: Layer, kernel: str, where: Target) -> EmitOptions:
-    return EmitOptions("n0", where, pins={layer.name: kernel}, backend="direct")
+    return EmitOptions("n0", where, pins={layer.name: kernel}, backend="direct", apart=True)
 
 
 def _text(network: Network, layer: Layer, kernel: str, where: Target) -> dict[str, str]:

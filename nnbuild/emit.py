@@ -36,7 +36,8 @@ class EmitOptions:
 
     `arena` is who owns the working memory: this model ("static"), the caller, or all models of the image that say
     "shared" together. `backend` is as in `selection.candidates`, and `aim` decides between the kernels that it allows;
-    `placement` is where weights, arena and ports lie. `evaluate` adds a main function for machines with files.
+    `placement` is where weights, arena and ports lie. `evaluate` adds a main function for machines with files. `apart`
+    keeps outputs and inputs of layers apart, as what is measured of kernels needs it.
     """
 
     name: str
@@ -49,6 +50,7 @@ class EmitOptions:
     aim: Aim = field(default_factory=Aim)
     placement: Placement = field(default_factory=Placement)
     evaluate: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     serving = candidates(network, options.target, pins, options.backend, f"{name}_")
 
     def planner(choices: Sequence[Choice]) -> Plan:
-        return plan(network, choices, options.target, placement.in_arena, placement.arena_align)
+        return plan(network, choices, options.target, placement.in_arena, placement.arena_align, options.apart)
 
     with fixedpoint.rounding(network.single_rounding):
         selection = optimize(serving, options.target, options.aim, planner)

@@ -64,17 +64,24 @@ class Plan:
 
 
 def plan(
-    network: Network, choices: Sequence[Choice], target: Target, io: bool = False, alignment: int = ALIGNMENT
+    network: Network,
+    choices: Sequence[Choice],
+    target: Target,
+    io: bool = False,
+    alignment: int = ALIGNMENT,
+    apart: bool = False,
 ) -> Plan:
     """Offsets for every tensor and scratch buffer, verified.
 
     With `io` the model's inputs and outputs lie in the arena: inputs from before the first layer to their last reader,
-    outputs up to the end. Their offsets and the arena's size are multiples of `alignment`.
+    outputs up to the end. Their offsets and the arena's size are multiples of `alignment`. With `apart` no output lies
+    over an input but in place.
     """
     lives = lifetimes(network)
     scratch = _scratch(choices, target)
     over = {
-        choice.layer.output: _overlaps(network, choice, index, lives, target) for index, choice in enumerate(choices)
+        choice.layer.output: _overlaps(network, choice, index, lives, target)
+        for index, choice in enumerate(() if apart else choices)
     }
     memory, buffers, placed = _best(network, lives, scratch, over, io, alignment)
     starts = dict(zip((buffer.tensors[0] for buffer in buffers), placed.offsets, strict=True))

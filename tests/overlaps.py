@@ -42,7 +42,13 @@ class Forced:
     gaps: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
     def plan(
-        self, network: Network, choices: Sequence[Choice], target: Target, io: bool = False, alignment: int = 4
+        self,
+        network: Network,
+        choices: Sequence[Choice],
+        target: Target,
+        io: bool = False,
+        alignment: int = 4,
+        apart: bool = False,
     ) -> Plan:
         """In place of `memory.plan`."""
         lives = memory.lifetimes(network)

@@ -85,8 +85,8 @@ def write(
 ) -> list[Path]:
     """The sources of a program with model m0, m1, ... for `cases`, all in one arena of the caller's.
 
-    `options` go to EmitOptions, such as `backend="cmsis_nn"`; `own_pins` are the pins of each case. Assembly is among the
-    sources where it holds more than remarks.
+    `options` go to EmitOptions, such as `backend="cmsis_nn"`; `own_pins` are the pins of each case. Assembly is among
+    the sources where it holds more than remarks.
     """
     in_arena = options.get("placement", Placement()).in_arena
     sources = []

@@ -203,7 +203,7 @@ def few(case: Case) -> Case:
 
 def run(folder: Path, cases: list[Case]) -> tuple[int, str]:
     core = qemu.CORES["m55"]
-    sources = programs.units(folder, programs.write(folder, cases, core.target, backend="direct"))
+    sources = programs.units(folder, programs.write(folder, cases, core.target, backend="direct", apart=True))
     return qemu.run(qemu.link(folder, sources, core), core)
 
 
