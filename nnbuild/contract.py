@@ -15,6 +15,7 @@ from onnx import NodeProto
 from nnbuild import intervals
 from nnbuild.intervals import Interval
 from nnbuild.network import Array, Layer, Network, QuantParams, Tensor
+from nnbuild.sliding import Slides, never
 from nnbuild.target import Target
 
 if TYPE_CHECKING:
@@ -219,7 +220,8 @@ class Operator:
     when they die there and have its size; `cases()` is the one table that tests and docs use.
 
     A layer that keeps something from one inference to the next says by `state` what that is when it starts, as bytes;
-    `advance(params, constants, inputs, state)` then is the reference: the result and the state behind it.
+    `advance(params, constants, inputs, state)` then is the reference: the result and the state behind it. With
+    `in_state` the result is that state, and its readers find it there.
     `error(params)` is how many output steps a layer may be off from the float operator on the same (dequantized) input.
     `internals(node, values)` are float values inside of a node whose range calibration has to know, by name; `values`
     gives what a name of the float model stands for.
@@ -227,7 +229,8 @@ class Operator:
     What `nnbuild.shrink` asks: `bounds(view, inputs)`, the interval of the output from those of the inputs;
     `channels`, how channels are taken away, where they can be; `copies(view, inputs)`, whether the output is the first
     input for every input within these intervals; `behind(first, second)`, the constants with which `second`, a layer
-    of this operator, also does what `first` in front of it does, or None.
+    of this operator, also does what `first` in front of it does, or None. What `nnbuild.streaming` asks: `slides(view,
+    times)`, how a layer runs along time.
     """
 
     name: str
@@ -242,10 +245,12 @@ class Operator:
     inplace: Callable[[LayerView], tuple[int, ...]] = lambda view: ()
     state: Callable[[LayerView], Array | None] = lambda view: None
     advance: Callable[[Any, Mapping[str, Array], Sequence[Array], Array], tuple[Array, Array]] | None = None
+    in_state: bool = False
     internals: Callable[[NodeProto, Callable[[str], Array]], Mapping[str, Array]] = lambda node, values: {}
     bounds: intervals.Rule = lambda view, inputs: intervals.anything(view.output)
     channels: Channels | None = None
     copies: Callable[[LayerView, Sequence[Interval]], bool] = lambda view, inputs: False
     behind: Callable[[Layer, Layer], Mapping[str, Array] | None] = lambda first, second: None
+    slides: Slides = never
     kernels: tuple[Kernel, ...] = ()
     cases: Callable[[], Iterable[Case]] = lambda: ()

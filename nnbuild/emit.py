@@ -17,6 +17,7 @@ from nnbuild.contract import Assembly, Source
 from nnbuild.errors import ConfigError
 from nnbuild.memory import Plan, initial_state, plan
 from nnbuild.network import Array, Network, Port, Tensor
+from nnbuild.ops import BY_NAME
 from nnbuild.optimize import Aim, Selection, optimize
 from nnbuild.placement import Placement
 from nnbuild.raw_input import RawInput, raw_input
@@ -251,6 +252,8 @@ def _steps(
             for part, where, offsets in (("scratch", "arena", planned.scratch), ("state", "state", planned.states))
             if layer.name in offsets
         }
+        if BY_NAME[layer.op].in_state:
+            places[layer.output] = memory.pop("state")
         tensors = (places[tensor] for tensor in (*layer.inputs, layer.output))
         arguments = (*tensors, *memory.values(), *symbols.values())
         function = functions.setdefault(cost.function_key(choice, source, target), f"{name}_{layer.name}")

@@ -95,7 +95,7 @@ def _tensors(network: Network, io: bool, alignment: int) -> list[Buffer]:
     """One buffer for each tensor that lives in the arena, or chain of tensors in place."""
     inputs = {port.tensor for port in network.inputs}
     outputs = {port.tensor for port in network.outputs}
-    elsewhere = set() if io else inputs | outputs
+    elsewhere = _in_states(network) | (set() if io else inputs | outputs)
     last = {name: index for index, layer in enumerate(network.layers) for name in layer.inputs}
     # An output is kept beyond the last layer, also where a layer reads it.
     last |= {name: len(network.layers) for name in outputs}
@@ -139,6 +139,11 @@ def _scratch(choices: Sequence[Choice], target: Target) -> list[Buffer]:
         for index, (choice, size) in enumerate(zip(choices, sizes, strict=True))
         if size
     ]
+
+
+def _in_states(network: Network) -> set[str]:
+    """Tensors that are a state themselves."""
+    return {layer.output for layer in network.layers if BY_NAME[layer.op].in_state}
 
 
 def _states(network: Network) -> tuple[dict[str, int], int]:

@@ -19,6 +19,7 @@ from nnbuild.intervals import Interval, monotone
 from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Constant, Lowering
 from nnbuild.network import Array
+from nnbuild.sliding import Move, Sliding, Time, by_moves
 from nnbuild.target import Target
 
 
@@ -71,9 +72,23 @@ def reference(params: TransposeParams, constants: Mapping[str, Array], inputs: S
 
 def copies(view: LayerView, inputs: Sequence[Interval]) -> bool:
     """Whether the order is that of the input."""
-    offsets = view.constants.get("offsets")
-    order = layout.visit(view.params.loops, 0) + view.params.start if offsets is None else offsets
+    order = _order(view)
     return order.size == view.inputs[0].size and layout.is_contiguous(order)
+
+
+def _order(view: LayerView) -> Array:
+    """Offsets in the input of the output's elements."""
+    offsets = view.constants.get("offsets")
+    return layout.visit(view.params.loops, 0) + view.params.start if offsets is None else offsets
+
+
+def slides(view: LayerView, times: Sequence[Time | None]) -> Sliding | str:
+    """Elements stay in the order that they have at one point in time."""
+    order = _order(view)
+    found = by_moves([Move(order, np.arange(order.size))], times, elastic=True)
+    if isinstance(found, str):
+        return found
+    return Sliding(found.output, found.reaches, lambda lengths, rows: copy(found.cut(lengths, rows)[0].offsets))
 
 
 def render(view: LayerView, target: Target) -> Source:
@@ -117,6 +132,7 @@ OPERATOR = Operator(
     reference=reference,
     bounds=monotone(reference),
     copies=copies,
+    slides=slides,
     kernels=(
         Kernel(
             "direct",

@@ -1,0 +1,255 @@
+"""Streaming over time: a network over a window of frames becomes one that takes the newest frames and keeps the rest.
+
+A layer that computes the same at every point in time needs to compute only its newest rows. What it reads of older
+ones is kept by a layer `window` in front of it, whose output is its state; behind that the layer is an ordinary one of
+the same operator over fewer rows, so no kernel knows of streams. Where a layer makes one of all points in time, its
+whole window is kept, and what comes behind stays as it was. The bits are those of the whole window at any time: all
+tensors hold the newest rows of what they hold there, so branches of different delays meet as they do there.
+
+States begin as if all frames before the first had been zeros, the model's zero point: what the network computes of
+those is one row for each window.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from nnbuild import interpret
+from nnbuild.contract import LayerView
+from nnbuild.errors import Finding, ModelError
+from nnbuild.network import Array, Layer, Network, Port, Tensor
+from nnbuild.ops import BY_NAME
+from nnbuild.ops.transpose import copy
+from nnbuild.ops.window import WindowParams
+from nnbuild.placeholder import is_placeholder
+from nnbuild.sliding import Reach, Sliding, Time
+from nnbuild.stream import Stream
+
+
+@dataclass(frozen=True, slots=True)
+class _Flow:
+    """A tensor that is computed as time goes on: a row of `time` for each `stride` frames."""
+
+    time: Time
+    stride: int
+
+
+@dataclass(slots=True)
+class _Analysis:
+    """Tensors with time by name, and how layers that read them run along it; what stands against streaming."""
+
+    flows: dict[str, _Flow]
+    slidings: dict[str, Sliding] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def streamed(network: Network, stream: Stream, where: str = "", input_layout: str = "") -> Network:
+    """The network that takes `stream.frames` new frames at a time, verified; `input_layout` is that of lowering.
+
+    ModelError says of each layer that cannot run along time why; `where` names the file.
+    """
+    start = _input(network, stream, where, input_layout)
+    found = _analysed(network, start, None, where)
+    frames = stream.frames or math.lcm(*(flow.stride for flow in found.flows.values()))
+    if not found.findings:
+        found = _analysed(network, start, frames, where)
+    if frames >= start.time.length:
+        message = f"a call brings {frames} frames, and the window has {start.time.length}: nothing is left to keep"
+        found.findings.append(Finding(f"option 'stream_axis': {message}", where))
+    if found.findings:
+        raise ModelError.of(found.findings)
+    return _Build(network, found, frames).network()
+
+
+def _input(network: Network, stream: Stream, where: str, input_layout: str) -> _Flow:
+    """The only input with its time."""
+    if len(network.inputs) != 1:
+        message = f"option 'stream_axis': the model has {len(network.inputs)} inputs, and frames come by one"
+        raise ModelError(message, where)
+    shape = network.inputs[0].shape
+    last = input_layout == "NHWC" and len(shape) in (3, 4)
+    axis = (len(shape) - 1 if stream.axis == 1 else stream.axis - 1) if last else stream.axis
+    return _Flow(Time(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])), 1)
+
+
+def _analysed(network: Network, start: _Flow, frames: int | None, where: str) -> _Analysis:
+    """The way of time through the layers; without `frames`, where any number of rows may come at once."""
+    found = _Analysis({network.inputs[0].tensor: start})
+    unknown: set[str] = set()
+    for layer in network.layers:
+        flows = [found.flows.get(name) for name in layer.inputs]
+        if unknown.intersection(layer.inputs):
+            unknown.add(layer.output)
+        elif any(flows):
+            result = _advanced(LayerView.of(network, layer), flows, frames)
+            if isinstance(result, str):
+                unknown.add(layer.output)
+                place = ": ".join(filter(None, (where, f"node '{layer.node}' ({layer.op})")))
+                found.findings.append(Finding(f"cannot stream: {result}", place))
+                continue
+            found.slidings[layer.name], flow = result
+            found.flows |= {layer.output: flow} if flow is not None else {}
+    return found
+
+
+def _advanced(
+    view: LayerView, flows: Sequence[_Flow | None], frames: int | None
+) -> tuple[Sliding, _Flow | None] | str:
+    """How the layer runs, and its output's time unless all rows come at once; or why it cannot."""
+    sliding = BY_NAME[view.layer.op].slides(view, [flow.time if flow else None for flow in flows])
+    if isinstance(sliding, str):
+        return sliding
+    if sliding.output is None or sliding.output.length == 1:
+        return sliding, None
+    strides = {
+        flow.stride * reach.stride for flow, reach in zip(flows, sliding.reaches, strict=True) if flow and reach
+    }
+    stride = strides.pop()
+    if strides:
+        return "its inputs run at different rates"
+    if frames is not None and frames % stride:
+        return f"a row of it takes {stride} frames, and {frames} new ones come in a call"
+    everything = frames is not None and frames // stride >= sliding.output.length
+    return sliding, None if everything else _Flow(sliding.output, stride)
+
+
+class _Build:
+    """The network with windows, of what was found and the frames of a call."""
+
+    def __init__(self, network: Network, found: _Analysis, frames: int) -> None:
+        self.old, self.found, self.frames = network, found, frames
+        self.tensors: dict[str, Tensor] = {}
+        self.layers: list[Layer] = []
+        self.wanted: dict[str, dict[int, Layer]] = {}
+
+    def network(self) -> Network:
+        """The new network, verified."""
+        lengths = self._lengths()
+        zeros = self._zeros()
+        (port,) = self.old.inputs
+        self._add(port.tensor, zeros)
+        for layer in self.old.layers:
+            self.layers.append(self._cut(layer, lengths.get(layer.name, ())))
+            self._add(layer.output, zeros)
+        network = replace(
+            self.old,
+            tensors=self.tensors,
+            layers=tuple(self.layers),
+            inputs=(self._port(port),),
+            outputs=tuple(self._port(each) for each in self.old.outputs),
+        )
+        network.verify()
+        return network
+
+    def _rows(self, name: str) -> int:
+        """New rows of a tensor with time."""
+        return self.frames // self.found.flows[name].stride
+
+    def _lengths(self) -> dict[str, list[int]]:
+        """How many rows each input of each layer along time holds (0: it has no time); notes the windows for that."""
+        lengths: dict[str, list[int]] = {}
+        elastic: list[tuple[int, Layer, int]] = []
+        for layer in self.old.layers:
+            sliding = self.found.slidings.get(layer.name)
+            if sliding is None:
+                continue
+            lengths[layer.name] = [0] * len(layer.inputs)
+            for position, (name, reach) in enumerate(zip(layer.inputs, sliding.reaches, strict=True)):
+                if reach is None:
+                    continue
+                needed = self._needed(layer, name, sliding, reach)
+                lengths[layer.name][position] = needed
+                if reach.elastic:
+                    elastic.append((needed, layer, position))
+                elif needed != self._rows(name):
+                    self.wanted.setdefault(name, {}).setdefault(needed, layer)
+        for needed, layer, position in sorted(elastic, key=lambda entry: -entry[0]):
+            name = layer.inputs[position]
+            there = [self._rows(name), *self.wanted.get(name, ())]
+            length = min((each for each in there if each >= needed), default=needed)
+            if length not in there:
+                self.wanted.setdefault(name, {})[length] = layer
+            lengths[layer.name][position] = length
+        return lengths
+
+    def _needed(self, layer: Layer, name: str, sliding: Sliding, reach: Reach) -> int:
+        """Of the input `name`, the rows from the first one on that the new rows of the output are made of."""
+        length = self.found.flows[name].time.length
+        if sliding.output is None:
+            return length
+        return length - (sliding.output.length - self._new(layer, sliding.output)) * reach.stride - reach.first
+
+    def _new(self, layer: Layer, time: Time) -> int:
+        """Rows that the layer computes in a call."""
+        return self._rows(layer.output) if layer.output in self.found.flows else time.length
+
+    def _cut(self, layer: Layer, lengths: Sequence[int]) -> Layer:
+        """The layer over inputs of `lengths` rows."""
+        sliding = self.found.slidings.get(layer.name)
+        if sliding is None:
+            return layer
+        rows = 0 if sliding.output is None else self._new(layer, sliding.output)
+        params, constants = sliding.cut(lengths, rows)
+        inputs = tuple(
+            self._window(name, length) if length and length != self._rows(name) else name
+            for name, length in zip(layer.inputs, lengths, strict=True)
+        )
+        return replace(layer, inputs=inputs, params=params, constants=constants)
+
+    def _add(self, name: str, zeros: Mapping[str, Array]) -> None:
+        """The tensor as it is now, and behind its layer the windows that are kept of it."""
+        tensor, flow = self.old.tensors[name], self.found.flows.get(name)
+        self.tensors[name] = tensor if flow is None else _shortened(tensor, flow.time, self._rows(name))
+        for length, reader in self.wanted.get(name, {}).items():
+            assert flow is not None
+            output = self._window(name, length)
+            self.tensors[output] = replace(_shortened(tensor, flow.time, length), name=output)
+            row = zeros[name].reshape(flow.time.outer, flow.time.length, flow.time.inner)[:, -1]
+            self.layers.append(self._kept(reader, name, output, length, flow.time, row.ravel()))
+
+    def _kept(self, reader: Layer, name: str, output: str, length: int, time: Time, row: Array) -> Layer:
+        """What makes the newest `length` rows of the new ones: a window, or a part where fewer are needed."""
+        rows = self._rows(name)
+        if length < rows:
+            index = np.arange(time.outer * rows * time.inner).reshape(time.outer, rows, time.inner)
+            params, constants = copy(index[:, rows - length :].ravel())
+            return Layer(output, "transpose", (name,), output, params, constants, reader.node)
+        window = WindowParams(time.outer, length, rows, time.inner)
+        return Layer(output, "window", (name,), output, window, {"start": row}, reader.node)
+
+    def _window(self, name: str, length: int) -> str:
+        """The tensor with the newest `length` rows of `name`, and the layer that makes it."""
+        return f"{name}_window" if len(self.wanted[name]) == 1 else f"{name}_window{length}"
+
+    def _zeros(self) -> dict[str, Array]:
+        """All tensors of the whole network where all frames are zeros; their zero points where constants are unknown."""
+        if any(is_placeholder(array) for layer in self.old.layers for array in layer.constants.values()):
+            return {name: _zero(tensor) for name, tensor in self.old.tensors.items()}
+        return interpret.run_all(self.old, [_zero(self.old.tensors[self.old.inputs[0].tensor])])
+
+    def _port(self, port: Port) -> Port:
+        flow = self.found.flows.get(port.tensor)
+        if flow is None:
+            return port
+        shape = _shape(port.shape, flow.time, self._rows(port.tensor))
+        return Port(port.name, port.tensor, shape, "x".join(str(size) for size in shape))
+
+
+def _zero(tensor: Tensor) -> Array:
+    return np.full(tensor.size, tensor.quant.zero_point, np.int8)
+
+
+def _shortened(tensor: Tensor, time: Time, rows: int) -> Tensor:
+    return replace(tensor, shape=_shape(tensor.shape, time, rows))
+
+
+def _shape(shape: tuple[int, ...], time: Time, rows: int) -> tuple[int, ...]:
+    """`shape` with `rows` along time."""
+    for axis, size in enumerate(shape):
+        if size == time.length and math.prod(shape[:axis]) == time.outer:
+            return (*shape[:axis], rows, *shape[axis + 1 :])
+    return (time.outer, rows, time.inner)
