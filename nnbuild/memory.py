@@ -11,11 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
-import numpy as np
-
 from nnbuild.contract import LayerView
 from nnbuild.errors import InternalError
-from nnbuild.network import Array, Network
+from nnbuild.network import Network
 from nnbuild.ops import BY_NAME
 from nnbuild.selection import Choice
 from nnbuild.target import Target
@@ -156,17 +154,6 @@ def _states(network: Network) -> tuple[dict[str, int], int]:
             offsets[layer.name] = end
             end += _aligned(start.size)
     return offsets, end if offsets else 0
-
-
-def initial_state(network: Network, planned: Plan) -> Array:
-    """What lies behind the first word of the states after a reset, int8 (state_bytes - 4,)."""
-    found = np.zeros(planned.state_bytes - ALIGNMENT, np.int8)
-    for layer in network.layers:
-        start = BY_NAME[layer.op].state(LayerView.of(network, layer))
-        if start is not None:
-            offset = planned.states[layer.name] - ALIGNMENT
-            found[offset : offset + start.size] = start
-    return found
 
 
 def _orders(buffers: Sequence[Buffer]) -> list[tuple[int, ...]]:

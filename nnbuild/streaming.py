@@ -1,7 +1,7 @@
 """Streaming over time: a network over a window of frames becomes one that takes the newest frames and keeps the rest.
 
 A layer that computes the same at every point in time needs to compute only its newest rows. What it reads of older
-ones is kept by a layer `window` in front of it, whose output is its state; behind that the layer is an ordinary one of
+ones is kept by a layer `history` in front of it, whose output is its state; behind that the layer is an ordinary one of
 the same operator over fewer rows, so no kernel knows of streams. Where a layer makes one of all points in time, its
 whole window is kept, and what comes behind stays as it was. The bits are those of the whole window at any time: all
 tensors hold the newest rows of what they hold there, so branches of different delays meet as they do there.
@@ -24,7 +24,7 @@ from nnbuild.errors import Finding, ModelError
 from nnbuild.network import Array, Layer, Network, Port, Tensor
 from nnbuild.ops import BY_NAME
 from nnbuild.ops.transpose import copy
-from nnbuild.ops.window import WindowParams
+from nnbuild.ops.history import HistoryParams
 from nnbuild.placeholder import is_placeholder
 from nnbuild.sliding import Reach, Sliding, Time
 from nnbuild.stream import Stream
@@ -195,7 +195,7 @@ class _Build:
         rows = 0 if sliding.output is None else self._new(layer, sliding.output)
         params, constants = sliding.cut(lengths, rows)
         inputs = tuple(
-            self._window(name, length) if length and length != self._rows(name) else name
+            self._history(name, length) if length and length != self._rows(name) else name
             for name, length in zip(layer.inputs, lengths, strict=True)
         )
         return replace(layer, inputs=inputs, params=params, constants=constants)
@@ -206,7 +206,7 @@ class _Build:
         self.tensors[name] = tensor if flow is None else _shortened(tensor, flow.time, self._rows(name))
         for length, reader in self.wanted.get(name, {}).items():
             assert flow is not None
-            output = self._window(name, length)
+            output = self._history(name, length)
             self.tensors[output] = replace(_shortened(tensor, flow.time, length), name=output)
             row = zeros[name].reshape(flow.time.outer, flow.time.length, flow.time.inner)[:, -1]
             self.layers.append(self._kept(reader, name, output, length, flow.time, row.ravel()))
@@ -218,12 +218,12 @@ class _Build:
             index = np.arange(time.outer * rows * time.inner).reshape(time.outer, rows, time.inner)
             params, constants = copy(index[:, rows - length :].ravel())
             return Layer(output, "transpose", (name,), output, params, constants, reader.node)
-        window = WindowParams(time.outer, length, rows, time.inner)
-        return Layer(output, "window", (name,), output, window, {"start": row}, reader.node)
+        params = HistoryParams(time.outer, length, rows, time.inner)
+        return Layer(output, "history", (name,), output, params, {"start": row}, reader.node)
 
-    def _window(self, name: str, length: int) -> str:
+    def _history(self, name: str, length: int) -> str:
         """The tensor with the newest `length` rows of `name`, and the layer that makes it."""
-        return f"{name}_window" if len(self.wanted[name]) == 1 else f"{name}_window{length}"
+        return f"{name}_history" if len(self.wanted[name]) == 1 else f"{name}_history{length}"
 
     def _zeros(self) -> dict[str, Array]:
         """All tensors of the whole network where all frames are zeros; their zero points where constants are unknown."""

@@ -387,8 +387,8 @@ def indices(name: str, kind: str, shape: Sequence[int], quant: QuantParams, attr
     return model.case(model.node(kind, [model.input(shape, quant)], **attributes), kind=TensorProto.INT64)
 
 
-def window(name: str, params: Any, quant: QuantParams) -> Case:
-    """A window of these `WindowParams` with some other beginning than zero, and a clamp that reads it."""
+def history(name: str, params: Any, quant: QuantParams) -> Case:
+    """A history of these `HistoryParams` with some other beginning than zero, and a clamp that reads it."""
     from nnbuild.ops.clamp import ClampParams
 
     rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -399,12 +399,12 @@ def window(name: str, params: Any, quant: QuantParams) -> Case:
     network = Network(
         tensors={
             "input0": Tensor("input0", shape, quant),
-            "input0_window": Tensor("input0_window", rows, quant),
+            "input0_history": Tensor("input0_history", rows, quant),
             "l00_clamp": Tensor("l00_clamp", rows, quant),
         },
         layers=(
-            Layer("input0_window", "window", ("input0",), "input0_window", params, {"start": start}, "clamp"),
-            Layer("l00_clamp", "clamp", ("input0_window",), "l00_clamp", ClampParams(size, -120, 110), {}, "clamp"),
+            Layer("input0_history", "history", ("input0",), "input0_history", params, {"start": start}, "clamp"),
+            Layer("l00_clamp", "clamp", ("input0_history",), "l00_clamp", ClampParams(size, -120, 110), {}, "clamp"),
         ),
         inputs=(Port("x0", "input0", shape, "x".join(map(str, shape))),),
         outputs=(Port("v0", "l00_clamp", rows, "x".join(map(str, rows))),),

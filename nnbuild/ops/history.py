@@ -20,7 +20,7 @@ from nnbuild.target import Target
 
 
 @dataclass(frozen=True, slots=True)
-class WindowParams:
+class HistoryParams:
     """(outer, new, inner) come in, (outer, rows, inner) are kept and go out; there are more rows than new ones.
 
     Constant: `start`, int8 (outer * inner), which all rows are before the first inference.
@@ -39,13 +39,13 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
 
 def state(view: LayerView) -> Array:
     """What the rows are after a reset, int8."""
-    params: WindowParams = view.params
+    params: HistoryParams = view.params
     row = view.constants["start"].reshape(params.outer, 1, params.inner)
     return np.repeat(row, params.rows, axis=1).ravel()
 
 
 def advance(
-    params: WindowParams, constants: Mapping[str, Array], inputs: Sequence[Array], kept: Array
+    params: HistoryParams, constants: Mapping[str, Array], inputs: Sequence[Array], kept: Array
 ) -> tuple[Array, Array]:
     """New rows int8, the rows before them int8 -> all that are kept now, twice."""
     new = inputs[0].reshape(params.outer, params.new, params.inner)
@@ -59,12 +59,12 @@ def settled(network: Network) -> int:
     passed = {port.tensor: 1 for port in network.inputs}
     for layer in network.layers:
         passed[layer.output] = max(passed[name] for name in layer.inputs)
-        if isinstance(layer.params, WindowParams):
+        if isinstance(layer.params, HistoryParams):
             passed[layer.output] += -(-layer.params.rows // layer.params.new) - 1
     return max(passed[port.tensor] for port in network.outputs)
 
 
-def _moved(params: WindowParams) -> tuple[int, int, int]:
+def _moved(params: HistoryParams) -> tuple[int, int, int]:
     """Elements by which all move, that move, and how many times four words of them move at once."""
     shift = params.new * params.inner
     kept = params.outer * params.rows * params.inner - shift
@@ -74,11 +74,11 @@ def _moved(params: WindowParams) -> tuple[int, int, int]:
 def render(view: LayerView, target: Target) -> Source:
     """One move of all that is kept, in words where the distance is one."""
     shift, kept, quads = _moved(view.params)
-    return Source("window.c.j2", {"w": view.params, "shift": shift, "kept": kept, "quads": quads})
+    return Source("history.c.j2", {"w": view.params, "shift": shift, "kept": kept, "quads": quads})
 
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:
-    """The loops of window.c.j2."""
+    """The loops of history.c.j2."""
     shift, kept, quads = _moved(view.params)
     outer = view.params.outer
     return {"quad": quads, "moved": kept - 16 * quads, "part": outer if outer > 1 else 0, "copied": outer * shift}
@@ -96,7 +96,7 @@ def _divides(view: LayerView) -> bool:
     return view.inputs[0].channels == channels and view.params.inner % channels == 0
 
 
-def _without(view: LayerView, kept: Array) -> tuple[WindowParams, Mapping[str, Array]]:
+def _without(view: LayerView, kept: Array) -> tuple[HistoryParams, Mapping[str, Array]]:
     start = view.constants["start"].reshape(-1, kept.size)[:, kept].ravel()
     return replace(view.params, inner=start.size // view.params.outer), {"start": start}
 
@@ -116,16 +116,16 @@ def cases() -> Iterable[Case]:
         "one_channel": (4, 6, 2, 1),
     }
     for name, sizes in table.items():
-        yield singles.window(f"window_{name}", WindowParams(*sizes), QuantParams(0.05, -20))
+        yield singles.history(f"history_{name}", HistoryParams(*sizes), QuantParams(0.05, -20))
 
 
 OPERATOR = Operator(
-    name="window",
+    name="history",
     summary="the newest rows along time, kept from one inference to the next",
     onnx=(),
     lower=lower,
     quantization=lambda node: Quantization(output=SameAsInput()),
-    params=WindowParams,
+    params=HistoryParams,
     state=state,
     advance=advance,
     in_state=True,
