@@ -22,8 +22,8 @@ from nnbuild.ops.history import settled
 from nnbuild.optimize import Aim, Selection, optimize
 from nnbuild.placement import Placement
 from nnbuild.raw_input import RawInput, raw_input
-from nnbuild.reset import fills
 from nnbuild.rendering import assembly_range, assembly_text, environment, helpers
+from nnbuild.reset import fills
 from nnbuild.selection import Choice, candidates
 from nnbuild.selftest import selftest_samples
 from nnbuild.shrink import Removed, shrink

@@ -9,7 +9,6 @@ from enum import Enum
 
 import onnx
 
-
 Entry = tuple[str, str]
 """(key, value) in `metadata_props`."""
 

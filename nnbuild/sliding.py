@@ -85,9 +85,7 @@ def whole(view: LayerView, times: Sequence[Time | None]) -> Sliding:
     return Sliding(None, tuple(Reach() if time else None for time in times), lambda *_: (view.params, view.constants))
 
 
-def by_rows(
-    view: LayerView, times: Sequence[Time | None], count: int, shorter: Callable[[int], Any]
-) -> Sliding | str:
+def by_rows(view: LayerView, times: Sequence[Time | None], count: int, shorter: Callable[[int], Any]) -> Sliding | str:
     """A layer of one input that works on `count` rows of it, each for itself; `shorter(n)` are parameters for n."""
     (time,) = times
     assert time is not None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from nnbuild.config import parse_options
 from nnbuild.errors import ConfigError
 from nnbuild.remarks import STREAM, note
 from nnbuild.states import keeps_states
@@ -17,10 +18,20 @@ from nnbuild.states import keeps_states
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """`axis` of the model's input, batch included, is time; a call brings `frames` (None: as few as its strides allow)."""
+    """Axis `axis` of the model's input, batch included, is time; a call brings `frames`.
+
+    None is as few as the strides along time allow.
+    """
 
     axis: int
     frames: int | None = None
+
+
+def stream_options(axis: int | None, frames: int | None) -> Stream | None:
+    """The stream of the options `stream_axis` and `stream_frames`; ConfigError for one that is wrong."""
+    given = {"stream_axis": axis, "stream_frames": frames}
+    found = parse_options(given, "") if any(value is not None for value in given.values()) else {}
+    return Stream(found["stream_axis"], found.get("stream_frames")) if found else None
 
 
 def stream_of(model: onnx.ModelProto) -> Stream | None:
@@ -46,5 +57,7 @@ def apply(model: onnx.ModelProto, stream: Stream | None, file: str) -> None:
     shape = [dim.dim_value for dim in inputs[0].type.tensor_type.shape.dim]
     if not 1 <= stream.axis < len(shape):
         hint = f"its axes are 1 to {len(shape) - 1}, behind the batch"
-        raise ConfigError(f"option 'stream_axis': input '{inputs[0].name}' of shape {shape} has no such axis", file, hint)
+        raise ConfigError(
+            f"option 'stream_axis': input '{inputs[0].name}' of shape {shape} has no such axis", file, hint
+        )
     note(model, (STREAM, f"{stream.axis} {stream.frames or 0}"))

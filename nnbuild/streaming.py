@@ -13,7 +13,7 @@ those is one row for each window.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,8 +23,8 @@ from nnbuild.contract import LayerView
 from nnbuild.errors import Finding, ModelError
 from nnbuild.network import Array, Layer, Network, Port, Tensor
 from nnbuild.ops import BY_NAME
-from nnbuild.ops.transpose import copy
 from nnbuild.ops.history import HistoryParams
+from nnbuild.ops.transpose import copy
 from nnbuild.placeholder import is_placeholder
 from nnbuild.sliding import Reach, Sliding, Time
 from nnbuild.stream import Stream
@@ -96,18 +96,14 @@ def _analysed(network: Network, start: _Flow, frames: int | None, where: str) ->
     return found
 
 
-def _advanced(
-    view: LayerView, flows: Sequence[_Flow | None], frames: int | None
-) -> tuple[Sliding, _Flow | None] | str:
+def _advanced(view: LayerView, flows: Sequence[_Flow | None], frames: int | None) -> tuple[Sliding, _Flow | None] | str:
     """How the layer runs, and its output's time unless all rows come at once; or why it cannot."""
     sliding = BY_NAME[view.layer.op].slides(view, [flow.time if flow else None for flow in flows])
     if isinstance(sliding, str):
         return sliding
     if sliding.output is None or sliding.output.length == 1:
         return sliding, None
-    strides = {
-        flow.stride * reach.stride for flow, reach in zip(flows, sliding.reaches, strict=True) if flow and reach
-    }
+    strides = {flow.stride * reach.stride for flow, reach in zip(flows, sliding.reaches, strict=True) if flow and reach}
     stride = strides.pop()
     if strides:
         return "its inputs run at different rates"
@@ -218,15 +214,15 @@ class _Build:
             index = np.arange(time.outer * rows * time.inner).reshape(time.outer, rows, time.inner)
             params, constants = copy(index[:, rows - length :].ravel())
             return Layer(output, "transpose", (name,), output, params, constants, reader.node)
-        params = HistoryParams(time.outer, length, rows, time.inner)
-        return Layer(output, "history", (name,), output, params, {"start": row}, reader.node)
+        kept = HistoryParams(time.outer, length, rows, time.inner)
+        return Layer(output, "history", (name,), output, kept, {"start": row}, reader.node)
 
     def _history(self, name: str, length: int) -> str:
         """The tensor with the newest `length` rows of `name`, and the layer that makes it."""
         return f"{name}_history" if len(self.wanted[name]) == 1 else f"{name}_history{length}"
 
     def _zeros(self) -> dict[str, Array]:
-        """All tensors of the whole network where all frames are zeros; their zero points where constants are unknown."""
+        """All tensors of the whole network where all frames are zeros; zero points where constants are not known."""
         if any(is_placeholder(array) for layer in self.old.layers for array in layer.constants.values()):
             return {name: _zero(tensor) for name, tensor in self.old.tensors.items()}
         return interpret.run_all(self.old, [_zero(self.old.tensors[self.old.inputs[0].tensor])])
@@ -253,3 +249,45 @@ def _shape(shape: tuple[int, ...], time: Time, rows: int) -> tuple[int, ...]:
         if size == time.length and math.prod(shape[:axis]) == time.outer:
             return (*shape[:axis], rows, *shape[axis + 1 :])
     return (time.outer, rows, time.inner)
+
+
+Run = Callable[[Sequence[Array]], Mapping[str, Array]]
+"""Runs a network: int8 inputs, flat -> flat tensors by name, its outputs among them."""
+
+
+def by_calls(whole: Network, stream: Network, run: Run) -> Run:
+    """Runs `whole` by calls of its `stream`, which `run` does, whatever ran before: for the outputs that both have.
+
+    Frames go in call by call, zeros in front of them where they are no whole number of calls.
+    """
+    port = whole.inputs[0]
+    time, new = _times(whole.tensors[port.tensor], stream.tensors[port.tensor])
+    calls = -(-time.length // new)
+    zeros = np.full((time.outer, calls * new - time.length, time.inner), whole.tensors[port.tensor].quant.zero_point)
+
+    def all_calls(inputs: Sequence[Array]) -> Mapping[str, Array]:
+        frames = np.concatenate([zeros.astype(np.int8), inputs[0].reshape(time.outer, time.length, time.inner)], axis=1)
+        found = [run([part.ravel()]) for part in np.split(frames, calls, axis=1)]
+        return {
+            name: _joined(whole.tensors[name], stream.tensors[name], [each[name] for each in found])
+            for name in found[-1]
+        }
+
+    return all_calls
+
+
+def _joined(whole: Tensor, stream: Tensor, parts: Sequence[Array]) -> Array:
+    """A tensor of the whole window, of what calls gave of it."""
+    if whole.size == stream.size:
+        return parts[-1]
+    time, new = _times(whole, stream)
+    rows = np.concatenate([part.reshape(time.outer, new, time.inner) for part in parts], axis=1)
+    return np.asarray(rows[:, -time.length :].ravel())
+
+
+def _times(whole: Tensor, stream: Tensor) -> tuple[Time, int]:
+    """Where time lies in a tensor, and how many rows of it a call brings, from its shapes in both networks."""
+    changed = [n for n, sizes in enumerate(zip(whole.shape, stream.shape, strict=False)) if sizes[0] != sizes[1]]
+    axis = changed[0] if len(changed) == 1 and len(whole.shape) == len(stream.shape) else 1  # as `_shape` has it
+    outer, inner = math.prod(stream.shape[:axis]), math.prod(stream.shape[axis + 1 :])
+    return Time(outer, whole.size // (outer * inner), inner), stream.shape[axis]
