@@ -221,7 +221,8 @@ class Operator:
 
     A layer that keeps something from one inference to the next says by `state` what that is when it starts, as bytes;
     `advance(params, constants, inputs, state)` then is the reference: the result and the state behind it. With
-    `in_state` the result is that state, and its readers find it there.
+    `in_state` the result is that state, and its readers find it there; an input that `inplace` names may then lie at
+    the beginning of it.
     `error(params)` is how many output steps a layer may be off from the float operator on the same (dequantized) input.
     `internals(node, values)` are float values inside of a node whose range calibration has to know, by name; `values`
     gives what a name of the float model stands for.

@@ -17,7 +17,6 @@ from nnbuild.contract import Assembly, Source
 from nnbuild.errors import ConfigError
 from nnbuild.memory import Plan, plan
 from nnbuild.network import Array, Network, Port, Tensor
-from nnbuild.ops import BY_NAME
 from nnbuild.ops.history import settled
 from nnbuild.optimize import Aim, Selection, optimize
 from nnbuild.placement import Placement
@@ -245,6 +244,7 @@ def _steps(
 ) -> list[_Step]:
     places = {named.port.tensor: named.argument for named in ports if named.offset is None}
     places |= {tensor: _in_arena(network.tensors[tensor], offset) for tensor, offset in planned.offsets.items()}
+    places |= {tensor: f"&state[{offset}]" for tensor, offset in planned.in_states.items()}
     functions: dict[str, str] = {}
     steps = []
     for choice, source in zip(selection.choices, selection.sources, strict=True):
@@ -255,8 +255,8 @@ def _steps(
             for part, where, offsets in (("scratch", "arena", planned.scratch), ("state", "state", planned.states))
             if layer.name in offsets
         }
-        if BY_NAME[layer.op].in_state:
-            places[layer.output] = memory.pop("state")
+        if memory.get("state") == places[layer.output]:
+            del memory["state"]  # its output is that state
         tensors = (places[tensor] for tensor in (*layer.inputs, layer.output))
         arguments = (*tensors, *memory.values(), *symbols.values())
         function = functions.setdefault(cost.function_key(choice, source, target), f"{name}_{layer.name}")

@@ -7,6 +7,7 @@ allows it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -45,7 +46,7 @@ class Plan:
 
     `arena` is what the plan needs, `bound` what no plan for these lifetimes can go below. `states` are the offsets of
     what layers keep between inferences, in `state_bytes` of memory of their own, which begins with a word that says
-    whose it is; 0 where nothing is kept.
+    whose it is; 0 where nothing is kept. `in_states` are the offsets there of tensors that live there.
     """
 
     arena: int
@@ -55,6 +56,7 @@ class Plan:
     live: tuple[int, ...]
     states: Mapping[str, int]
     state_bytes: int
+    in_states: Mapping[str, int]
 
     @property
     def peak(self) -> int:
@@ -86,14 +88,16 @@ def plan(
         raise InternalError("scratch of a layer that is not there")
     tensors = {name: place for name, place in offsets.items() if not name.startswith("scratch:")}
     arena = _aligned(_extent(buffers, places), alignment)
-    return Plan(arena, max(live, default=0), tensors, scratch, live, *_states(network))
+    states, state_bytes = _states(network)
+    in_states = {name: states[owner] for name, owner in _in_states(network).items()}
+    return Plan(arena, max(live, default=0), tensors, scratch, live, states, state_bytes, in_states)
 
 
 def _tensors(network: Network, io: bool, alignment: int) -> list[Buffer]:
     """One buffer for each tensor that lives in the arena, or chain of tensors in place."""
     inputs = {port.tensor for port in network.inputs}
     outputs = {port.tensor for port in network.outputs}
-    elsewhere = _in_states(network) | (set() if io else inputs | outputs)
+    elsewhere = set(_in_states(network)) | (set() if io else inputs | outputs)
     last = {name: index for index, layer in enumerate(network.layers) for name in layer.inputs}
     # An output is kept beyond the last layer, also where a layer reads it.
     last |= {name: len(network.layers) for name in outputs}
@@ -139,9 +143,17 @@ def _scratch(choices: Sequence[Choice], target: Target) -> list[Buffer]:
     ]
 
 
-def _in_states(network: Network) -> set[str]:
-    """Tensors that are a state themselves."""
-    return {layer.output for layer in network.layers if BY_NAME[layer.op].in_state}
+def _in_states(network: Network) -> dict[str, str]:
+    """Tensors that are a state, or may lie where one begins, with the layer whose state that is."""
+    readers = Counter(name for layer in network.layers for name in layer.inputs)
+    ports = {port.tensor for port in (*network.inputs, *network.outputs)}
+    found: dict[str, str] = {}
+    for layer in network.layers:
+        if BY_NAME[layer.op].in_state:
+            free = [layer.inputs[position] for position in BY_NAME[layer.op].inplace(LayerView.of(network, layer))]
+            inside = [name for name in free if readers[name] == 1 and name not in ports]
+            found |= dict.fromkeys((layer.output, *inside), layer.name)
+    return found
 
 
 def _states(network: Network) -> tuple[dict[str, int], int]:

@@ -146,7 +146,8 @@ def _others(choice: Choice, target: Target) -> list[Kernel]:
 def arena_map(network: Network, choices: Sequence[Choice], planned: Plan, target: Target) -> list[dict[str, Any]]:
     """Every buffer of an inference: where it is, and from which layer to which its contents are needed.
 
-    `offset` is None where the buffer is the caller's. Of a layer in place, input and output have one offset.
+    `offset` is None where the buffer is the caller's. Of a layer in place, input and output have one offset. What lives
+    in states (`state_bytes`) is not here.
     """
     return [*_inputs(network, planned), *_written(network, planned), *_scratch(choices, planned, target)]
 
@@ -172,6 +173,7 @@ def _written(network: Network, planned: Plan) -> list[dict[str, Any]]:
         if layer.output in ports
         else _place(network, layer.output, layer.output, "activation", planned, index, reads.get(layer.output, index))
         for index, layer in enumerate(network.layers)
+        if layer.output not in planned.in_states
     ]
 
 

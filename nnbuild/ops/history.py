@@ -1,7 +1,7 @@
 """The newest rows of a value along time: those of this inference, behind those that are kept of the ones before.
 
-No ONNX operator: `nnbuild.streaming` puts it in front of layers that look back. The output is the state itself, so
-nothing is copied but the rows that move up.
+No ONNX operator: `nnbuild.streaming` puts it in front of layers that look back. The output is the state itself, and
+what makes the new rows may write them there at once, over the oldest: so nothing is copied but the rows that move up.
 """
 
 from __future__ import annotations
@@ -64,24 +64,47 @@ def settled(network: Network) -> int:
     return max(passed[port.tensor] for port in network.outputs)
 
 
-def _moved(params: HistoryParams) -> tuple[int, int, int]:
-    """Elements by which all move, that move, and how many times four words of them move at once."""
+def _turns(params: HistoryParams) -> bool:
+    """Whether new rows may come in where the oldest ones lie, since a row always moves to where one was."""
+    return params.outer == 1 and params.rows % params.new == 0
+
+
+def _moved(params: HistoryParams) -> tuple[int, int]:
+    """Elements by which all that is kept moves, and how many these are."""
     shift = params.new * params.inner
-    kept = params.outer * params.rows * params.inner - shift
-    return shift, kept, kept // 16 if shift % 4 == 0 else 0
+    return shift, params.outer * params.rows * params.inner - shift
+
+
+def _blocks(params: HistoryParams) -> tuple[int, int]:
+    """Bytes of what is moved at once, words where the distance is one; and how many of them stand in a loop."""
+    shift, _ = _moved(params)
+    size = 4 if shift % 4 == 0 else 1
+    return size, next(count for count in (4, 2, 1) if shift // size % count == 0)
 
 
 def render(view: LayerView, target: Target) -> Source:
-    """One move of all that is kept, in words where the distance is one."""
-    shift, kept, quads = _moved(view.params)
-    return Source("history.c.j2", {"w": view.params, "shift": shift, "kept": kept, "quads": quads})
+    """Column by column, or all that is kept at once and the new rows behind it."""
+    params: HistoryParams = view.params
+    shift, kept = _moved(params)
+    if not _turns(params):
+        quads = kept // 16 if shift % 4 == 0 else 0
+        return Source("history_moved.c.j2", {"w": params, "shift": shift, "kept": kept, "quads": quads})
+    size, block = _blocks(params)
+    values = {"w": params, "words": size == 4, "step": shift // size, "kept": kept // size, "block": block}
+    return Source("history.c.j2", values)
 
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:
-    """The loops of history.c.j2."""
-    shift, kept, quads = _moved(view.params)
-    outer = view.params.outer
-    return {"quad": quads, "moved": kept - 16 * quads, "part": outer if outer > 1 else 0, "copied": outer * shift}
+    """The loops of both templates."""
+    params: HistoryParams = view.params
+    shift, kept = _moved(params)
+    if not _turns(params):
+        quads = kept // 16 if shift % 4 == 0 else 0
+        parts = params.outer if params.outer > 1 else 0
+        return {"quad": quads, "moved": kept - 16 * quads, "part": parts, "copied": params.outer * shift}
+    size, block = _blocks(params)
+    name = "word" if size == 4 else "byte"
+    return {f"{name}_column{block}": shift // size // block, f"{name}_row{block}": kept // size // block}
 
 
 def bounds(view: LayerView, inputs: Sequence[Interval]) -> Interval:
@@ -111,6 +134,9 @@ def cases() -> Iterable[Case]:
         "bytes": (1, 3, 1, 7),
         "two_new": (1, 7, 2, 5),
         "most_are_new": (1, 4, 3, 8),
+        "pairs": (1, 6, 3, 8),
+        "odd_bytes": (1, 5, 1, 9),
+        "even_bytes": (1, 6, 2, 3),
         "columns": (3, 5, 1, 4),
         "columns_bytes": (5, 4, 1, 3),
         "one_channel": (4, 6, 2, 1),
@@ -129,6 +155,7 @@ OPERATOR = Operator(
     state=state,
     advance=advance,
     in_state=True,
+    inplace=lambda view: (0,) if _turns(view.params) else (),
     bounds=bounds,
     channels=tied(_divides, _without),
     kernels=(Kernel("direct", render, trips=trips),),
