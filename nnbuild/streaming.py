@@ -26,7 +26,7 @@ from nnbuild.ops import BY_NAME
 from nnbuild.ops.history import HistoryParams
 from nnbuild.ops.transpose import copy
 from nnbuild.placeholder import is_placeholder
-from nnbuild.sliding import Reach, Sliding, Time
+from nnbuild.sliding import Reach, Sliding, Time, whole
 from nnbuild.stream import Stream
 
 
@@ -79,13 +79,14 @@ def _input(network: Network, stream: Stream, where: str, input_layout: str) -> _
 def _analysed(network: Network, start: _Flow, frames: int | None, where: str) -> _Analysis:
     """The way of time through the layers; without `frames`, where any number of rows may come at once."""
     found = _Analysis({network.inputs[0].tensor: start})
+    ports = {port.tensor: port for port in network.outputs}
     unknown: set[str] = set()
     for layer in network.layers:
         flows = [found.flows.get(name) for name in layer.inputs]
         if unknown.intersection(layer.inputs):
             unknown.add(layer.output)
         elif any(flows):
-            result = _advanced(LayerView.of(network, layer), flows, frames)
+            result = _advanced(LayerView.of(network, layer), ports.get(layer.output), flows, frames)
             if isinstance(result, str):
                 unknown.add(layer.output)
                 place = ": ".join(filter(None, (where, f"node '{layer.node}' ({layer.op})")))
@@ -96,11 +97,19 @@ def _analysed(network: Network, start: _Flow, frames: int | None, where: str) ->
     return found
 
 
-def _advanced(view: LayerView, flows: Sequence[_Flow | None], frames: int | None) -> tuple[Sliding, _Flow | None] | str:
-    """How the layer runs, and its output's time unless all rows come at once; or why it cannot."""
-    sliding = BY_NAME[view.layer.op].slides(view, [flow.time if flow else None for flow in flows])
+def _advanced(
+    view: LayerView, port: Port | None, flows: Sequence[_Flow | None], frames: int | None
+) -> tuple[Sliding, _Flow | None] | str:
+    """How the layer runs, and its output's time unless all rows come at once; or why it cannot.
+
+    An output of the model, `port`, in whose shape time is no axis has all rows.
+    """
+    times = [flow.time if flow else None for flow in flows]
+    sliding = BY_NAME[view.layer.op].slides(view, times)
     if isinstance(sliding, str):
         return sliding
+    if port is not None and sliding.output is not None and _axis(port.shape, sliding.output) is None:
+        return whole(view, times), None
     if sliding.output is None or sliding.output.length == 1:
         return sliding, None
     strides = {flow.stride * reach.stride for flow, reach in zip(flows, sliding.reaches, strict=True) if flow and reach}
@@ -244,50 +253,54 @@ def _shortened(tensor: Tensor, time: Time, rows: int) -> Tensor:
 
 
 def _shape(shape: tuple[int, ...], time: Time, rows: int) -> tuple[int, ...]:
-    """`shape` with `rows` along time."""
-    for axis, size in enumerate(shape):
-        if size == time.length and math.prod(shape[:axis]) == time.outer:
-            return (*shape[:axis], rows, *shape[axis + 1 :])
-    return (time.outer, rows, time.inner)
+    """`shape` with `rows` along time; of a tensor whose shape lacks that axis, all that is known of its memory."""
+    axis = _axis(shape, time)
+    return (time.outer, rows, time.inner) if axis is None else (*shape[:axis], rows, *shape[axis + 1 :])
+
+
+def _axis(shape: tuple[int, ...], time: Time) -> int | None:
+    """The axis of `shape` that is time."""
+    axes = (axis for axis, size in enumerate(shape) if size == time.length and math.prod(shape[:axis]) == time.outer)
+    return next(axes, None)
 
 
 Run = Callable[[Sequence[Array]], Mapping[str, Array]]
 """Runs a network: int8 inputs, flat -> flat tensors by name, its outputs among them."""
 
 
-def by_calls(whole: Network, stream: Network, run: Run) -> Run:
-    """Runs `whole` by calls of its `stream`, which `run` does, whatever ran before: for the outputs that both have.
+def by_calls(window: Network, stream: Network, run: Run) -> Run:
+    """Runs `window`, a network over its whole window, by calls of its `stream`, which `run` does, whatever ran before.
 
     Frames go in call by call, zeros in front of them where they are no whole number of calls.
     """
-    port = whole.inputs[0]
-    time, new = _times(whole.tensors[port.tensor], stream.tensors[port.tensor])
+    port = window.inputs[0]
+    time, new = _times(window.tensors[port.tensor], stream.tensors[port.tensor])
     calls = -(-time.length // new)
-    zeros = np.full((time.outer, calls * new - time.length, time.inner), whole.tensors[port.tensor].quant.zero_point)
+    zeros = np.full((time.outer, calls * new - time.length, time.inner), window.tensors[port.tensor].quant.zero_point)
 
     def all_calls(inputs: Sequence[Array]) -> Mapping[str, Array]:
         frames = np.concatenate([zeros.astype(np.int8), inputs[0].reshape(time.outer, time.length, time.inner)], axis=1)
         found = [run([part.ravel()]) for part in np.split(frames, calls, axis=1)]
         return {
-            name: _joined(whole.tensors[name], stream.tensors[name], [each[name] for each in found])
+            name: _joined(window.tensors[name], stream.tensors[name], [each[name] for each in found])
             for name in found[-1]
         }
 
     return all_calls
 
 
-def _joined(whole: Tensor, stream: Tensor, parts: Sequence[Array]) -> Array:
+def _joined(window: Tensor, stream: Tensor, parts: Sequence[Array]) -> Array:
     """A tensor of the whole window, of what calls gave of it."""
-    if whole.size == stream.size:
+    if window.size == stream.size:
         return parts[-1]
-    time, new = _times(whole, stream)
+    time, new = _times(window, stream)
     rows = np.concatenate([part.reshape(time.outer, new, time.inner) for part in parts], axis=1)
     return np.asarray(rows[:, -time.length :].ravel())
 
 
-def _times(whole: Tensor, stream: Tensor) -> tuple[Time, int]:
+def _times(window: Tensor, stream: Tensor) -> tuple[Time, int]:
     """Where time lies in a tensor, and how many rows of it a call brings, from its shapes in both networks."""
-    changed = [n for n, sizes in enumerate(zip(whole.shape, stream.shape, strict=False)) if sizes[0] != sizes[1]]
-    axis = changed[0] if len(changed) == 1 and len(whole.shape) == len(stream.shape) else 1  # as `_shape` has it
+    changed = [n for n, sizes in enumerate(zip(window.shape, stream.shape, strict=False)) if sizes[0] != sizes[1]]
+    axis = changed[0] if len(changed) == 1 and len(window.shape) == len(stream.shape) else 1  # as `_shape` has it
     outer, inner = math.prod(stream.shape[:axis]), math.prod(stream.shape[axis + 1 :])
-    return Time(outer, whole.size // (outer * inner), inner), stream.shape[axis]
+    return Time(outer, window.size // (outer * inner), inner), stream.shape[axis]
