@@ -13,7 +13,7 @@ those is one row for each window.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -52,17 +52,25 @@ def streamed(network: Network, stream: Stream, where: str = "", input_layout: st
 
     ModelError says of each layer that cannot run along time why; `where` names the file.
     """
-    start = _input(network, stream, where, input_layout)
-    found = _analysed(network, start, None, where)
+    found = _analysed(network, _input(network, stream, where, input_layout), where)
     frames = stream.frames or math.lcm(*(flow.stride for flow in found.flows.values()))
-    if not found.findings:
-        found = _analysed(network, start, frames, where)
-    if frames >= start.time.length:
-        message = f"a call brings {frames} frames, and the window has {start.time.length}: nothing is left to keep"
-        found.findings.append(Finding(f"option 'stream_axis': {message}", where))
-    if found.findings:
-        raise ModelError.of(found.findings)
+    findings = found.findings or list(_against(network, found, frames, where))
+    if findings:
+        raise ModelError.of(findings)
     return _Build(network, found, frames).network()
+
+
+def _against(network: Network, found: _Analysis, frames: int, where: str) -> Iterator[Finding]:
+    """What stands against so many frames a call."""
+    length = found.flows[network.inputs[0].tensor].time.length
+    if frames >= length:
+        message = f"a call brings {frames} frames of a window of {length}: nothing is left to keep"
+        yield Finding(f"option 'stream_axis': {message}", where)
+    for layer in network.layers:
+        flow = found.flows.get(layer.output)
+        if flow is not None and frames % flow.stride:
+            message = f"a row of it takes {flow.stride} frames, and {frames} come in a call"
+            yield Finding(f"cannot stream: {message}", _place(layer, where), "stream_frames= is to be a multiple")
 
 
 def _input(network: Network, stream: Stream, where: str, input_layout: str) -> _Flow:
@@ -76,8 +84,8 @@ def _input(network: Network, stream: Stream, where: str, input_layout: str) -> _
     return _Flow(Time(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])), 1)
 
 
-def _analysed(network: Network, start: _Flow, frames: int | None, where: str) -> _Analysis:
-    """The way of time through the layers; without `frames`, where any number of rows may come at once."""
+def _analysed(network: Network, start: _Flow, where: str) -> _Analysis:
+    """The way of time through the layers."""
     found = _Analysis({network.inputs[0].tensor: start})
     ports = {port.tensor: port for port in network.outputs}
     unknown: set[str] = set()
@@ -86,23 +94,24 @@ def _analysed(network: Network, start: _Flow, frames: int | None, where: str) ->
         if unknown.intersection(layer.inputs):
             unknown.add(layer.output)
         elif any(flows):
-            result = _advanced(LayerView.of(network, layer), ports.get(layer.output), flows, frames)
+            result = _advanced(LayerView.of(network, layer), ports.get(layer.output), flows)
             if isinstance(result, str):
                 unknown.add(layer.output)
-                place = ": ".join(filter(None, (where, f"node '{layer.node}' ({layer.op})")))
-                found.findings.append(Finding(f"cannot stream: {result}", place))
+                found.findings.append(Finding(f"cannot stream: {result}", _place(layer, where)))
                 continue
             found.slidings[layer.name], flow = result
             found.flows |= {layer.output: flow} if flow is not None else {}
     return found
 
 
-def _advanced(
-    view: LayerView, port: Port | None, flows: Sequence[_Flow | None], frames: int | None
-) -> tuple[Sliding, _Flow | None] | str:
-    """How the layer runs, and its output's time unless all rows come at once; or why it cannot.
+def _place(layer: Layer, where: str) -> str:
+    return ": ".join(filter(None, (where, f"node '{layer.node}' ({layer.op})")))
 
-    An output of the model, `port`, in whose shape time is no axis has all rows.
+
+def _advanced(view: LayerView, port: Port | None, flows: Sequence[_Flow | None]) -> tuple[Sliding, _Flow | None] | str:
+    """How the layer runs, and its output's time unless that is one row; or why it cannot.
+
+    An output of the model, `port`, in whose shape time is no axis is made of all rows as well.
     """
     times = [flow.time if flow else None for flow in flows]
     sliding = BY_NAME[view.layer.op].slides(view, times)
@@ -113,13 +122,9 @@ def _advanced(
     if sliding.output is None or sliding.output.length == 1:
         return sliding, None
     strides = {flow.stride * reach.stride for flow, reach in zip(flows, sliding.reaches, strict=True) if flow and reach}
-    stride = strides.pop()
-    if strides:
+    if len(strides) > 1:
         return "its inputs run at different rates"
-    if frames is not None and frames % stride:
-        return f"a row of it takes {stride} frames, and {frames} new ones come in a call"
-    everything = frames is not None and frames // stride >= sliding.output.length
-    return sliding, None if everything else _Flow(sliding.output, stride)
+    return sliding, _Flow(sliding.output, strides.pop())
 
 
 class _Build:
@@ -151,31 +156,26 @@ class _Build:
         return network
 
     def _rows(self, name: str) -> int:
-        """New rows of a tensor with time."""
-        return self.frames // self.found.flows[name].stride
+        """New rows of a tensor with time, at most all."""
+        flow = self.found.flows[name]
+        return min(self.frames // flow.stride, flow.time.length)
 
     def _lengths(self) -> dict[str, list[int]]:
-        """How many rows each input of each layer along time holds (0: it has no time); notes the windows for that."""
-        lengths: dict[str, list[int]] = {}
-        elastic: list[tuple[int, Layer, int]] = []
-        for layer in self.old.layers:
-            sliding = self.found.slidings.get(layer.name)
-            if sliding is None:
-                continue
-            lengths[layer.name] = [0] * len(layer.inputs)
-            for position, (name, reach) in enumerate(zip(layer.inputs, sliding.reaches, strict=True)):
-                if reach is None:
-                    continue
-                needed = self._needed(layer, name, sliding, reach)
-                lengths[layer.name][position] = needed
-                if reach.elastic:
-                    elastic.append((needed, layer, position))
-                elif needed != self._rows(name):
-                    self.wanted.setdefault(name, {}).setdefault(needed, layer)
-        for needed, layer, position in sorted(elastic, key=lambda entry: -entry[0]):
-            name = layer.inputs[position]
+        """How many rows each input of each layer along time holds, 0 of those without; notes what is kept for that."""
+        lengths = {name: [0] * len(sliding.reaches) for name, sliding in self.found.slidings.items()}
+        needs = [
+            (reach.elastic, -self._needed(layer, name, sliding, reach), layer, position)
+            for layer in self.old.layers
+            if (sliding := self.found.slidings.get(layer.name)) is not None
+            for position, (name, reach) in enumerate(zip(layer.inputs, sliding.reaches, strict=True))
+            if reach is not None
+        ]
+        # Those that take what is there come last, the longest of them first.
+        for elastic, less, layer, position in sorted(needs, key=lambda need: need[:2]):
+            name, length = layer.inputs[position], -less
             there = [self._rows(name), *self.wanted.get(name, ())]
-            length = min((each for each in there if each >= needed), default=needed)
+            if elastic:
+                length = min((each for each in there if each >= length), default=length)
             if length not in there:
                 self.wanted.setdefault(name, {})[length] = layer
             lengths[layer.name][position] = length

@@ -17,16 +17,17 @@ from nnbuild.network import Array
 
 @dataclass(frozen=True)
 class RandomStream:
-    """`model` takes a window along `axis` of its input."""
+    """`model` takes a window along `axis` of its input; a call brings `times` as many frames as it must."""
 
     model: onnx.ModelProto
     axis: int
+    times: int
     seed: int
 
 
 @dataclass(frozen=True)
 class Map:
-    """A value (1, channels, time, width); `zero_point` of its int8."""
+    """A value (1, channels, time, width)."""
 
     name: str
     channels: int
@@ -185,6 +186,5 @@ def streams(draw: Any) -> RandomStream:
         build.constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
-    return RandomStream(
-        onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True), axis, build.number(0, 999)
-    )
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    return RandomStream(model, axis, build.number(1, 3), build.number(0, 999))

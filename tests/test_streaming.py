@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings
+from hypothesis import strategies as st
 
 from nnbuild import interpret
 from nnbuild.emit import EmitOptions, emit
@@ -53,22 +57,59 @@ def differing(whole: Network, stream: Network, axis: int, calls: int, seed: int 
     return wrong
 
 
-def of_random(drawn: RandomStream, frames: int | None = None) -> tuple[Network, Network] | None:
-    """Both forms; None where it is refused."""
+def of_random(drawn: RandomStream) -> tuple[Network, Network] | None:
+    """Both forms, of as few frames a call as there may be, or of a multiple; None where it is refused."""
     whole = lower(drawn.model)
     try:
-        return whole, streamed(whole, Stream(drawn.axis, frames))
+        stream = streamed(whole, Stream(drawn.axis))
+        several = drawn.times * stream.inputs[0].shape[drawn.axis]
+        if drawn.times == 1 or several >= whole.inputs[0].shape[drawn.axis]:
+            return whole, stream
+        return whole, streamed(whole, Stream(drawn.axis, several))
     except ModelError as error:
         event(error.findings[0].message[:60])
         return None
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(streams())
 def test_random_streams_are_the_whole_window_to_the_last_bit(drawn: RandomStream) -> None:
     both = of_random(drawn)
     if both is not None:
-        event("streams")
         whole, stream = both
-        length = whole.inputs[0].shape[drawn.axis]
-        assert differing(whole, stream, drawn.axis, 2 * length, drawn.seed) == []
+        event(f"{sum(layer.op == 'history' for layer in stream.layers)} histories")
+        assert differing(whole, stream, drawn.axis, 2 * whole.inputs[0].shape[drawn.axis], drawn.seed) == []
+
+
+@settings(
+    max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+)
+@given(st.lists(streams(), min_size=6, max_size=6))
+@pytest.mark.parametrize("target", ["generic", "cortex-m0"])
+def test_random_streams_in_c_are_the_reference(target: str, drawn: list[RandomStream]) -> None:
+    found = [each for each in map(of_random, drawn) if each is not None]
+    chosen = replace(TARGETS[target], guard="")
+    with tempfile.TemporaryDirectory() as folder:
+        files = {}
+        for number, (_, stream) in enumerate(found):
+            files |= emit(stream, EmitOptions(f"m{number}", chosen))
+        library = host.shared_library(Path(folder), files)
+        for number, (whole, stream) in enumerate(found):
+            if any(layer.op == "history" for layer in stream.layers):
+                getattr(library, f"m{number}_reset")()
+            assert differing_in_c(library, f"m{number}", whole, stream, drawn[0].seed) == []
+
+
+def differing_in_c(library: ctypes.CDLL, name: str, whole: Network, stream: Network, seed: int) -> list[int]:
+    """Calls of the C whose bytes are not the reference's of the whole window."""
+    sizes = [stream.tensors[port.tensor].bytes for port in stream.outputs]
+    shapes = zip(whole.inputs[0].shape, stream.inputs[0].shape, strict=True)
+    axis = next(n for n, (size, new) in enumerate(shapes) if size != new)
+    wrong = []
+    for number, (new, window) in enumerate(windows(whole, axis, stream.inputs[0].shape[axis], 12, seed)):
+        outputs = host.call(library, f"{name}_run", [new], sizes)
+        expected = interpret.run(whole, [window])
+        for port, rows, found in zip(stream.outputs, expected, outputs, strict=True):
+            if newest(rows, np.empty(port.shape)).tobytes() != found.tobytes():
+                wrong.append(number)
+    return wrong
