@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-
-from nnbuild.network import Array
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,9 @@ class Builder:
     def number(self, low: int, high: int) -> int:
         return int(self.draw(st.integers(low, high)))
 
-    def constant(self, array: Array) -> str:
+    def constant(self, array: npt.ArrayLike) -> str:
         name = f"c{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self.constants.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
@@ -160,13 +159,13 @@ def streams(draw: Any) -> RandomStream:
     channels, time, width = build.number(1, 3), build.number(5, 14), build.number(1, 3)
     order = draw(st.sampled_from(["first", "last", "line"]))
     if order == "first":
-        shape, axis = (1, channels, time, width), 2
+        shape, axis = [1, channels, time, width], 2
         value = build.pair("x")
     elif order == "last":
-        shape, axis = (1, time, width, channels), 1
+        shape, axis = [1, time, width, channels], 1
         value = build.node("Transpose", build.pair("x"), perm=[0, 3, 1, 2])
     else:
-        shape, axis, width = (1, channels, time), 2, 1
+        shape, axis, width = [1, channels, time], 2, 1
         value = build.node("Unsqueeze", build.pair("x"), build.constant(np.array([3], np.int64)))
     x = Map(value, channels, time, width)
     for _ in range(build.number(1, 4)):

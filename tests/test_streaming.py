@@ -111,7 +111,7 @@ def test_random_streams_in_c_are_the_reference(target: str, drawn: list[RandomSt
     found = [each for each in map(of_random, drawn) if each is not None]
     chosen = replace(TARGETS[target], guard="")
     with tempfile.TemporaryDirectory() as folder:
-        files = {}
+        files: dict[str, str] = {}
         for number, (_, stream) in enumerate(found):
             files |= emit(stream, EmitOptions(f"m{number}", chosen))
         library = host.shared_library(Path(folder), files)
