@@ -79,6 +79,9 @@ def _input(network: Network, stream: Stream, where: str, input_layout: str) -> _
         message = f"option 'stream_axis': the model has {len(network.inputs)} inputs, and frames come by one"
         raise ModelError(message, where)
     shape = network.inputs[0].shape
+    if not 1 <= stream.axis < len(shape):
+        message = f"the file says that axis {stream.axis} of its input is time, which has {len(shape)} axes"
+        raise ModelError(message, where, "give stream_axis, and quantize again")
     last = input_layout == "NHWC" and len(shape) in (3, 4)
     axis = (len(shape) - 1 if stream.axis == 1 else stream.axis - 1) if last else stream.axis
     return _Flow(Time(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])), 1)

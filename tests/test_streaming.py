@@ -498,6 +498,20 @@ def test_frames_that_strides_do_not_divide(tmp_path: Path) -> None:
     assert text == "m.onnx: option 'stream_axis': a call brings 12 frames of a window of 12: nothing is left to keep"
 
 
+@pytest.mark.parametrize("value", ["9 0", "0 1", "1 100", "1", "x", "1 -1", "1 0 0", "١ 0", "9" * 400])
+def test_files_that_say_something_else(value: str, tmp_path: Path) -> None:
+    """The note is part of the file: it is refused in one line, or is none."""
+    int8 = onnx.load_from_string(quantized(Request(str(small(tmp_path)), samples(tmp_path), stream=Stream(1))).content)
+    (entry,) = int8.metadata_props
+    entry.value = value
+    made = import_model(save(tmp_path, int8, "i.onnx"))
+    if stream_of(made) is None:
+        assert lower(made).inputs[0].shape == (1, 12, 1, 3)
+    else:
+        with pytest.raises(ModelError, match=r"the file says that axis|nothing is left to keep"):
+            lower(made)
+
+
 def test_options_that_do_not_fit_the_model(tmp_path: Path) -> None:
     one = small(tmp_path)
     with pytest.raises(
