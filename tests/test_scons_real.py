@@ -283,7 +283,7 @@ def test_a_window_of_frames_becomes_a_stream(project: Project) -> None:
     project.write({"main.c": FRAMES})
     options = 'calibration="models/x.npz", validation="models/x.npz", min_sqnr=20, selftest=15, ram="1K"'
 
-    def declared(stream: str) -> dict[str, str]:
+    def declared(stream: str) -> dict[str, str | bytes]:
         call = f'kws = env.NNModel("models/kws.onnx", {options}, {stream})\n'
         return {"SConstruct": SCONSTRUCT + call + 'env.Program("fw.elf", ["main.c", kws])\n'}
 

@@ -41,7 +41,7 @@ from nnbuild.streaming import streamed
 from nnbuild.target import TARGETS
 
 from . import host, qemu, test_recurrent
-from .graphs import i64, model, node, save, weights
+from .graphs import f32, i64, model, node, save, weights
 from .random_streams import RandomStream, streams
 
 ROOT = Path(__file__).parents[1]
@@ -411,7 +411,7 @@ def test_a_state_begins_as_zeros_would_leave_it(tmp_path: Path) -> None:
 
 def test_channels_that_hold_one_value_are_not_kept(tmp_path: Path) -> None:
     """The history of the first convolution loses a channel with it, and begins without it."""
-    constants = {"w1": weights(4, 3, 3, 1), "w2": weights(5, 4, 3, 1, seed=1), "b": np.float32([0.1, -90.0, 0.2, 0.0])}
+    constants = {"w1": weights(4, 3, 3, 1), "w2": weights(5, 4, 3, 1, seed=1), "b": f32(0.1, -90.0, 0.2, 0.0)}
     nodes = [
         node("Transpose", "x", "t", perm=[0, 3, 1, 2]),
         node("Conv", "t w1 b", "a"),
