@@ -230,7 +230,7 @@ class Operator:
     What `nnbuild.shrink` asks: `bounds(view, inputs)`, the interval of the output from those of the inputs;
     `channels`, how channels are taken away, where they can be; `copies(view, inputs)`, whether the output is the first
     input for every input within these intervals; `behind(first, second)`, the constants with which `second`, a layer
-    of this operator, also does what `first` in front of it does, or None. What `nnbuild.streaming` asks: `slides(view,
+    of this operator, also does what `first` in front of it does, or None. What `nnbuild.over_time` asks: `slides(view,
     times)`, how a layer runs along time.
     """
 

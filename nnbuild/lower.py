@@ -435,7 +435,7 @@ def lower(model: onnx.ModelProto, where: str = "", input_layout: str = "", singl
     network, stream = traced(model, where, input_layout, single_rounding)[0], stream_of(model)
     if stream is None:
         return network
-    from nnbuild.streaming import streamed
+    from nnbuild.over_time import streamed
 
     return streamed(network, stream, where, input_layout)
 

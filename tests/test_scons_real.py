@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests import test_streaming
+from tests import test_over_time
 from tests.scons_project import Project
 from tests.test_recurrent import INPUTS, explicit, sequences
 
@@ -278,8 +278,8 @@ int main(void)
 
 def test_a_window_of_frames_becomes_a_stream(project: Project) -> None:
     """Its accuracy is that of the whole window, by the C frame by frame and by the reference; other frames, other C."""
-    test_streaming.small(project.folder / "models").rename(project.folder / "models/kws.onnx")
-    test_streaming.samples(project.folder / "models")
+    test_over_time.small(project.folder / "models").rename(project.folder / "models/kws.onnx")
+    test_over_time.samples(project.folder / "models")
     project.write({"main.c": FRAMES})
     options = 'calibration="models/x.npz", validation="models/x.npz", min_sqnr=20, selftest=15, ram="1K"'
 

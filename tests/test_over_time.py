@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 import nnbuild
-from nnbuild import freeze, interpret, streaming
+from nnbuild import freeze, interpret, over_time
 from nnbuild.cli import main
 from nnbuild.contract import LayerView
 from nnbuild.emit import EmitOptions, emit
@@ -31,13 +31,13 @@ from nnbuild.memory import plan
 from nnbuild.network import Array, Network, QuantParams
 from nnbuild.ops import BY_NAME
 from nnbuild.ops.history import settled
+from nnbuild.over_time import streamed
 from nnbuild.pipeline import Request, quantized
 from nnbuild.reset import fills
 from nnbuild.selection import select
 from nnbuild.shrink import shrink
 from nnbuild.sliding import Time
 from nnbuild.stream import Stream, stream_of
-from nnbuild.streaming import streamed
 from nnbuild.target import TARGETS
 
 from . import host, qemu, test_recurrent
@@ -546,14 +546,14 @@ def test_another_beginning_is_noticed_until_nothing_of_it_is_left() -> None:
 @pytest.mark.parametrize("mutant", ["one row too many", "one row too few", "elements of another row", "new rows first"])
 def test_mutants_of_the_rules_are_noticed(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = lower(_residual())
-    needed, moved = streaming._Build._needed, Time.moved
+    needed, moved = over_time._Build._needed, Time.moved
     mutants: dict[str, tuple[Any, str, Any]] = {
         "one row too many": (
-            streaming._Build,
+            over_time._Build,
             "_needed",
             lambda *given: needed(*given) + (given[1].op == "depthwise_conv2d"),
         ),
-        "one row too few": (streaming._Build, "_needed", lambda *given: needed(*given) - (given[1].op == "transpose")),
+        "one row too few": (over_time._Build, "_needed", lambda *given: needed(*given) - (given[1].op == "transpose")),
         "elements of another row": (Time, "moved", lambda time, at, n: moved(time, at, n) + time.inner * (n > 1)),
         "new rows first": (
             interpret,
