@@ -10,6 +10,7 @@ from nnbuild.contract import Case
 from nnbuild.lower import lower
 from nnbuild.network import Network, QuantParams
 from nnbuild.ops import ALL, singles
+from nnbuild.ops.history import HistoryParams
 from nnbuild.shrink import shrink
 from tests import random_layers
 
@@ -52,6 +53,18 @@ DEPTHWISE = {
     "tall": ((48, 20, 1), (5, 1), 1, 0),
     "odd": ((13, 9, 9), (3, 3), 1, 1),
 }
+# (outer, rows, new, inner)
+HISTORIES = (
+    (1, 5, 1, 128),
+    (1, 15, 1, 64),
+    (1, 3, 1, 40),
+    (1, 9, 1, 10),
+    (1, 9, 1, 20),
+    (1, 5, 1, 36),
+    (1, 8, 2, 33),
+    (1, 7, 2, 48),
+    (8, 6, 1, 16),
+)
 # inputs, outputs
 PRODUCTS = ((10, 10), (16, 16), (64, 12), (128, 128), (256, 10), (640, 24), (33, 31), (32, 64))
 
@@ -108,6 +121,8 @@ def _others() -> Iterator[Case]:
         for kind, output in (("MaxPool", IN), ("AveragePool", IN), ("AveragePool", OUT)):
             name = f"{kind}_{channels}_{size}_{window}_{output.zero_point}".lower()
             yield singles.unary(name, kind, (1, channels, size, size), IN, output, attributes)
+    for sizes in HISTORIES:
+        yield singles.history(f"history_{'x'.join(map(str, sizes))}", HistoryParams(*sizes), IN)
     for rows, depth in ((1, 2), (1, 10), (1, 12), (1, 100), (8, 24)):
         yield singles.unary(f"softmax_{rows}x{depth}", "Softmax", (1, rows, depth), IN, QuantParams(1 / 256, -128))
     for channels, size in ((3, 20), (16, 9)):

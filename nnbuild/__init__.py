@@ -28,6 +28,8 @@ def check(
     mul_cycles: int = 1,
     input_shape: Mapping[str, Sequence[int]] | None = None,
     states: str | Mapping[str, str] | None = None,
+    stream_axis: int | None = None,
+    stream_frames: int | None = None,
     input_layout: str = "",
     fully_connected: str = "per_channel",
     cmsis_nn: str | os.PathLike[str] | None = None,
@@ -60,6 +62,7 @@ def check(
         mul_cycles=mul_cycles,
         input_shape=input_shape,
         states=states,
+        stream=(stream_axis, stream_frames),
         input_layout=input_layout,
         fully_connected=fully_connected,
         cmsis_nn=cmsis_nn,
@@ -77,7 +80,8 @@ def run(
     `x` is one input of the model's shape, batch of 1 included or not, or a batch (N, ...); several inputs are a mapping
     by name. Floats are quantized with the model's scales and the answer is float32; int8 stays int8, as it is in C.
     The answer has the shape (N, ...) of the output, or of one sample where `x` is one; several outputs are a mapping.
-    Where recurrent layers keep their states, a batch is one sequence from its start.
+    Where recurrent layers keep their states, a batch is one sequence from its start; of a stream (`stream_axis`) one
+    input are the new frames of a call, and a batch are calls, one behind the other.
 
         predicted = nnbuild.run("build/nn/kws.int8.onnx", images).argmax(axis=1)
 

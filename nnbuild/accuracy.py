@@ -10,6 +10,9 @@ Layers are looked at by the reference (`nnbuild.layer_accuracy`), over up to LAY
 which it is compared with the program's bytes as well. A layer's SQNR is that of its output, dequantized, against the
 value of the float model that its quantization belongs to, clamp included.
 
+A stream (`nnbuild.over_time`) gets the frames of a sample one call after the other, and what it says of the last is its
+answer; the reference takes samples whole, so that comparing the bytes holds the two against each other in every build.
+
 Samples are taken in chunks: memory does not grow with their number. Where recurrent layers keep their states, the
 samples are one sequence, for one process, and layers are looked at over its beginning.
 """
@@ -36,11 +39,13 @@ from nnbuild.host import Program, observed
 from nnbuild.layer_accuracy import LayerComparison, Levels, Power, Probe, probes
 from nnbuild.lower import Activation, traced
 from nnbuild.network import Array, Layer, Network
+from nnbuild.over_time import by_calls, streamed
 from nnbuild.pipeline import input_shapes
 from nnbuild.qdq import shapes
 from nnbuild.report.accuracy import CEILING, REFERENCE, Accuracy, Confusion, LayerAccuracy, WorstSample
 from nnbuild.samples import Sample, Samples
 from nnbuild.states import keeps_states
+from nnbuild.stream import stream_of
 
 LAYER_SAMPLES = 50
 _SHOWN = 5  # worst samples and confusion pairs that are listed
@@ -60,10 +65,15 @@ class _Compared:
 
 
 class _Models:
-    """Both models: what of the one stands for what of the other, and one sample in both."""
+    """Both models: what of the one stands for what of the other, and one sample in both.
 
-    def __init__(self, model: onnx.ModelProto, network: Network, values: Mapping[str, Activation]) -> None:
-        self.model, self.network = model, network
+    `network` takes a sample whole; `built` is what a build makes of it, which is another where it is a stream.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, network: Network, built: Network, values: Mapping[str, Activation]
+    ) -> None:
+        self.model, self.network, self.built = model, network, built
         self.keeps_states = keeps_states(model)
         floats = {name: shape for name, shape in shapes(model.graph).items() if name in _computed(model)}
         outputs = [
@@ -171,8 +181,10 @@ def measure(
     """
     network, values = traced(int8, where, input_layout, single_rounding)
     _check_same(model, network)
-    models = _Models(model, network, values)
-    made = program(network) if program else None
+    stream = stream_of(int8)
+    built = network if stream is None else streamed(network, stream, where, input_layout)
+    models = _Models(model, network, built, values)
+    made = program(built) if program else None
     counts = _Counts(samples.labels())
     with closing(_all_outputs(models, itertools.islice(samples, limit), made, samples.spec)) as outputs:
         for found in outputs:
@@ -194,7 +206,7 @@ def _all_outputs(
     with ExitStack() as stack:
         runs: queue.SimpleQueue[Run] = queue.SimpleQueue()
         for _ in range(workers):
-            runs.put(stack.enter_context(_started(models.network, program)))
+            runs.put(stack.enter_context(_started(models, program)))
 
         def compare(start: int, chunk: Sequence[Sample]) -> list[_Compared]:
             run = runs.get()
@@ -233,15 +245,15 @@ def _chunks(model: onnx.ModelProto, samples: Iterator[Sample]) -> Iterator[tuple
         start += len(chunk)
 
 
-def _started(network: Network, program: Program | None) -> AbstractContextManager[Run]:
+def _started(models: _Models, program: Program | None) -> AbstractContextManager[Run]:
     """The integer network, at the beginning of a sequence."""
-    return _process(network, program) if program else _reference(network)
+    return _process(models, program) if program else _reference(models.network)
 
 
 @contextmanager
-def _process(network: Network, program: Program) -> Iterator[Run]:
-    with program.start(network) as process:
-        yield process.run
+def _process(models: _Models, program: Program) -> Iterator[Run]:
+    with program.start(models.built) as process:
+        yield process.run if models.built is models.network else by_calls(models.network, models.built, process.run)
 
 
 @contextmanager
@@ -257,7 +269,7 @@ def _levels(models: _Models, samples: Samples, count: int, program: Program | No
     session = models.session([probe.value for probe in models.probes])
     layers = LayerComparison(models.network, models.probes)
     looked_at = 0
-    with _started(models.network, program) as run:
+    with _started(models, program) as run:
         for index, sample in chosen:
             inputs = models.inputs(sample)
             ours = layers.add(models.real(session, sample, index, samples.spec), inputs)
@@ -286,7 +298,7 @@ def _result(
     confused = [Confusion(*pair, count) for pair, count in counts.decisions.items() if pair[0] != pair[1]]
     return Accuracy(
         name=name,
-        model_id=f"0x{network.model_id():08x}",
+        model_id=f"0x{models.built.model_id():08x}",
         evaluated_by=by,
         samples=counts.samples,
         agreement=_percent(agreeing, counts.samples) if decides else None,

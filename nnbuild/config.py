@@ -111,6 +111,23 @@ OPTIONS: dict[str, Option] = {
             "sequence, in their order",
         ),
         Option(
+            "stream_axis",
+            "quantize",
+            values.axis,
+            "--stream-axis",
+            "1",
+            "the axis of the input that is time, for networks that are convolutional along it: a call takes only new "
+            "frames and computes only what is new, with the bits of the whole window; samples are whole windows",
+        ),
+        Option(
+            "stream_frames",
+            "quantize",
+            values.frames,
+            "--stream-frames",
+            "2",
+            "new frames of a call; where not given, as few as the strides along time allow",
+        ),
+        Option(
             "frozen",
             "quantize",
             values.path,
@@ -337,7 +354,6 @@ OPTIONS: dict[str, Option] = {
 
 # In the design, but not in this version: refused by name, never ignored.
 LATER: dict[str, str] = {
-    "stream_axis": "streaming inference",
     "weights": "where weights are stored",
 }
 
@@ -457,6 +473,13 @@ def _combined(options: Mapping[str, Any]) -> Iterable[Finding]:
             yield Finding(f"option '{name}' needs raw_input", hint="add raw_input='u8' or raw_input='i16'")
     if "raw_input" in options and "raw_input_scale" not in options:
         yield Finding("option 'raw_input' needs raw_input_scale", hint="for pixels that were divided by 255: 1 / 255")
+    if "stream_frames" in options and "stream_axis" not in options:
+        yield Finding(
+            "option 'stream_frames' needs stream_axis", hint="add stream_axis=1, the input's axis that is time"
+        )
+    if "stream_axis" in options and "states" in options:
+        hint = "recurrent layers take frames as they come: export the model for one"
+        yield Finding("options 'stream_axis' and 'states' exclude each other", hint=hint)
     if "arena_section" in options and options.get("arena") == "caller":
         hint = "place the caller's buffer"
         yield Finding("option 'arena_section' has no arena to place with arena='caller'", hint=hint)

@@ -16,6 +16,7 @@ from onnx import NodeProto
 from nnbuild import intervals
 from nnbuild.intervals import Interval
 from nnbuild.network import Array, Layer, Network, QuantParams, Tensor
+from nnbuild.sliding import Slides, never
 from nnbuild.target import Target
 
 if TYPE_CHECKING:
@@ -267,7 +268,9 @@ class Operator:
     that tests and docs use.
 
     A layer that keeps something from one inference to the next says by `state` what that is when it starts, as bytes;
-    `advance(params, constants, inputs, state)` then is the reference: the result and the state behind it.
+    `advance(params, constants, inputs, state)` then is the reference: the result and the state behind it. With
+    `in_state` the result is that state, and its readers find it there; an input that `inplace` names may then lie at
+    the beginning of it.
     `error(params)` is how many output steps a layer may be off from the float operator on the same (dequantized) input.
     `internals(node, values)` are float values inside of a node whose range calibration has to know, by name; `values`
     gives what a name of the float model stands for.
@@ -275,7 +278,8 @@ class Operator:
     What `nnbuild.shrink` asks: `bounds(view, inputs)`, the interval of the output from those of the inputs;
     `channels`, how channels are taken away, where they can be; `copies(view, inputs)`, whether the output is the first
     input for every input within these intervals; `behind(first, second)`, the constants with which `second`, a layer
-    of this operator, also does what `first` in front of it does, or None.
+    of this operator, also does what `first` in front of it does, or None. What `nnbuild.over_time` asks: `slides(view,
+    times)`, how a layer runs along time.
 
     `runs(view)` are what the output consists of where the layer does nothing but move whole runs of its inputs: memory
     may make it unnecessary (`nnbuild.elision`).
@@ -293,11 +297,13 @@ class Operator:
     inplace: Callable[[LayerView], tuple[int, ...]] = lambda view: ()
     state: Callable[[LayerView], Array | None] = lambda view: None
     advance: Callable[[Any, Mapping[str, Array], Sequence[Array], Array], tuple[Array, Array]] | None = None
+    in_state: bool = False
     internals: Callable[[NodeProto, Callable[[str], Array]], Mapping[str, Array]] = lambda node, values: {}
     bounds: intervals.Rule = lambda view, inputs: intervals.anything(view.output)
     channels: Channels | None = None
     copies: Callable[[LayerView, Sequence[Interval]], bool] = lambda view, inputs: False
     behind: Callable[[Layer, Layer], Mapping[str, Array] | None] = lambda first, second: None
     runs: Callable[[LayerView], tuple[Run, ...]] = lambda view: ()
+    slides: Slides = never
     kernels: tuple[Kernel, ...] = ()
     cases: Callable[[], Iterable[Case]] = lambda: ()

@@ -15,12 +15,14 @@ import numpy as np
 from nnbuild import __version__, cnames, cost, fixedpoint, model_report, static_cost
 from nnbuild.contract import Assembly, Source
 from nnbuild.errors import ConfigError
-from nnbuild.memory import Plan, initial_state, plan
+from nnbuild.memory import Plan, plan
 from nnbuild.network import Array, Network, Port, Tensor
+from nnbuild.ops.history import settled
 from nnbuild.optimize import Aim, Selection, in_order, optimize
 from nnbuild.placement import Placement
 from nnbuild.raw_input import RawInput, raw_input
 from nnbuild.rendering import assembly_range, assembly_text, environment, helpers
+from nnbuild.reset import fills
 from nnbuild.selection import Choice, candidates
 from nnbuild.selftest import selftest_samples
 from nnbuild.shrink import Removed, shrink
@@ -113,8 +115,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     outputs = _named(network, network.outputs, name, "output", planned)
     steps = _steps(name, network, selection, planned, options.target, (*inputs, *outputs))
     raw = _raw(options, inputs)
-    start = initial_state(network, planned) if planned.state_bytes else None
-    start = start if start is not None and start.any() else None
+    start, pattern = fills(network, planned)
     context: dict[str, Any] = {
         "name": name,
         "macro": name.upper(),
@@ -130,7 +131,9 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         "reserved": placement.reserved(name, options.arena),
         "arena": planned.arena,
         "state": planned.state_bytes,
-        "initial_state": start is not None,
+        "fills": start,
+        "initial_state": pattern.size,
+        "settled": settled(network),
         "caller_arena": options.arena == "caller",
         "shared_arena": options.arena == "shared",
         "steps": steps,
@@ -163,7 +166,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
             helpers=helpers(texts, options.target, network.single_rounding),
         ),
         f"{name}_weights.c": templates.get_template("weights.c.j2").render(
-            context, arrays=_arrays(steps, name, raw, start)
+            context, arrays=_arrays(steps, name, raw, pattern)
         ),
         f"{name}_kernels.S": templates.get_template("kernels.S.j2").render(
             context,
@@ -246,6 +249,7 @@ def _steps(
     arguments = {named.port.tensor: named.argument for named in ports if named.offset is None}
     places = {tensor: _in_argument(network, tensor, arguments) for tensor in network.tensors}
     places |= {tensor: _in_arena(network.tensors[tensor], offset) for tensor, offset in planned.offsets.items()}
+    places |= {tensor: f"&state[{offset}]" for tensor, offset in planned.in_states.items()}
     functions: dict[str, str] = {}
     steps = []
     for choice, source in zip(selection.choices, selection.sources, strict=True):
@@ -256,6 +260,8 @@ def _steps(
             for part, where, offsets in (("scratch", "arena", planned.scratch), ("state", "state", planned.states))
             if layer.name in offsets
         }
+        if memory.get("state") == places[layer.output]:
+            del memory["state"]  # its output is that state
         tensors = (places[tensor] for tensor in (*layer.inputs, layer.output))
         passed = (*tensors, *memory.values(), *symbols.values())
         function = functions.setdefault(cost.function_key(choice, source, target), f"{name}_{layer.name}")
@@ -369,14 +375,14 @@ def _function(
     return {"text": text.strip("\n"), "layers": instance.layers}
 
 
-def _arrays(steps: Sequence[_Step], name: str, raw: RawInput | None, start: Array | None) -> list[dict[str, str]]:
+def _arrays(steps: Sequence[_Step], name: str, raw: RawInput | None, start: Array) -> list[dict[str, str]]:
     """Every constant that lives in flash, once: layers with equal contents still keep their own, so sizes add up."""
     arrays = [
         _array(step.symbols[key], array, _title(step)) for step in steps for key, array in step.source.data.items()
     ]
     if raw is not None and raw.table is not None:
         arrays.append(_array(f"{name}_raw_input", raw.table, "raw input 0 to 255 -> model input"))
-    if start is not None:
+    if start.size:
         arrays.append(_array(f"{name}_initial_state", start, "what layers keep between inferences, after a reset"))
     return arrays
 

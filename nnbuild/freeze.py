@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,8 @@ def _options(request: Request) -> dict[str, Any]:
         options["fully_connected"] = request.fully_connected
     if request.states is not None:
         options["states"] = request.states if isinstance(request.states, str) else dict(request.states)
+    if request.stream is not None:
+        options |= {f"stream_{key}": value for key, value in asdict(request.stream).items() if value is not None}
     return options
 
 

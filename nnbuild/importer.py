@@ -19,6 +19,7 @@ import onnx
 from onnx import TensorProto, helper, inliner, shape_inference
 
 from nnbuild import explicit_states
+from nnbuild import stream as stream_of_model
 from nnbuild.errors import ConfigError, Finding, InternalError, ModelError, NNBuildError, first_line
 from nnbuild.explicit_states import States
 from nnbuild.folding import check_operators, fold
@@ -53,6 +54,7 @@ from nnbuild.passes.graph import Graph, static_shape
 from nnbuild.passes.modern_opset import declare, raise_opset
 from nnbuild.passes.unary_forms import SWISH_OPSET
 from nnbuild.remarks import note, remarks
+from nnbuild.stream import Stream
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -68,18 +70,21 @@ def import_model(
     input_shapes: Shapes | None = None,
     operators: Collection[str] | None = None,
     states: States | None = None,
+    stream: Stream | None = None,
 ) -> onnx.ModelProto:
     """The simplified model of the .onnx file at `path`; equal files give equal bytes.
 
     `input_shapes` gives inputs their shapes, batch included, where the file leaves dimensions open; a symbolic first
     dimension is the batch and becomes 1 by itself. `operators` are the ONNX operators that lowering knows (default:
-    those of `nnbuild.ops`); `states` are what its recurrent layers keep. Raises ModelError with everything that stands
-    against the model, ConfigError for an input that does not exist, or states that are none.
+    those of `nnbuild.ops`); `states` are what its recurrent layers keep, `stream` is noted in the model. Raises
+    ModelError with everything that stands against the model, ConfigError for an input that does not exist, states that
+    are none, or an axis that is none.
     """
     operators = _known_operators() if operators is None else operators
     file = str(path)
     try:
         model, quantized = _folded(read_model(path), file, input_shapes, operators, states)
+        stream_of_model.apply(model, stream, file)
     except ModelError as error:
         raise _with_all_others(error, Path(path), parse, load_external, input_shapes, operators) from None
     if not quantized:
@@ -92,7 +97,10 @@ def import_model(
 
 
 def import_outline(
-    path: str | os.PathLike[str], input_shapes: Shapes | None = None, states: States | None = None
+    path: str | os.PathLike[str],
+    input_shapes: Shapes | None = None,
+    states: States | None = None,
+    stream: Stream | None = None,
 ) -> Outline:
     """What `import_model` makes of the shapes alone, for judging a model: large tensors are placeholders, not read.
 
@@ -103,6 +111,7 @@ def import_outline(
     try:
         outline = read_outline(Path(path))
         model, quantized = _folded(outline.model, file, input_shapes, operators, states)
+        stream_of_model.apply(model, stream, file)
     except ModelError as error:
         raise _with_all_others(error, Path(path), parse_outline, _unread, input_shapes, operators) from None
     model = _simplified(model, file, quantized)

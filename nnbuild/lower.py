@@ -21,6 +21,7 @@ from nnbuild.network import Array, Layer, Network, Port, QuantParams, Tensor
 from nnbuild.placeholder import array_of
 from nnbuild.remarks import Remark, remarked
 from nnbuild.states import keeps_states
+from nnbuild.stream import stream_of
 
 _STORED = frozenset((onnx.TensorProto.INT8, onnx.TensorProto.UINT8))
 """Element types of quantized values."""
@@ -429,15 +430,20 @@ def lower(model: onnx.ModelProto, where: str = "", input_layout: str = "", singl
 
     `where` names the file in messages; `input_layout="NHWC"` makes the model take (N, C, H, W) inputs channels last;
     `single_rounding` is for firmware whose CMSIS-NN is built with CMSIS_NN_USE_SINGLE_ROUNDING.
-    ModelError lists every node that cannot be lowered.
+    A model that is a stream becomes one. ModelError lists every node that cannot be lowered, or cannot be streamed.
     """
-    return traced(model, where, input_layout, single_rounding)[0]
+    network, stream = traced(model, where, input_layout, single_rounding)[0], stream_of(model)
+    if stream is None:
+        return network
+    from nnbuild.over_time import streamed
+
+    return streamed(network, stream, where, input_layout)
 
 
 def traced(
     model: onnx.ModelProto, where: str = "", input_layout: str = "", single_rounding: bool = False
 ) -> tuple[Network, Mapping[str, Activation]]:
-    """What `lower` returns, and where in it each ONNX value lies, in the order of the graph.
+    """The network over its whole window, and where in it each ONNX value lies, in the order of the graph.
 
     A value that a QuantizeLinear reads is there too: `v` in front of `v_quantized` lies where that does.
     """

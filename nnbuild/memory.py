@@ -8,14 +8,13 @@ another tensor.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, pairwise
 
-import numpy as np
-
 from nnbuild.contract import LayerView, Order, Overlap
-from nnbuild.network import Array, Network
+from nnbuild.network import Network
 from nnbuild.offsets import ALIGNMENT as ALIGNMENT
 from nnbuild.offsets import STEPS, Buffer, Placement, Span, aligned, live_bytes, place
 from nnbuild.ops import BY_NAME
@@ -39,7 +38,8 @@ class Plan:
 
     `arena` is what the plan needs, `bound` what no plan for this order of layers and these kernels can go below.
     `states` are the offsets of what layers keep between inferences, in `state_bytes` of memory of their own, which
-    begins with a word that says whose it is; 0 where nothing is kept. `lives` are the first and the last layer at which
+    begins with a word that says whose it is; 0 where nothing is kept. `in_states` are the offsets there of tensors that
+    live there. `lives` are the first and the last layer at which
     each tensor is needed, wherever it lies; the model's outputs are needed beyond the last layer.
     """
 
@@ -50,6 +50,7 @@ class Plan:
     live: tuple[int, ...]
     states: Mapping[str, int]
     state_bytes: int
+    in_states: Mapping[str, int]
     lives: Lives = field(default_factory=dict)
 
     @property
@@ -86,13 +87,16 @@ def plan(
     memory, buffers, placed = _best(network, lives, scratch, over, io, alignment)
     starts = dict(zip((buffer.tensors[0] for buffer in buffers), placed.offsets, strict=True))
     offsets = {name: starts[root] + start for name, (root, start) in memory.places.items() if root in starts}
+    states, state_bytes = _states(network)
     return Plan(
         aligned(placed.extent, alignment),
         aligned(placed.bound, alignment),
         offsets,
         {name.removeprefix(_SCRATCH): start for name, start in starts.items() if name.startswith(_SCRATCH)},
         tuple(live_bytes(buffers, index) for index in range(len(choices))),
-        *_states(network),
+        states,
+        state_bytes,
+        {name: states[owner] + start for name, (owner, start) in _in_states(network).items()},
         lives,
     )
 
@@ -226,10 +230,11 @@ def _apart(network: Network, lives: Lives, io: bool, alignment: int) -> _Memory:
     """Each tensor in a storage of its own, but for views; without those that are the caller's."""
     ports = {port.tensor for port in (*network.inputs, *network.outputs)}
     written = [*(port.tensor for port in network.inputs), *(layer.output for layer in network.layers)]
+    elsewhere = {*_in_states(network), *(() if io else ports)}
     storages: dict[str, list[Span]] = {}
     for name in written:
         root, start = network.place(name)
-        if io or root not in ports:
+        if root not in elsewhere:
             own = [Span(start, network.tensors[name].bytes, *lives[name])]
             storages.setdefault(root, []).extend(own + _seen_by(network, lives, name, written))
     places = {name: network.place(name) for name in network.tensors}
@@ -349,6 +354,29 @@ def _overlaps(network: Network, choice: Choice, index: int, lives: Lives, target
     }
 
 
+def _in_states(network: Network) -> dict[str, tuple[str, int]]:
+    """Tensors that lie in a state: the layer whose state that is, and the byte there.
+
+    These are outputs that are states, what may lie where one begins since nobody else reads it, and parts of these.
+    """
+    readers = Counter(name for layer in network.layers for name in layer.inputs)
+    ports = {port.tensor for port in (*network.inputs, *network.outputs)}
+    owners: dict[str, str] = {}
+    for layer in network.layers:
+        if BY_NAME[layer.op].in_state:
+            free = [layer.inputs[position] for position in BY_NAME[layer.op].inplace(LayerView.of(network, layer))]
+            owners[layer.output] = layer.name
+            owners |= {name: layer.name for name in free if name not in ports and _is_alone(network, name, readers)}
+    places = {name: network.place(name) for name in network.tensors}
+    return {name: (owners[root], start) for name, (root, start) in places.items() if root in owners}
+
+
+def _is_alone(network: Network, tensor: str, readers: Mapping[str, int]) -> bool:
+    """Whether a tensor has one reader and is no part of another, and nobody reads parts of it."""
+    parts = [name for name in network.tensors if name != tensor and network.shares(name, tensor)]
+    return tensor not in network.views and readers[tensor] == 1 and not any(readers.get(name) for name in parts)
+
+
 def _states(network: Network) -> tuple[dict[str, int], int]:
     """Offset of each layer's state, and the bytes of all of them with the word in front."""
     offsets: dict[str, int] = {}
@@ -359,14 +387,3 @@ def _states(network: Network) -> tuple[dict[str, int], int]:
             offsets[layer.name] = end
             end += aligned(start.size)
     return offsets, end if offsets else 0
-
-
-def initial_state(network: Network, planned: Plan) -> Array:
-    """What lies behind the first word of the states after a reset, int8 (state_bytes - 4,)."""
-    found = np.zeros(planned.state_bytes - ALIGNMENT, np.int8)
-    for layer in network.layers:
-        start = BY_NAME[layer.op].state(LayerView.of(network, layer))
-        if start is not None:
-            offset = planned.states[layer.name] - ALIGNMENT
-            found[offset : offset + start.size] = start
-    return found

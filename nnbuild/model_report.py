@@ -158,10 +158,13 @@ def arena_map(network: Network, choices: Sequence[Choice], planned: Plan, target
     `offset` is None where the buffer is the caller's. Of a layer in place, input and output have one offset, and an
     output may lie over the input that it replaces. Views have no rows: rows are what is written, and a tensor of which
     others are parts is a row for each run of bytes. What layers write of an output of the model has the output's name.
+    What lives in states (`state_bytes`) is not here.
     """
     rows = [row for port in network.inputs for row in _places(network, port.tensor, port.name, "input", planned)]
     outputs = {port.tensor: port.name for port in network.outputs}
     for layer in network.layers:
+        if layer.output in planned.in_states:
+            continue
         port = outputs.get(network.place(layer.output)[0])
         name, kind = (layer.output, "activation") if port is None else (port, "output")
         over = _written_over(network, planned, layer)

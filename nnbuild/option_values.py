@@ -124,6 +124,20 @@ def count(value: Any) -> int:
     return value
 
 
+def axis(value: Any) -> int:
+    """An axis behind the batch."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 15:
+        raise ConfigError("must be an axis from 1 (behind the batch) to 15")
+    return value
+
+
+def frames(value: Any) -> int:
+    """A number of frames."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**6:
+        raise ConfigError("must be a number from 1 to 1000000")
+    return value
+
+
 def number(value: Any) -> float:
     """A finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float("inf"):

@@ -18,6 +18,7 @@ from nnbuild.quantize import quantize
 from nnbuild.ranges import Ranges
 from nnbuild.remarks import Remark, note
 from nnbuild.states import keeps_states
+from nnbuild.stream import Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Request:
     states: States | None = None
     corrections: str | None = None
     ranges: str | None = None
+    stream: Stream | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def quantized(request: Request) -> Quantized:
 
     A model that holds Q/DQ nodes is taken as it is.
     """
-    model = import_model(request.model, request.input_shapes, states=request.states)
+    model = import_model(request.model, request.input_shapes, states=request.states, stream=request.stream)
     if is_qdq(model):
         _refuse_options(request)
         return Quantized(serialized(model), None)

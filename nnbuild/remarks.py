@@ -9,6 +9,12 @@ from enum import Enum
 
 import onnx
 
+Entry = tuple[str, str]
+"""(key, value) in `metadata_props`."""
+
+STREAM = "nnbuild.stream"
+"""The key of what `nnbuild.stream` notes."""
+
 
 class Remark(Enum):
     """(key, value) of an entry in `metadata_props`."""
@@ -24,14 +30,17 @@ def remarked(model: onnx.ModelProto, remark: Remark) -> bool:
     return any((entry.key, entry.value) == remark.value for entry in model.metadata_props)
 
 
-def remarks(model: onnx.ModelProto) -> list[Remark]:
-    """All that the model has."""
-    return [remark for remark in Remark if remarked(model, remark)]
+def remarks(model: onnx.ModelProto) -> list[Entry]:
+    """All that the model has, as entries."""
+    known = {remark.value for remark in Remark}
+    entries = [(entry.key, entry.value) for entry in model.metadata_props]
+    return [entry for entry in entries if entry in known or entry[0] == STREAM]
 
 
-def note(model: onnx.ModelProto, *found: Remark) -> None:
-    """Put remarks into the model."""
-    for remark in found:
-        if not remarked(model, remark):
-            key, value = remark.value
-            model.metadata_props.add(key=key, value=value)
+def note(model: onnx.ModelProto, *found: Remark | Entry) -> None:
+    """Put remarks into the model, instead of others with their keys."""
+    for key, value in (remark.value if isinstance(remark, Remark) else remark for remark in found):
+        others = [entry for entry in model.metadata_props if entry.key != key]
+        del model.metadata_props[:]
+        model.metadata_props.extend(others)
+        model.metadata_props.add(key=key, value=value)

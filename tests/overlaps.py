@@ -75,7 +75,7 @@ class Forced:
         self.made.append(tuple(over))
         tensors, end = buffers.offsets, buffers.end
         live = (0,) * len(choices)
-        return Plan(end, end, tensors, buffers.patches, live, *memory._states(network), lives)
+        return Plan(end, end, tensors, buffers.patches, live, *memory._states(network), {}, lives)
 
     def _place(self, start: int, own: Overlap, choice: Choice) -> int | None:
         """Where the output goes, whose input is at `start`; None where the kernel only goes the other way."""

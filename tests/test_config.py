@@ -48,6 +48,8 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "fully_connected": [("per_tensor", "per_tensor"), ("per_channel", "per_channel")],
     "rounding": [("single", "single"), ("double", "double")],
     "states": [({"h0": "hn", "c0": "cn"}, (("c0", "cn"), ("h0", "hn"))), ("keep", "keep")],
+    "stream_axis": [(1, 1), (3, 3)],
+    "stream_frames": [(1, 1), (160, 160)],
     "frozen": [("m.int8.onnx", "m.int8.onnx")],
     "name": [("kws", "kws"), ("Kws_2", "Kws_2")],
     "selftest": [(0, 0), (4, 4)],
@@ -84,6 +86,8 @@ BAD: dict[str, list[Any]] = {
     "fully_connected": ["per_layer", True],
     "rounding": ["", 1],
     "states": ["", "all", {}, {"h0": ""}, {"h0": 1}, ["h0=hn"], True],
+    "stream_axis": [0, -1, 16, True, "1", 1.0],
+    "stream_frames": [0, -1, True, "2", 2.0, 10**9],
     "frozen": ["", 1.5],
     "name": ["", "3d", "a-b", "_x", 5],
     "selftest": [-1, 1.0, True, "4", 100000],
@@ -118,6 +122,7 @@ def given(name: str, value: Any) -> dict[str, Any]:
     needs: dict[str, Any] = {"raw_input": "u8", "raw_input_scale": 1.0} if name.startswith("raw_input") else {}
     needs |= {"validation": "v.npz"} if name in config.BOUNDS.values() else {}
     needs |= {"latency": "2ms @ 48MHz"} if name == "latency_strict" else {}
+    needs |= {"stream_axis": 1} if name == "stream_frames" else {}
     return {**needs, name: value}
 
 
@@ -168,6 +173,8 @@ def test_all_findings_at_once() -> None:
     [
         ({"raw_input_scale": 1.0}, "raw_input_scale' needs raw_input"),
         ({"raw_input": "u8"}, "raw_input' needs raw_input_scale"),
+        ({"stream_frames": 2}, "stream_frames' needs stream_axis; hint: add stream_axis=1"),
+        ({"stream_axis": 1, "states": "keep"}, "options 'stream_axis' and 'states' exclude each other"),
         ({"arena_section": ".dtcm", "arena": "caller"}, "arena_section' has no arena to place"),
         ({"arena_section": ".dtcm", "arena": "shared"}, "arena_section' cannot place a shared arena"),
         ({"max_drop": "1%"}, "max_drop' needs validation; hint: add validation="),

@@ -95,6 +95,14 @@ TEXT_MUTANTS = [
     ("rnn", "steps > 0 ? steps : 0", "steps"),
     ("rnn", "gate + 64", "gate + 63"),
     ("arg_max", "i] > input", "i] >= input"),
+    ("history", "words[k + 1] = words[k + ", "words[k + 1] = words[k - 1 + "),
+    ("history", "new0 = nn_word(&input[4 * i])", "new0 = nn_word(input)"),
+    ("history", "output[k] = output[k + ", "output[k] = output[k - 1 + "),
+    ("history", "= new0;", "= (int8_t)(new0 + 1);"),
+    ("history", "words[i + 1] = b;", "words[i + 1] = a;"),
+    ("history", "output[i] = output[i + ", "output[i] = output[i - 1 + "),
+    ("history", "= *input++;", "= *input;"),
+    ("history", "_initial_state[i", "_initial_state[0 * i"),
     ("arg_max", "i] <= input", "i] < input"),
 ]
 V6M_MUTANTS = [

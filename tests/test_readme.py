@@ -177,7 +177,7 @@ MISTAKES = {
     "has the dynamic shape": '"models/dynamic.onnx", name="kws", calibration="models/flat.npz"',
     "operator 'TopK' is not supported": '"models/top.onnx", name="kws", calibration="models/flat.npz"',
     "over its limit": f'{CALIBRATED}, flash="1K"',
-    "is not in this version of nnbuild": f"{CALIBRATED}, stream_axis=1",
+    "is not in this version of nnbuild": f'{CALIBRATED}, weights="external"',
 }
 
 

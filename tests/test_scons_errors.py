@@ -65,8 +65,8 @@ READING = {
         "models/kws.onnx: unknown option 'calibartion'; hint: did you mean 'calibration'?",
     ),
     "later option": (
-        'env.NNModel("models/kws.onnx", stream_axis=1)\n',
-        "models/kws.onnx: option 'stream_axis' (streaming inference) is not in this version",
+        'env.NNModel("models/kws.onnx", weights="external")\n',
+        "models/kws.onnx: option 'weights' (where weights are stored) is not in this version",
     ),
     "no flag": (
         'env.Clone(NN_ASSEMBLY="no").NNModel("models/kws.onnx")\n',

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 
+from tests import test_over_time
 from tests.scons_project import Project
 from tests.test_recurrent import INPUTS, explicit, sequences
 
@@ -259,3 +260,41 @@ def test_a_stream_goes_on_and_its_accuracy_is_that_of_a_sequence(project: Projec
     assert not project.built(project.scons())
     project.write({"SConstruct": SCONSTRUCT + call.replace('"h0": "hn"', '"h0": "y"') + program})
     assert "(GRU): output 'y' is not its state after input 'h0'" in project.scons(status=2)
+
+
+FRAMES = """#include "kws.h"
+int main(void)
+{
+    static const int8_t frame[KWS_INPUT_SIZE] = {1, 2, 3};
+    static int8_t output[KWS_OUTPUT_SIZE];
+    if (KWS_INPUT_SIZE != 3 || KWS_WARM_UP != 12 || kws_run(frame, output) != 1) {
+        return 1;
+    }
+    kws_reset();
+    return kws_run(frame, output) != 0 ? 2 : kws_selftest();
+}
+"""
+
+
+def test_a_window_of_frames_becomes_a_stream(project: Project) -> None:
+    """Its accuracy is that of the whole window, by the C frame by frame and by the reference; other frames, other C."""
+    test_over_time.small(project.folder / "models").rename(project.folder / "models/kws.onnx")
+    test_over_time.samples(project.folder / "models")
+    project.write({"main.c": FRAMES})
+    options = 'calibration="models/x.npz", validation="models/x.npz", min_sqnr=20, selftest=15, ram="1K"'
+
+    def declared(stream: str) -> dict[str, str | bytes]:
+        call = f'kws = env.NNModel("models/kws.onnx", {options}, {stream})\n'
+        return {"SConstruct": SCONSTRUCT + call + 'env.Program("fw.elf", ["main.c", kws])\n'}
+
+    project.write(declared("stream_axis=1"))
+    project.scons()
+    assert subprocess.run([project.folder / "fw.elf"], check=False).returncode == 0
+    assert not project.built(project.scons())
+    accuracy = json.loads((project.folder / "build/nn/kws.accuracy.json").read_text())
+    report = next((project.folder / "build/nn").rglob("kws.report.json"))
+    assert accuracy["model_id"] == json.loads(report.read_text())["model_id"]
+    project.write(declared("stream_axis=1, stream_frames=2"))
+    assert "NNGEN  kws.c" in project.scons()
+    project.write(declared("stream_axis=2"))
+    assert "nothing is left to keep" in project.scons(status=2)

@@ -20,6 +20,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from nnbuild import config, option_values
+from nnbuild.commands import stream_arguments
 from nnbuild.errors import ConfigError
 from nnbuild.files import write_text
 from nnbuild.report import budget, hints, render
@@ -67,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--states", action="append", default=[], metavar="keep|INPUT=OUTPUT", help="as in `quantize`; repeatable"
     )
+    stream_arguments.add(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -102,7 +104,8 @@ def _measured(arguments: argparse.Namespace) -> Accuracy:
     from nnbuild.pipeline import input_shapes
 
     states = model_arguments.states(arguments.states)
-    model = import_model(arguments.model, model_arguments.shapes(arguments.input_shape), states=states)
+    stream = model_arguments.stream(arguments)
+    model = import_model(arguments.model, model_arguments.shapes(arguments.input_shape), states=states, stream=stream)
     if is_qdq(model):
         hint = "leave validation out; `python -m nnbuild accuracy` compares with the float model that it was made from"
         raise ConfigError("this model is quantized: there is no float model to compare with", arguments.model, hint)

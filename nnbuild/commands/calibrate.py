@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Import, calibrate and write."""
     request = model_arguments.request(arguments)
-    model = import_model(request.model, request.input_shapes, states=request.states)
+    model = import_model(request.model, request.input_shapes, states=request.states, stream=request.stream)
     if is_qdq(model):
         raise ConfigError("the model is already quantized: there is nothing to calibrate", request.model)
     write_text(arguments.output, calibrated(request, model).to_json())

@@ -12,6 +12,7 @@ import argparse
 import sys
 from typing import Any
 
+from nnbuild.commands import stream_arguments
 from nnbuild.latency import MUL_CYCLES
 from nnbuild.option_values import GOALS
 from nnbuild.target import TARGETS
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--states", action="append", default=[], metavar="keep|INPUT=OUTPUT", help="as in `quantize`; repeatable"
     )
+    stream_arguments.add(parser)
     parser.add_argument("--input-layout", choices=["NHWC"], default="", help="take NCHW inputs channels last")
     parser.add_argument("--fully-connected", choices=("per_channel", "per_tensor"), default="per_channel")
     parser.add_argument("--cmsis-nn", metavar="DIR", help="the firmware's CMSIS-NN: a checkout or an unpacked pack")
@@ -65,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
                     mul_cycles=arguments.mul_cycles,
                     input_shape=shapes(arguments.input_shape),
                     states=states(arguments.states),
+                    stream_axis=arguments.stream_axis,
+                    stream_frames=arguments.stream_frames,
                     input_layout=arguments.input_layout,
                     fully_connected=arguments.fully_connected,
                     cmsis_nn=arguments.cmsis_nn,

@@ -26,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Import and write."""
     model = import_model(
-        arguments.model, model_arguments.shapes(arguments.input_shape), states=model_arguments.states(arguments.states)
+        arguments.model,
+        model_arguments.shapes(arguments.input_shape),
+        states=model_arguments.states(arguments.states),
+        stream=model_arguments.stream(arguments),
     )
     write_bytes(arguments.output, serialized(model))
     return 0

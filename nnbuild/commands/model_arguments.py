@@ -7,21 +7,23 @@ import re
 
 from nnbuild import option_values
 from nnbuild.calibrate import DEFAULT_METHOD, METHODS
+from nnbuild.commands import stream_arguments
 from nnbuild.corrections import NAMES
 from nnbuild.errors import ConfigError
 from nnbuild.pipeline import Request
 from nnbuild.quantize import FULLY_CONNECTED
 from nnbuild.states import KEEP
+from nnbuild.stream import Stream, stream_options
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """MODEL, --input-shape and --states."""
+    """MODEL, --input-shape, --states and --stream-axis."""
     parser.add_argument("model", metavar="MODEL.onnx")
     add_shapes(parser)
 
 
 def add_shapes(parser: argparse.ArgumentParser) -> None:
-    """--input-shape and --states."""
+    """--input-shape, --states, --stream-axis and --stream-frames."""
     parser.add_argument(
         "--states",
         action="append",
@@ -36,6 +38,12 @@ def add_shapes(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=1,3,32,32",
         help="shape of an input that the model leaves open, batch (1) included; repeatable",
     )
+    stream_arguments.add(parser)
+
+
+def stream(arguments: argparse.Namespace) -> Stream | None:
+    """What `stream_arguments.add` asks for."""
+    return stream_options(arguments.stream_axis, arguments.stream_frames)
 
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:
@@ -109,4 +117,5 @@ def request(arguments: argparse.Namespace) -> Request:
         states(arguments.states),
         None if corrections is None else option_values.subset(*NAMES)(corrections),
         getattr(arguments, "ranges", None),
+        stream(arguments),
     )

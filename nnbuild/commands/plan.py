@@ -28,7 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{'layer':28} {'offset':>8} {'bytes':>8} {'scratch':>8} {'live':>8}")
     for index, layer in enumerate(network.layers):
         offset = planned.offsets.get(layer.output)
-        place = "caller" if offset is None else str(offset)
+        elsewhere = "state" if layer.output in planned.in_states else "caller"
+        place = elsewhere if offset is None else str(offset)
         scratch = planned.scratch.get(layer.name)
         peak = "  <- peak" if index == planned.peak else ""
         size = network.tensors[layer.output].bytes

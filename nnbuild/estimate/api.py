@@ -25,6 +25,7 @@ from nnbuild.onnxfile import is_qdq
 from nnbuild.optimize import Aim
 from nnbuild.option_values import GOALS, parse_size
 from nnbuild.quantize import FULLY_CONNECTED
+from nnbuild.stream import stream_options
 from nnbuild.target import named
 
 
@@ -39,6 +40,7 @@ def check(
     mul_cycles: int,
     input_shape: Mapping[str, Sequence[int]] | None,
     states: str | Mapping[str, str] | None,
+    stream: tuple[int | None, int | None],
     input_layout: str,
     fully_connected: str,
     cmsis_nn: str | os.PathLike[str] | None,
@@ -65,7 +67,7 @@ def check(
     aim = Aim(optimize, limits.flash, limits.ram, cycles, timing.wait_states, mul_cycles)
     setup = Setup(target, timing, backend, input_layout, fully_connected == "per_tensor", aim)
     shapes = {name: tuple(shape) for name, shape in (input_shape or {}).items()}
-    return judge(Path(path), setup, limits, shapes, advise, states)
+    return judge(Path(path), setup, limits, shapes, advise, states, stream_options(*stream))
 
 
 def _limits(flash: int | str | None, ram: int | str | None, latency: str | None) -> Limits:
@@ -87,7 +89,7 @@ def run(
 ) -> Array | dict[str, Array]:
     """See `nnbuild.run`."""
     file = os.path.abspath(int8_path)
-    network = replace(_network(file, _stamp(file)), single_rounding=single_rounding)
+    network = _network(file, _stamp(file), single_rounding)
     inputs, one, integers = _inputs(network, x, str(int8_path))
     kept: interpret.States = {}
     samples = [interpret.run(network, [values[index] for values in inputs], kept) for index in range(len(inputs[0]))]
@@ -108,12 +110,12 @@ def _stamp(file: str) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=4)
-def _network(file: str, stamp: tuple[int, int]) -> Network:
+def _network(file: str, stamp: tuple[int, int], single_rounding: bool) -> Network:
     """The network in `file`, lowered again when the file is another."""
     model = import_model(file)
     if not is_qdq(model):
         raise ModelError("is no int8 model", file, "quantize it: python -m nnbuild quantize")
-    return lower(model, file)
+    return lower(model, file, single_rounding=single_rounding)
 
 
 def _inputs(network: Network, x: Array | Mapping[str, Array], where: str) -> tuple[list[Array], bool, bool]:

@@ -22,6 +22,7 @@ from nnbuild.latency import Latency
 from nnbuild.onnxfile import is_qdq
 from nnbuild.report.budget import Verdict
 from nnbuild.report.timing import microseconds
+from nnbuild.stream import Stream
 
 _HOPELESS = 100
 """So many times over a limit, halved inputs and layers of an eighth of their outputs do not help."""
@@ -148,6 +149,7 @@ def judge(
     input_shapes: Mapping[str, tuple[int, ...]],
     advise: bool = True,
     states: States | None = None,
+    stream: Stream | None = None,
 ) -> Check:
     """Judge the .onnx file at `path`, float or int8 QDQ, by its shapes; nothing is run and no large weights are read.
 
@@ -156,7 +158,7 @@ def judge(
     """
     if limits.latency is not None and cost.basis(setup.timing.core) is None:
         raise ConfigError(f"no cycles are known for '{setup.target.cpu}'", "latency", "name a Cortex-M")
-    outline = import_outline(path, input_shapes, states)
+    outline = import_outline(path, input_shapes, states, stream)
     found = figures(network_of(outline.model, str(path), setup.input_layout, setup.per_tensor), setup)
     notes = [f"external data '{name}' is missing; shapes suffice here, a build needs it" for name in outline.missing]
     notes += _timing_notes(setup, limits)

@@ -197,6 +197,7 @@ OPERATOR = Operator(
     bounds=corners(reference),
     channels=broadcast.CHANNELS,
     inplace=broadcast.inplace,
+    slides=broadcast.slides,
     kernels=(
         Kernel("mve", mve_add.render, mve_add.supports, trips=mve_add.trips, outruns_library=mve.outruns_library),
         Kernel("direct", render, trips=broadcast.trips, outruns_library=lambda target: not target.mve),

@@ -15,6 +15,7 @@ from nnbuild import layout, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
+from nnbuild.sliding import by_depth
 from nnbuild.target import Target
 
 
@@ -90,6 +91,7 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(output=SameAsInput()),
     params=ArgMaxParams,
     reference=reference,
+    slides=by_depth,
     kernels=(Kernel("direct", render, trips=trips),),
     cases=cases,
 )

@@ -24,6 +24,7 @@ from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import reduction
 from nnbuild.ops.pooling import walk, window_trips
 from nnbuild.ops.spatial import Window, divides_window, window, without_in_window
+from nnbuild.sliding import by_window
 from nnbuild.target import Target
 
 MAX_COUNT = 2**22
@@ -238,6 +239,7 @@ OPERATOR = Operator(
     reference=reference,
     bounds=monotone(reference),
     channels=tied(divides_window, without_in_window),
+    slides=by_window,
     kernels=(
         Kernel("direct", render, trips=trips, outruns_library=lambda target: not target.mve, overlap=over),
         cmsis_nn.AVERAGE_POOL,

@@ -12,8 +12,10 @@ import onnx
 
 from nnbuild import layout
 from nnbuild.contract import LayerView, Source, tied
+from nnbuild.errors import InternalError
 from nnbuild.lower import Activation, Constant, Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
+from nnbuild.sliding import Move, Sliding, Time, by_moves
 from nnbuild.target import Target
 
 Loops = tuple[tuple[int, ...], ...]
@@ -168,6 +170,27 @@ def inplace(view: LayerView) -> tuple[int, ...]:
         for position, name in enumerate(names)
         if all(ordered for other, ordered in zip(names, in_order, strict=True) if other == name)
     )
+
+
+def slides(view: LayerView, times: Sequence[Time | None]) -> Sliding | str:
+    """Element by element, beside constants that are the same at all times."""
+    loops: Loops = view.params.loops
+    operands = len(loops[0]) - 1
+    constants = [None] * (operands - len(times))
+    places = np.arange(view.output.size)
+    moves = [Move(layout.visit(loops, place), places) for place in range(operands)]
+    found = by_moves(moves, [*times, *constants])
+    if isinstance(found, str):
+        return found
+
+    def cut(lengths: Sequence[int], rows: int) -> tuple[Any, Mapping[str, Array]]:
+        offsets = [move.offsets for move in found.cut([*lengths, *(0 for _ in constants)], rows)]
+        shorter = layout.loops(*offsets)
+        if shorter is None or any(each[0] for each in offsets):
+            raise InternalError(f"layer {view.layer.name} has no loops over a part of its time")
+        return replace(view.params, loops=shorter), view.constants
+
+    return Sliding(found.output, found.reaches[: len(times)], cut)
 
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:

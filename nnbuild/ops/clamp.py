@@ -17,6 +17,7 @@ from nnbuild.intervals import monotone
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import extremum, lookup, maximum, minimum
+from nnbuild.sliding import by_element
 from nnbuild.target import Target
 
 
@@ -105,6 +106,7 @@ OPERATOR = Operator(
     channels=tied(lookup.divides, lookup.without),
     copies=lambda view, inputs: inputs[0].within(view.params.low, view.params.high),
     inplace=lambda view: (0,),
+    slides=by_element,
     kernels=(Kernel("direct", render),),
     cases=cases,
 )

@@ -21,6 +21,7 @@ from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Activation, Constant, Lowering, Output
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import broadcast, lookup
+from nnbuild.sliding import Move, Sliding, Time, by_moves
 from nnbuild.target import Target
 
 
@@ -155,6 +156,33 @@ def runs(view: LayerView) -> tuple[Run, ...]:
     return tuple(found)
 
 
+def slides(view: LayerView, times: Sequence[Time | None]) -> Sliding | str:
+    """Values side by side at each point in time."""
+    params: ConcatParams = view.params
+    names = [f"input{number}" for number in range(len(times))]
+    if any(part.source not in names for part in params.parts):
+        return "it joins a constant"
+    moves = [
+        Move(layout.visit(part.loops, 0) + part.source_start, layout.visit(part.loops, 1) + part.output_start)
+        for part in params.parts
+    ]
+    own = [names.index(part.source) for part in params.parts]
+    found = by_moves(moves, [times[number] for number in own], elastic=True)
+    if isinstance(found, str):
+        return found
+
+    def cut(lengths: Sequence[int], rows: int) -> tuple[ConcatParams, Mapping[str, Array]]:
+        newest = found.cut([lengths[number] for number in own], rows)
+        parts = [
+            _part(part.source, move.offsets, move.places, part.table)
+            for part, move in zip(params.parts, newest, strict=True)
+        ]
+        return ConcatParams(sum(move.places.size for move in newest), tuple(parts)), view.constants
+
+    reaches = [found.reaches[own.index(number)] for number in range(len(times))]
+    return Sliding(found.output, tuple(reaches), cut)
+
+
 def render(view: LayerView, target: Target) -> Source:
     """Nested loops for each part."""
     names = {f"input{number}": "input" if number == 0 else f"input{number + 1}" for number in range(len(view.inputs))}
@@ -224,6 +252,7 @@ OPERATOR = Operator(
     reference=reference,
     runs=runs,
     bounds=monotone(reference),  # its tables change scales, and rise
+    slides=slides,
     kernels=(Kernel("direct", render, trips=trips), cmsis_nn.CONCAT),
     cases=cases,
 )

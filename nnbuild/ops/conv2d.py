@@ -21,6 +21,7 @@ from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, depthwise_conv2d
 from nnbuild.ops.spatial import Window, window
 from nnbuild.placeholder import packed
+from nnbuild.sliding import by_window
 from nnbuild.target import Target
 
 
@@ -237,6 +238,7 @@ OPERATOR = Operator(
     macs=macs,
     bounds=bounds,
     channels=Channels(_divides, _reads, _without),
+    slides=by_window,
     kernels=(
         Kernel(
             "assembly",

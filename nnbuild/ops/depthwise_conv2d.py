@@ -23,6 +23,7 @@ from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels
 from nnbuild.ops.spatial import Window, divides_window
 from nnbuild.placeholder import packed
+from nnbuild.sliding import by_window
 from nnbuild.target import Target
 
 UNROLLED = 5
@@ -154,6 +155,7 @@ OPERATOR = Operator(
     macs=macs,
     bounds=bounds,
     channels=tied(divides_window, _without),
+    slides=by_window,
     kernels=(
         Kernel(
             "assembly",

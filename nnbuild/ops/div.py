@@ -139,6 +139,7 @@ OPERATOR = Operator(
     params=DivParams,
     reference=reference,
     inplace=broadcast.inplace,
+    slides=broadcast.slides,
     kernels=(Kernel("direct", render, trips=broadcast.trips),),
     cases=cases,
 )

@@ -20,6 +20,7 @@ from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, matmul
 from nnbuild.placeholder import is_placeholder, packed
+from nnbuild.sliding import Sliding, Time, by_rows, whole
 from nnbuild.target import Target
 
 
@@ -97,6 +98,15 @@ def reference(params: FullyConnectedParams, constants: Mapping[str, Array], inpu
     sums = np.rint(values @ constants["weights"].astype(np.float64).T).astype(np.int64) + constants["bias"]
     scaled = fixedpoint.requantize(sums, constants["multiplier"], constants["shift"]) + params.output_zero_point
     return fixedpoint.saturate(scaled, params.activation_min, params.activation_max)
+
+
+def slides(view: LayerView, times: Sequence[Time | None]) -> Sliding | str:
+    """Row by row, or of all points in time at once where a row of the input holds several."""
+    (time,) = times
+    params: FullyConnectedParams = view.params
+    if time is None or time.inner % params.inputs:
+        return whole(view, times)
+    return by_rows(view, times, params.rows, lambda rows: replace(params, rows=rows))
 
 
 def render(view: LayerView, target: Target) -> Source:
@@ -204,6 +214,7 @@ OPERATOR = Operator(
     bounds=bounds,
     channels=Channels(_divides, _reads, _without),
     macs=lambda view: view.params.rows * view.params.inputs * view.params.outputs,
+    slides=slides,
     kernels=(
         Kernel(
             "assembly",

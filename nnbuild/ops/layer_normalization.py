@@ -21,6 +21,7 @@ from nnbuild.fixedpoint import multiply_high
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.placeholder import is_placeholder
+from nnbuild.sliding import by_depth
 from nnbuild.target import Target
 
 MAX_DEPTH = 4096
@@ -256,6 +257,7 @@ OPERATOR = Operator(
     params=LayerNormalizationParams,
     reference=reference,
     inplace=lambda view: (0,),
+    slides=by_depth,
     kernels=(Kernel("direct", render, trips=trips),),
     cases=cases,
 )

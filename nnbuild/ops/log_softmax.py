@@ -19,6 +19,7 @@ from nnbuild import fixedpoint, layout, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
+from nnbuild.sliding import by_depth
 from nnbuild.target import Target
 
 MAX_DEPTH = 4096
@@ -156,6 +157,7 @@ OPERATOR = Operator(
     params=LogSoftmaxParams,
     reference=reference,
     error=lambda params: 2,
+    slides=by_depth,
     kernels=(Kernel("direct", render, trips=trips),),
     cases=cases,
 )

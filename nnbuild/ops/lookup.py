@@ -19,6 +19,7 @@ from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, So
 from nnbuild.intervals import Interval
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, Layer, QuantParams
+from nnbuild.sliding import by_element
 from nnbuild.target import Target
 
 Function = Callable[[float, onnx.NodeProto], float]
@@ -314,6 +315,7 @@ OPERATOR = Operator(
     copies=copies,
     behind=behind,
     inplace=lambda view: (0,),
+    slides=by_element,
     kernels=(Kernel("direct", render, trips=trips),),
     cases=cases,
 )

@@ -45,6 +45,7 @@ OPERATOR = Operator(
     bounds=corners(reference),
     channels=broadcast.CHANNELS,
     inplace=broadcast.inplace,
+    slides=broadcast.slides,
     kernels=(Kernel("direct", render, trips=broadcast.trips), cmsis_nn.MINIMUM),
     cases=lambda: extremum.cases("Min"),
 )

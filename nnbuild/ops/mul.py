@@ -123,6 +123,7 @@ OPERATOR = Operator(
     bounds=corners(reference),
     channels=broadcast.CHANNELS,
     inplace=broadcast.inplace,
+    slides=broadcast.slides,
     kernels=(
         Kernel("direct", render, trips=broadcast.trips, outruns_library=lambda target: not target.mve),
         cmsis_nn.MUL,

@@ -116,6 +116,7 @@ OPERATOR = Operator(
     params=PReluParams,
     reference=reference,
     inplace=broadcast.inplace,
+    slides=broadcast.slides,
     kernels=(Kernel("direct", render, trips=broadcast.trips),),
     cases=cases,
 )

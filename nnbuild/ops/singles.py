@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nnbuild.contract import Case
 from nnbuild.lower import lower
-from nnbuild.network import Array, QuantParams
+from nnbuild.network import Array, Layer, Network, Port, QuantParams, Tensor
 from nnbuild.states import keep_states
 
 Clamp = tuple[Any, ...]
@@ -385,3 +385,29 @@ def indices(name: str, kind: str, shape: Sequence[int], quant: QuantParams, attr
     """One node whose output are indices, ArgMax or ArgMin."""
     model = _Model(name)
     return model.case(model.node(kind, [model.input(shape, quant)], **attributes), kind=TensorProto.INT64)
+
+
+def history(name: str, params: Any, quant: QuantParams) -> Case:
+    """A history of these `HistoryParams` with some other beginning than zero, and a clamp that reads it."""
+    from nnbuild.ops.clamp import ClampParams
+
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    shape = (params.outer, params.new, params.inner)
+    new, size = params.outer * params.new * params.inner, params.outer * params.rows * params.inner
+    start = rng.integers(-128, 128, params.outer * params.inner).astype(np.int8)
+    rows = (params.outer, params.rows, params.inner)
+    network = Network(
+        tensors={
+            "input0": Tensor("input0", shape, quant),
+            "input0_history": Tensor("input0_history", rows, quant),
+            "l00_clamp": Tensor("l00_clamp", rows, quant),
+        },
+        layers=(
+            Layer("input0_history", "history", ("input0",), "input0_history", params, {"start": start}, "clamp"),
+            Layer("l00_clamp", "clamp", ("input0_history",), "l00_clamp", ClampParams(size, -120, 110), {}, "clamp"),
+        ),
+        inputs=(Port("x0", "input0", shape, "x".join(map(str, shape))),),
+        outputs=(Port("v0", "l00_clamp", rows, "x".join(map(str, rows))),),
+    )
+    network.verify()
+    return Case(name, network, (np.concatenate(_samples(new, rng)).reshape(-1, new),))

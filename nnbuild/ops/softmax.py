@@ -20,6 +20,7 @@ from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import lookup
+from nnbuild.sliding import by_depth
 from nnbuild.target import Target
 
 OUTPUT = QuantParams(1 / 256, -128)
@@ -170,6 +171,7 @@ OPERATOR = Operator(
     params=SoftmaxParams,
     reference=reference,
     error=lambda params: 2,
+    slides=by_depth,
     kernels=(
         Kernel("direct", render, trips=trips, outruns_library=lambda target: not target.mve),
         cmsis_nn.SOFTMAX,

@@ -19,6 +19,7 @@ from nnbuild.intervals import Interval, monotone
 from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Constant, Lowering
 from nnbuild.network import Array
+from nnbuild.sliding import Move, Sliding, Time, by_moves
 from nnbuild.target import Target
 
 
@@ -92,6 +93,15 @@ def over(view: LayerView, target: Target) -> dict[int, Overlap]:
     return {0: overlap.by_elements(_offsets(view), view.inputs[0].bytes)}
 
 
+def slides(view: LayerView, times: Sequence[Time | None]) -> Sliding | str:
+    """Elements stay in the order that they have at one point in time."""
+    order = _offsets(view)
+    found = by_moves([Move(order, np.arange(order.size))], times, elastic=True)
+    if isinstance(found, str):
+        return found
+    return Sliding(found.output, found.reaches, lambda lengths, rows: copy(found.cut(lengths, rows)[0].offsets))
+
+
 def render(view: LayerView, target: Target) -> Source:
     """Nested loops with constant strides."""
     values = {"p": view.params, "offset": layout.expression(view.params.loops, 0, view.params.start)}
@@ -134,6 +144,7 @@ OPERATOR = Operator(
     bounds=monotone(reference),
     copies=copies,
     runs=runs,
+    slides=slides,
     kernels=(
         Kernel(
             "direct",

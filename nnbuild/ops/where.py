@@ -120,6 +120,7 @@ OPERATOR = Operator(
     params=WhereParams,
     reference=reference,
     inplace=broadcast.inplace,
+    slides=broadcast.slides,
     kernels=(Kernel("direct", render, trips=broadcast.trips),),
     cases=cases,
 )

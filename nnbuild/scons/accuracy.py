@@ -45,7 +45,9 @@ def measured(
     kind = "".join(f".{word}" for word in lowering if not word.startswith("--"))
     target = quantized.dir.File(f"{options['name']}{kind}.accuracy.json")
     program = _program(env, quantized, options["name"], quantized.dir.File(f"{options['name']}{kind}.host"), lowering)
-    shown = {name: options[name] for name in ("input_shape", "states") if name in options}
+    shown = {
+        name: options[name] for name in ("input_shape", "states", "stream_axis", "stream_frames") if name in options
+    }
     words = [run.path(model), run.path(quantized), *config.arguments(shown, "quantize")]
     words += config.arguments({"validation": options["validation"]}, "accuracy")
     words += ["--name", options["name"], *lowering, "--summary", "--json", run.path(target)]
