@@ -122,21 +122,21 @@ class _Comparison:
 
     def _noisy(self, probe: _Probe) -> _Probe:
         """What shows the noise of an output: of indices, the values that they are of."""
-        if self.network.tensors[probe.tensor].dtype == "int8":
+        if not self.network.tensors[probe.tensor].indices:
             return probe
         layer = next(layer for layer in self.network.layers if layer.output == probe.tensor)
         return self.by_tensor.get(layer.inputs[0], probe)
 
     def _decision(self, real: Array, ours: Array) -> tuple[int, int]:
         """Arg-max in float and in int8, or the indices themselves where the network computes one."""
-        if self.network.tensors[self.first.tensor].dtype != "int8" and ours.size == 1:
+        if self.network.tensors[self.first.tensor].indices and ours.size == 1:
             return int(real[0]), int(ours[0])
         return int(np.argmax(real)), int(np.argmax(ours))
 
     def _quantized(self, port: Port, sample: Sample) -> Array:
         """An input as the network takes it, which may be channels last."""
         tensor = self.network.tensors[port.tensor]
-        flat = np.empty(tensor.size, np.int8)
+        flat = np.empty(tensor.size, tensor.dtype)
         flat[self.places[port.name]] = tensor.quant.quantize(sample[port.name])
         return flat
 
@@ -181,7 +181,7 @@ def _result(name: str, found: _Comparison, right: list[int] | None) -> Accuracy:
     """`right`: how many labels the float model and the integer network have met; None without labels."""
     network = found.network
     first = network.tensors[found.first.tensor]
-    decides = first.size > 1 or first.dtype != "int8"
+    decides = first.size > 1 or first.indices
     agreeing = sum(count for (real, ours), count in found.decisions.items() if real == ours)
     rights = [None, None] if right is None or not decides else [_percent(count, found.count) for count in right]
     confused = [Confusion(*pair, count) for pair, count in found.decisions.items() if pair[0] != pair[1]]
@@ -227,7 +227,8 @@ def _weight_scales(layer: Layer) -> int | None:
     """How many different multipliers the outputs of a layer with weights have."""
     if "weights" not in layer.constants or "multiplier" not in layer.constants:
         return None
-    return len(set(zip(*(layer.constants[name].ravel().tolist() for name in ("multiplier", "shift")), strict=True)))
+    scales = [layer.constants[name].ravel().tolist() for name in ("multiplier", "shift") if name in layer.constants]
+    return len(set(zip(*scales, strict=True)))
 
 
 def _computed(model: onnx.ModelProto) -> set[str]:
