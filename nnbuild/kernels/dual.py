@@ -17,8 +17,10 @@ from nnbuild.network import Array
 from nnbuild.placeholder import is_placeholder, placeholder
 from nnbuild.target import Target
 
-UNROLLED = 5
-"""Columns of a depthwise window up to which they stand one behind the other."""
+FOURS = 4
+"""The most fours of inputs of one pass of a loop of `dual`."""
+UNROLLED = 9
+"""Values of a depthwise window up to which they stand one behind the other."""
 
 
 def values(view: LayerView) -> dict[str, Any]:
@@ -47,7 +49,8 @@ def conv2d(view: LayerView, target: Target) -> Source:
     by_row = weights.reshape(params.channels, params.window.kernel[0], -1)
     own = channels.upper_constants(params, weights.reshape(params.channels, -1), view.constants)
     length = by_row.shape[2]
-    more = {"fours": length // 4, "tail": length % 4, "length": length}
+    unrolled = max(count for count in range(1, FOURS + 1) if length // 4 % count == 0)
+    more = {"fours": length // 4, "unrolled": unrolled, "tail": length % 4, "length": length}
     return Source("dual_conv2d.c.j2", {**values(view), **more}, {"weights": arranged(by_row), **own})
 
 
@@ -104,7 +107,7 @@ def depthwise(view: LayerView, target: Target) -> Source:
     weights = view.constants["weights"]
     flat = weights.reshape(-1, weights.shape[2])
     own = channels.upper_constants(view.params, flat.T, view.constants)
-    unrolled = view.params.window.kernel[1] <= UNROLLED
+    unrolled = len(flat) <= UNROLLED
     return Source(
         "dual_depthwise_conv2d.c.j2",
         {**values(view), "unrolled": unrolled},
@@ -123,7 +126,7 @@ def depthwise_trips(view: LayerView, target: Target) -> dict[str, int]:
     return {
         "pixel": place.pixels,
         "pair": place.pixels * pairs,
-        "row": rows * place.output[1] * pairs,
         "tap": taps,
+        "cut_row": rows * place.output[1] * pairs - inside * place.kernel[0] * pairs,
         "cut_tap": every - taps,
     }
