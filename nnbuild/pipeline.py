@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import onnx
@@ -13,6 +13,7 @@ from nnbuild.errors import CalibrationError, ConfigError, ModelError
 from nnbuild.explicit_states import States
 from nnbuild.importer import import_model
 from nnbuild.onnxfile import is_qdq
+from nnbuild.precision import AUTO, Aim, named, search
 from nnbuild.quantize import quantize
 
 
@@ -26,6 +27,8 @@ class Request:
     method: str | None = None
     fully_connected: str | None = None
     states: States | None = None
+    int16: tuple[str, ...] = ()
+    aim: Aim = field(default_factory=Aim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +61,36 @@ def quantized(request: Request, ranges: Ranges | None = None) -> Quantized:
     model = import_model(request.model, request.input_shapes, states=request.states)
     if is_qdq(model):
         given = (request.calibration, request.method, request.fully_connected)
-        if ranges is not None or any(option is not None for option in given):
-            message = "the model is already quantized: calibration, ranges, method and fully_connected have no meaning"
+        if ranges is not None or request.int16 or any(option is not None for option in given):
+            message = (
+                "the model is already quantized: calibration, ranges, method, fully_connected and int16 have no meaning"
+            )
             raise ConfigError(message, request.model, "leave them out")
         return Quantized(serialized(model), None)
     if ranges is None:
         ranges = calibrated(request, model)
     try:
-        result = quantize(model, ranges, fully_connected=request.fully_connected or "per_channel")
+        result = _formed(request, model, ranges)
     except ModelError as error:
         raise error.within(request.model) from None
     return Quantized(serialized(result), ranges)
+
+
+def _formed(request: Request, model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
+    """The QDQ form, with the values in 16 bits that the request names or the search finds."""
+
+    def form(names: Collection[str]) -> onnx.ModelProto:
+        return quantize(model, ranges, fully_connected=request.fully_connected or "per_channel", int16=names)
+
+    if not request.int16:
+        return form(())
+    wanted = named(form(()), [name for name in request.int16 if name != AUTO])
+    if AUTO not in request.int16:
+        return form(wanted)
+    if request.calibration is None:
+        raise CalibrationError("int16='auto' needs calibration samples", request.model)
+    found = samples.load(request.calibration, input_shapes(model))
+    return form(search(model, form, found, request.aim, wanted))
 
 
 def serialized(model: onnx.ModelProto) -> bytes:

@@ -98,7 +98,7 @@ def clamp_bounds(node: onnx.NodeProto, constant: Callable[[str], Array | None]) 
 
 
 def quantized_bound(bound: float, quant: QuantParams) -> int:
-    """A clamp's real bound as stored: round(bound / scale) + zero_point, saturated; infinities give the type's limits."""
+    """A clamp's bound as stored: round(bound / scale) + zero_point, saturated; infinities give the type's limits."""
     least, most = quant.limits
     if math.isinf(bound):
         return least if bound < 0 else most

@@ -57,7 +57,8 @@ class _Step:
 
     def takes_wide(self, graph: Graph) -> bool:
         """Whether the step reads int16. Products of two computed values do not."""
-        return self.rule.wide and (self.rule.weights is None or graph.constant(self.node, self.rule.weights) is not None)
+        weights = self.rule.weights
+        return self.rule.wide and (weights is None or graph.constant(self.node, weights) is not None)
 
     def writes_wide(self, graph: Graph) -> bool:
         """Whether the step's output may be int16 where its inputs are not."""
@@ -91,8 +92,8 @@ def quantize(
     `fully_connected="per_tensor"` gives all weights of a Gemm or MatMul one scale: less accurate, but without a
     multiplier and shift for each output, and what CMSIS-NN before 7.0.0 needs. `int16` names nodes whose outputs have
     16 bits, and inputs of the model that do.
-    Raises CalibrationError where `ranges` belong to another model, ModelError where an operator has no rule, ConfigError
-    for names in `int16` that nothing has or that cannot be.
+    Raises CalibrationError where `ranges` belong to another model, ModelError where an operator has no rule,
+    ConfigError for names in `int16` that nothing has or that cannot be.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -422,7 +423,7 @@ def _dequantize(graph: Graph, node: NodeProto, name: str, stored: Array, scales:
 
 
 def _insert_copy(graph: Graph, value: str, dequantized: str, quant: QuantParams, takers: Collection[int]) -> None:
-    """An int8 pair behind `dequantized`, the int16 form of `value`, for its readers but those whose id is in `takers`."""
+    """An int8 pair behind `dequantized`, the int16 form of `value`, for readers whose id is not in `takers`."""
     nodes = [node for node in graph.readers(dequantized) if id(node) not in takers]
     if not nodes:
         return

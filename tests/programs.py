@@ -195,7 +195,7 @@ def _run_in_arena(name: str, case: Case, inputs: Sequence[str]) -> list[str]:
             for offset, source, values in zip(offsets, inputs, case.inputs, strict=True)
         ),
         f"    if ({name}_run(arena{', states' if keeps_states(case) else ''}) != 0) {{ return 1; }}",
-        f"    memcpy(output, {name}_output(arena), {np.dtype(output_type(case)).itemsize} * {name.upper()}_OUTPUT_SIZE);",
+        f"    memcpy(output, {name}_output(arena), sizeof({output_type(case)}_t) * {name.upper()}_OUTPUT_SIZE);",
         "    return 0;",
     ]
 

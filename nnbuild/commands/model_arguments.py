@@ -7,7 +7,9 @@ import re
 
 from nnbuild.calibrate import DEFAULT_METHOD, METHODS
 from nnbuild.errors import ConfigError
+from nnbuild.option_values import parse_decibel, parse_share
 from nnbuild.pipeline import Request
+from nnbuild.precision import Aim
 from nnbuild.quantize import FULLY_CONNECTED
 from nnbuild.states import KEEP
 
@@ -51,12 +53,31 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
 
 
 def add_quantization(parser: argparse.ArgumentParser) -> None:
-    """--fully-connected."""
+    """--fully-connected and --int16."""
     parser.add_argument(
         "--fully-connected",
         choices=FULLY_CONNECTED,
         help="scales of the weights of Gemm and MatMul (default: per_channel; per_tensor is smaller, less accurate)",
     )
+
+
+def add_int16(parser: argparse.ArgumentParser) -> None:
+    """--int16, and what its search aims at."""
+    parser.add_argument(
+        "--int16",
+        action="append",
+        default=[],
+        metavar="LAYER|auto",
+        help="a layer, node or input whose values have 16 bits, or those that reach the aim below; repeatable",
+    )
+    parser.add_argument("--min-sqnr", metavar="DB", help="aim of --int16 auto")
+    parser.add_argument("--min-agreement", metavar="SHARE", help="aim of --int16 auto")
+
+
+def _aim(arguments: argparse.Namespace) -> Aim:
+    given = {name: getattr(arguments, name, None) for name in ("min_sqnr", "min_agreement")}
+    parsers = {"min_sqnr": parse_decibel, "min_agreement": parse_share}
+    return Aim(**{name: None if text is None else parsers[name](text) for name, text in given.items()})
 
 
 def shapes(words: list[str]) -> dict[str, tuple[int, ...]]:
@@ -95,4 +116,6 @@ def request(arguments: argparse.Namespace) -> Request:
         method,
         getattr(arguments, "fully_connected", None),
         states(arguments.states),
+        tuple(getattr(arguments, "int16", ())),
+        _aim(arguments) if hasattr(arguments, "int16") else Aim(),
     )

@@ -1,4 +1,4 @@
-"""Kernels for int16 inputs in C: two products at a time where the core has SMLAD (DSP extension), the same bits elsewhere.
+"""Kernels for int16 inputs in C: two products at a time by SMLAD where the core has it, and the same bits elsewhere.
 
 `dual` is for convolutions without groups and for matrix products. It takes two pixels and two channels together: of a
 word with the weights of four inputs SXTB16 makes two pairs, which meet the inputs of both pixels. `pairs` is for

@@ -51,9 +51,7 @@ def add(
         name = ctx.arrange(activation, activation.index, node, activation.shape)
         activation, tensor = Activation(name, layout.contiguous(activation.shape)), ctx.tensors[name]
     plane = fixedpoint.plane([(tensor.quant, 1.0)], quant)
-    params = RescaleParams(
-        tensor.size, 16 if quant.wide else 8, plane.factors[0], plane.offset, plane.shift, *limits
-    )
+    params = RescaleParams(tensor.size, 16 if quant.wide else 8, plane.factors[0], plane.offset, plane.shift, *limits)
     result = ctx.layer("rescale", (activation.tensor,), tensor.shape, quant, params, {}, node)
     ctx.define(value, result, activation.index)
 

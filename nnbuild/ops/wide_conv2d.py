@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -142,7 +143,7 @@ def cases() -> Iterable[Case]:
     wide, wide_out = QuantParams(0.0002, 0, "int16"), QuantParams(0.001, 0, "int16")
     relu = {"clamp": ("Relu",)}
     types = {"16_8": (wide, out), "16_16": (wide, wide_out), "8_16": (narrow, wide_out)}
-    table: list[tuple[str, str, tuple[int, ...], tuple[int, ...], int, dict[str, object], dict[str, object]]] = [
+    table: list[tuple[str, str, tuple[int, ...], tuple[int, ...], int, dict[str, Any], dict[str, Any]]] = [
         ("1x1", "Conv", (1, 5, 4, 3), (7, 5, 1, 1), 0, {}, {}),
         ("1x1_strided", "Conv", (1, 6, 5, 5), (3, 6, 1, 1), 0, {"strides": [2, 2]}, {}),
         ("3x3_padded", "Conv", (1, 3, 5, 6), (4, 3, 3, 3), 0, {"pads": [1, 1, 1, 1]}, relu),
@@ -159,9 +160,8 @@ def cases() -> Iterable[Case]:
     ]
     for key, (source, target) in types.items():
         for name, kind, shape, weights, axis, attributes, rest in table:
-            yield singles.weighted(
-                f"wide_{name}_{key}", kind, shape, weights, axis, source, target, attributes, **rest  # type: ignore[arg-type]
-            )
+            label = f"wide_{name}_{key}"
+            yield singles.weighted(label, kind, shape, weights, axis, source, target, attributes, **rest)
     hard = QuantParams(1 / 32768, 0, "int16")
     clip = ("Clip", -0.75, 0.75)
     yield singles.weighted("wide_hardtanh", "Gemm", (1, 64), (16, 64), 0, wide, hard, {"transB": 1}, clip)

@@ -110,9 +110,8 @@ def cases() -> Iterable[Case]:
             case = f"wide_depthwise_{name}_{key}"
             yield singles.weighted(case, "Conv", (1, *shape), weights, 0, source, target, own)
     relu6, padded = ("Clip", 0.0, 6.0), {"group": 4, "pads": [1, 1, 1, 1]}
-    yield singles.weighted(
-        "wide_depthwise_relu6", "Conv", (1, 4, 4, 4), (4, 1, 3, 3), 0, wide, QuantParams(0.0002, 0, "int16"), padded, relu6
-    )
+    shapes = (1, 4, 4, 4), (4, 1, 3, 3)
+    yield singles.weighted("wide_depthwise_relu6", "Conv", *shapes, 0, wide, wide, padded, relu6)
 
 
 OPERATOR = Operator(

@@ -40,9 +40,7 @@ class WideSoftmaxParams:
     shift: int
 
 
-def add(
-    ctx: Lowering, node: onnx.NodeProto, tensor: str, rows: int, depth: int, shape: tuple[int, ...]
-) -> str:
+def add(ctx: Lowering, node: onnx.NodeProto, tensor: str, rows: int, depth: int, shape: tuple[int, ...]) -> str:
     """The layer over `tensor`."""
     real = 256.0 * ctx.tensors[tensor].quant.scale
     # 16 bits of a factor: with a difference of 16 bits the product has 32.
