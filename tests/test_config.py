@@ -214,7 +214,8 @@ def test_arguments_are_those_of_the_commands() -> None:
         for name, value in options.items():
             attribute = config.OPTIONS[name].flag.removeprefix("--").replace("-", "_")
             stored = getattr(parsed, attribute)
-            expected = [f"{k}={v}" for k, v in value] if isinstance(value, tuple) else value
+            words = [entry if isinstance(entry, str) else "=".join(entry) for entry in value] if isinstance(value, tuple) else []
+            expected = words or value
             assert stored == expected, name
 
 

@@ -177,6 +177,14 @@ OPERATOR = Operator(
     reference=reference,
     macs=macs,
     kernels=(
+        Kernel(
+            "smlad",
+            dual.smlad,
+            dual.supports_smlad,
+            dual.smlad_scratch,
+            dual.smlad_trips,
+            outruns_library=lambda target: not target.mve,
+        ),
         Kernel("dual", dual.conv2d, dual.supports_conv2d, dual.conv2d_scratch, dual.conv2d_trips),
         Kernel("horner", horner.wide, horner.supports_conv2d, scratch, horner.conv2d_trips),
         Kernel("direct", render, scratch=scratch, trips=trips),
