@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FOURS = 4
 """The most fours of inputs of one pass of a loop of `dual`."""
 UNROLLED = 9
-"""Values of a depthwise window, or of its row, up to which they stand one behind the other."""
+"""Values of a depthwise window up to which they stand one behind the other."""
 SPANS = 3
 """Of different widths of windows that are cut at the sides, each has code of its own up to so many."""
 
@@ -188,20 +188,24 @@ def depthwise(view: LayerView, target: Target) -> Source:
     weights = view.constants["weights"]
     flat = weights.reshape(-1, weights.shape[2])
     own = channels.upper_constants(view.params, flat.T, view.constants)
+    shown = {**values(view), "spans": _spans(view.params.window)}
+    return Source("dual_depthwise_conv2d.c.j2", shown, {"weights": flat.astype(np.int16), **own})
+
+
+def depthwise_scratch(view: LayerView, target: Target) -> int:
+    """A row of zeros, for windows that reach outside."""
+    from nnbuild.ops.conv2d import gathers
+
     place = view.params.window
-    whole = len(flat) <= UNROLLED and place.reaching_outside < place.pixels
-    return Source(
-        "dual_depthwise_conv2d.c.j2",
-        {**values(view), "whole": whole, "spans": _spans(place)},
-        {"weights": flat.astype(np.int16), **own},
-    )
+    return 2 * place.kernel[1] * place.input[2] if gathers(place) and _spans(place) else 0
 
 
-def _spans(place: Window) -> list[tuple[int, ...]]:
-    """The columns, from and to, that windows have inside of the input; one empty span where they are many."""
+def _spans(place: Window) -> list[tuple[int, int]]:
+    """The columns, from and to, that windows have inside of the input; none where windows are large or widths many."""
     lefts = [x * place.stride[1] - place.pad[1] for x in range(place.output[1])]
     found = {(max(0, -left), min(place.kernel[1], place.input[1] - left)) for left in lefts}
-    return sorted(found) if len(found) <= SPANS and place.kernel[1] <= UNROLLED else [()]
+    small = place.kernel[0] * place.kernel[1] <= UNROLLED and len(found) <= SPANS
+    return sorted(found) if small and all(first < end for first, end in found) else []
 
 
 def depthwise_trips(view: LayerView, target: Target) -> dict[str, int]:
@@ -209,13 +213,7 @@ def depthwise_trips(view: LayerView, target: Target) -> dict[str, int]:
     place = view.params.window
     rows, columns = place.clipped()
     pairs = place.input[2] // 2
-    inside = place.pixels - place.reaching_outside
-    taps = inside * place.kernel[0] * place.kernel[1] * pairs
-    every = rows * columns * pairs
-    return {
-        "pixel": place.pixels,
-        "pair": place.pixels * pairs,
-        "tap": taps,
-        "cut_row": rows * place.output[1] * pairs - inside * place.kernel[0] * pairs,
-        "cut_tap": every - taps,
-    }
+    own = {"pixel": place.pixels, "pair": place.pixels * pairs}
+    if _spans(place):
+        return {**own, "tap": columns * place.output[0] * place.kernel[0] * pairs, "zero": place.kernel[1] * 2 * pairs}
+    return {**own, "cut_row": rows * place.output[1] * pairs, "cut_tap": rows * columns * pairs}

@@ -124,7 +124,7 @@ OPERATOR = Operator(
     reference=reference,
     macs=macs,
     kernels=(
-        Kernel("pairs", dual.depthwise, dual.supports_depthwise, trips=dual.depthwise_trips),
+        Kernel("pairs", dual.depthwise, dual.supports_depthwise, dual.depthwise_scratch, dual.depthwise_trips),
         Kernel("direct", render, scratch=wide_conv2d.scratch, trips=trips),
     ),
     cases=cases,
