@@ -86,7 +86,7 @@ def _convolutions() -> Iterator[Case]:
         attributes = {"strides": [stride] * 2, "pads": pads}
         yield singles.weighted(f"conv_{name}", "Conv", (1, *shape), weights, 0, IN, RELU, attributes, ("Relu",))
         # Of many inputs with weights of 127 each the sum would not fit.
-        for source, output in ((WIDE, RELU), (WIDE, WIDE_OUT), (IN, WIDE_OUT)) if name != "deep" else ():
+        for source, output in ((WIDE, WIDE_OUT), (IN, WIDE_OUT)) if name not in ("deep", "few_inputs") else ():
             key = f"conv_{name}_{source.dtype}_{output.dtype}"
             yield singles.weighted(key, "Conv", (1, *shape), weights, 0, source, output, attributes, ("Relu",))
 
@@ -97,7 +97,7 @@ def _depthwise() -> Iterator[Case]:
         attributes = {"strides": [stride] * 2, "pads": pads, "group": shape[0]}
         weights = (shape[0], 1, *window)
         yield singles.weighted(f"depthwise_{name}", "Conv", (1, *shape), weights, 0, IN, RELU, attributes, ("Relu",))
-        for source, output in ((WIDE, RELU), (WIDE, WIDE_OUT), (IN, WIDE_OUT)):
+        for source, output in ((WIDE, WIDE_OUT), (IN, WIDE_OUT)):
             key = f"depthwise_{name}_{source.dtype}_{output.dtype}"
             yield singles.weighted(key, "Conv", (1, *shape), weights, 0, source, output, attributes, ("Relu",))
 

@@ -44,6 +44,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "input_shape": [({"x": [1, 2]}, (("x", "1,2"),)), ({"x": "1, 2", "a": (3,)}, (("a", "3"), ("x", "1,2")))],
     "method": [("minmax", "minmax")],
     "fully_connected": [("per_tensor", "per_tensor"), ("per_channel", "per_channel")],
+    "int16": [("x", ("x",)), (["kws_l07_add", "x", "x"], ("kws_l07_add", "x"))],
     "rounding": [("single", "single"), ("double", "double")],
     "states": [({"h0": "hn", "c0": "cn"}, (("c0", "cn"), ("h0", "hn"))), ("keep", "keep")],
     "frozen": [("m.int8.onnx", "m.int8.onnx")],
@@ -77,6 +78,7 @@ BAD: dict[str, list[Any]] = {
     "input_shape": [{}, [1, 2], {"x": [0, 1]}, {"x": []}, {"x": ["N", 1]}, {3: [1]}, {"x": 5}],
     "method": ["magic", 3],
     "fully_connected": ["per_layer", True],
+    "int16": ["", [], {"x": "y"}, [1], [""], True],
     "rounding": ["", 1],
     "states": ["", "all", {}, {"h0": ""}, {"h0": 1}, ["h0=hn"], True],
     "frozen": ["", 1.5],
@@ -214,8 +216,8 @@ def test_arguments_are_those_of_the_commands() -> None:
         for name, value in options.items():
             attribute = config.OPTIONS[name].flag.removeprefix("--").replace("-", "_")
             stored = getattr(parsed, attribute)
-            words = [entry if isinstance(entry, str) else "=".join(entry) for entry in value] if isinstance(value, tuple) else []
-            expected = words or value
+            entries = value if isinstance(value, tuple) else ()
+            expected = [entry if isinstance(entry, str) else "=".join(entry) for entry in entries] or value
             assert stored == expected, name
 
 
