@@ -2,17 +2,18 @@
 
 The search measures on calibration samples alone. How much noise the 8 bits of a value make at the outputs is measured
 with all others in 16 bits, so that errors which cancel on some samples are not taken for good; what 16 bits cost is
-estimated on a small and on a larger core, with the kernels and the memory plan of a build. Then the value with the most
-noise for its cost is taken, again and again, until the aim is met, and what turns out not to be needed is given back.
+estimated on a small and on a larger core, with the kernels and the memory plan of a build. By both the values are put
+in an order, the most noise for its cost first, and as few of them are taken as reach the aim.
 """
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,9 @@ and on the reference networks others have up to 4 dB less."""
 
 CORES = ("cortex-m0", "cortex-m4")
 """On these costs are estimated: quantizing does not know the core, and the two classes differ most."""
+
+COUNTS = 0.01
+"""The share of all noise below which 16 bits would change nothing."""
 
 _CHEAP = 1e-3  # growth that counts for nothing
 
@@ -103,55 +107,66 @@ def named(int8: onnx.ModelProto, names: Iterable[str]) -> list[str]:
 
 
 def search(
-    model: onnx.ModelProto, form: Form, samples: Iterable[Sample], aim: Aim, start: Sequence[str] = ()
+    model: onnx.ModelProto,
+    form: Form,
+    samples: Iterable[Sample],
+    aim: Aim,
+    start: Sequence[str] = (),
+    finished: Form | None = None,
 ) -> list[str]:
-    """`start` and the names of nodes whose outputs it takes in 16 bits to reach `aim`; all that help, where none do.
+    """`start` and the names of nodes whose outputs it takes in 16 bits to reach `aim`; all that count, where none do.
 
-    `model` is the imported float model, `form` its QDQ form. ConfigError without an aim.
+    `model` is the imported float model, `form` its QDQ form; `finished` is what the build makes of that form, which may
+    take long and judges, where it is another. ConfigError without an aim.
     """
     if aim.min_sqnr is None and aim.min_agreement is None:
         raise ConfigError("int16 'auto' needs an aim", hint="min_sqnr=36 or min_agreement='99%'")
     measure = _Measure.of(model, list(itertools.islice(samples, SAMPLES)))
-    rest = [name for name in _possible(model, form) if name not in start]
-    whole = measure.outputs(form([*start, *rest]))
+    order = _order(form, _noise(measure, form, start, _possible(model, form, start)), start)
+
+    def enough(count: int) -> bool:
+        return measure.met(aim, measure.outputs((finished or form)([*start, *order[:count]])))
+
+    return [*start, *order[: bisect.bisect_left(range(len(order)), True, key=enough)]]
+
+
+def _noise(measure: _Measure, form: Form, start: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+    """What the 8 bits of each of `names` do to the outputs where all others have 16, as power."""
+    whole = measure.outputs(form([*start, *names]))
     noise = {}
-    for name in rest:
-        without = measure.outputs(form([*start, *(other for other in rest if other != name)]))
-        noise[name] = _power(whole, without)
-        _progress(len(noise), len(rest))
+    for name in names:
+        without = form([*start, *(other for other in names if other != name)])
+        noise[name] = _power(whole, measure.outputs(without))
+        _progress(len(noise), len(names))
+    _progress(0, 0)
+    return noise
+
+
+def _order(form: Form, noise: Mapping[str, float], start: Sequence[str]) -> list[str]:
+    """Those that count, each the one with the most noise for what it costs beside those in front of it."""
+    least = COUNTS * sum(noise.values())
+    rest = [name for name in noise if noise[name] > least]
     taken: list[str] = []
-    while rest and not measure.met(aim, measure.outputs(form([*start, *taken]))):
+    now = _cost(form(start))
+    while rest:
         costs = {name: _cost(form([*start, *taken, name])) for name in rest}
-        now = _cost(form([*start, *taken]))
-        taken.append(max(rest, key=lambda name: noise[name] / max(costs[name] - now, _CHEAP)))
-        rest.remove(taken[-1])
-        _progress(0, 0)
-    return [*start, *_needed(form, measure, aim, start, taken)]
+        best = max(rest, key=lambda name: noise[name] / max(costs[name] - now, _CHEAP))
+        now = costs[best]
+        taken.append(best)
+        rest.remove(best)
+    return taken
 
 
-def _possible(model: onnx.ModelProto, form: Form) -> list[str]:
-    """Names of nodes whose 16 bits every reader can take: of some the sums would leave 32 bits."""
+def _possible(model: onnx.ModelProto, form: Form, start: Sequence[str]) -> list[str]:
+    """Names of further nodes whose 16 bits every reader can take: of some the sums would leave 32 bits."""
     found = []
-    for name, _ in wide_values(model):
+    for name in (name for name, _ in wide_values(model) if name not in start):
         try:
             lower(form([name]))
         except ModelError:
             continue
         found.append(name)
     return found
-
-
-def _needed(form: Form, measure: _Measure, aim: Aim, start: Sequence[str], taken: Sequence[str]) -> list[str]:
-    """`taken` without those that the aim is met without, the costliest first."""
-    kept = list(taken)
-    if not measure.met(aim, measure.outputs(form([*start, *kept]))):
-        return kept
-    saved = {name: -_cost(form([*start, *(other for other in kept if other != name)])) for name in kept}
-    for name in sorted(kept, key=lambda name: -saved[name]):
-        fewer = [other for other in kept if other != name]
-        if measure.met(aim, measure.outputs(form([*start, *fewer]))):
-            kept = fewer
-    return kept
 
 
 def _cost(int8: onnx.ModelProto) -> float:
