@@ -1,131 +1,117 @@
 """How well the integer network agrees with the float model, over labelled or unlabelled samples.
 
-The integer side is `nnbuild.interpret`, whose bytes the generated C computes; the float side is the imported model in
-onnxruntime. SQNR is 10 log10(sum f^2 / sum (f - q)^2) over all outputs of all samples, in dB; agreement is the share
-of samples whose arg-max (of the first output) is that of the float model; top-1 the share whose arg-max is the label.
+The float side is the imported model in onnxruntime. The integers of all samples come from the generated C, compiled
+for this machine (`nnbuild.host`), in as many processes as there are cores; without a program from `nnbuild.interpret`,
+whose bytes are the same. SQNR is 10 log10(sum f^2 / sum (f - q)^2) over all outputs of all samples, in dB; agreement is
+the share of samples whose arg-max (of the first output) is that of the float model; top-1 the share whose arg-max is
+the label, and drop what top-1 loses by the integers.
 
-A layer's SQNR is that of its output, dequantized, against the value of the float model that its quantization belongs
-to, clamp included. It holds the errors of all layers before it. Samples are taken one by one: memory does not grow.
-Where recurrent layers keep their states, the samples are one sequence.
+Layers are looked at by the reference (`nnbuild.layer_accuracy`), over up to LAYER_SAMPLES samples, evenly spaced, on
+which it is compared with the program's bytes as well. A layer's SQNR is that of its output, dequantized, against the
+value of the float model that its quantization belongs to, clamp included.
+
+Samples are taken in chunks: memory does not grow with their number. Where recurrent layers keep their states, the
+samples are one sequence, for one process, and layers are looked at over its beginning.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import os
+import queue
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
 from nnbuild import float_model, interpret
-from nnbuild.errors import CalibrationError, ModelError
-from nnbuild.layout import is_contiguous
+from nnbuild.errors import CalibrationError, InternalError, ModelError
+from nnbuild.host import Program, observed
+from nnbuild.layer_accuracy import LayerComparison, Levels, Power, Probe, probes
 from nnbuild.lower import Activation, traced
-from nnbuild.network import Array, Layer, Network, Port, QuantParams
-from nnbuild.passes.masks import INFINITE
+from nnbuild.network import Array, Layer, Network
 from nnbuild.pipeline import input_shapes
 from nnbuild.qdq import shapes
-from nnbuild.report.accuracy import CEILING, Accuracy, Confusion, LayerAccuracy, WorstSample
+from nnbuild.report.accuracy import CEILING, REFERENCE, Accuracy, Confusion, LayerAccuracy, WorstSample
 from nnbuild.samples import Sample, Samples
+from nnbuild.states import keeps_states
 
+LAYER_SAMPLES = 50
 _SHOWN = 5  # worst samples and confusion pairs that are listed
+_CHUNK_SAMPLES, _CHUNK_BYTES = 32, 1 << 22
+_LABELS = "array 'y' needs one for each sample"
+
+Run = Callable[[Sequence[Array]], Mapping[str, Array]]
+"""Runs the integer network: int8 inputs -> flat tensors by name, its outputs among them."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Probe:
-    """A tensor and the float value that it stands for: `value` is flat, its elements at `index` (None: as they lie)."""
+class _Compared:
+    """One sample: its outputs' power, and the arg-max in float and in int8."""
 
-    tensor: str
-    value: str
-    quant: QuantParams
-    index: Array | None
-
-    def real(self, values: Mapping[str, Array]) -> Array:
-        """The tensor as float64, flat, in the order of the float value."""
-        flat = values[self.tensor]
-        return self.quant.dequantize(flat if self.index is None else flat[self.index]).astype(np.float64)
+    power: Power
+    decision: tuple[int, int]
 
 
-@dataclass(slots=True)
-class _Power:
-    """Sums of squares of a float value and of its error."""
-
-    signal: float = 0.0
-    noise: float = 0.0
-
-    def add(self, real: Array, ours: Array) -> None:
-        """Count float64 arrays of one shape; the fill of a mask, which may saturate, is no signal and no noise."""
-        finite = np.abs(real) < INFINITE
-        real, ours = real[finite], ours[finite]
-        self.signal += float(np.sum(np.square(real)))
-        self.noise += float(np.sum(np.square(real - ours)))
-
-    @property
-    def decibel(self) -> float:
-        """SQNR, limited to +-CEILING, in hundredths: the last bits of a float kernel do not change a report."""
-        if self.noise == 0.0:
-            return CEILING
-        level = 10 * math.log10(self.signal / self.noise) if self.signal > 0.0 else -CEILING
-        return round(min(max(level, -CEILING), CEILING), 2)
-
-
-class _Comparison:
-    """Both models, and what is counted over the samples; `decisions` are pairs of arg-max, in float and in int8."""
+class _Models:
+    """Both models: what of the one stands for what of the other, and one sample in both."""
 
     def __init__(self, model: onnx.ModelProto, network: Network, values: Mapping[str, Activation]) -> None:
-        self.network = network
+        self.model, self.network = model, network
+        self.keeps_states = keeps_states(model)
         floats = {name: shape for name, shape in shapes(model.graph).items() if name in _computed(model)}
         outputs = [
-            _Probe(port.tensor, value.name, network.tensors[port.tensor].quant, None)
+            Probe(port.tensor, value.name, network.tensors[port.tensor].quant, None)
             for port, value in zip(network.outputs, model.graph.output, strict=True)
         ]
-        probes = (*_probes(network, values, floats), *outputs)
+        by_tensor = {probe.tensor: probe for probe in (*probes(network, values, floats), *outputs)}
+        self.probes = list(by_tensor.values())
         self.first = outputs[0]
-        self.by_tensor = {probe.tensor: probe for probe in probes}
-        self.outputs = [self._noisy(probe) for probe in outputs]
-        self.places = {port.name: values[port.name].index for port in network.inputs}
-        self.names = [name for name in dict.fromkeys(probe.value for probe in probes) if name not in self.places]
-        self.session = float_model.session(model, self.names)
-        self.states: interpret.States = {}
-        self.count = 0
-        self.all_outputs = _Power()
-        self.tensors = {tensor: _Power() for tensor in self.by_tensor}
-        self.decisions: Counter[tuple[int, int]] = Counter()
-        self.worst: list[WorstSample] = []
+        self.outputs = [self._noisy(probe, by_tensor) for probe in outputs]
+        self.output_values = [probe.value for probe in (*outputs, *self.outputs)]
+        self._places = {port.name: values[port.name].index for port in network.inputs}
 
-    def add(self, sample: Sample, where: str) -> tuple[int, int]:
-        """Count one sample; its arg-max in float and in int8."""
-        found = self.session.run(sample)
-        for name in self.names:
+    def session(self, names: Iterable[str]) -> float_model.Session:
+        """The float model, which can give the values `names`."""
+        return float_model.session(self.model, [name for name in dict.fromkeys(names) if name not in self._places])
+
+    def inputs(self, sample: Sample) -> list[Array]:
+        """The inputs as the network takes them, which may be channels last: flat int8."""
+        found = []
+        for port in self.network.inputs:
+            tensor = self.network.tensors[port.tensor]
+            flat = np.empty(tensor.size, tensor.dtype)
+            flat[self._places[port.name]] = tensor.quant.quantize(sample[port.name])
+            found.append(flat)
+        return found
+
+    def real(self, session: float_model.Session, sample: Sample, index: int, where: str) -> dict[str, Array]:
+        """Values of the float model, flat float64. CalibrationError where one is not finite."""
+        found = session.run(sample)
+        for name in session.names:
             if not np.isfinite(found[name]).all():
-                raise CalibrationError(f"value '{name}' is not finite for sample {self.count}", where)
-        floats = {**sample, **found}
-        real = {name: np.asarray(values, np.float64).ravel() for name, values in floats.items()}
-        inputs = [self._quantized(port, sample) for port in self.network.inputs]
-        ours = interpret.run_all(self.network, inputs, self.states)
-        for probe in self.by_tensor.values():
-            self.tensors[probe.tensor].add(real[probe.value], probe.real(ours))
-        mine = _Power()
-        for probe in self.outputs:
-            mine.add(real[probe.value], probe.real(ours))
-        self.all_outputs.signal += mine.signal
-        self.all_outputs.noise += mine.noise
-        decision = self._decision(real[self.first.value], ours[self.first.tensor])
-        self._note(WorstSample(self.count, mine.decibel, *decision))
-        self.decisions[decision] += 1
-        self.count += 1
-        return decision
+                raise CalibrationError(f"value '{name}' is not finite for sample {index}", where)
+        return {name: np.asarray(values, np.float64).ravel() for name, values in {**sample, **found}.items()}
 
-    def _noisy(self, probe: _Probe) -> _Probe:
+    def compared(self, real: Mapping[str, Array], ours: Mapping[str, Array]) -> _Compared:
+        """The outputs of one sample in both."""
+        power = Power()
+        for probe in self.outputs:
+            power.add(real[probe.value], probe.real(ours))
+        return _Compared(power, self._decision(real[self.first.value], ours[self.first.tensor]))
+
+    def _noisy(self, probe: Probe, by_tensor: Mapping[str, Probe]) -> Probe:
         """What shows the noise of an output: of indices, the values that they are of."""
         if not self.network.tensors[probe.tensor].indices:
             return probe
         layer = next(layer for layer in self.network.layers if layer.output == probe.tensor)
-        return self.by_tensor.get(layer.inputs[0], probe)
+        return by_tensor.get(layer.inputs[0], probe)
 
     def _decision(self, real: Array, ours: Array) -> tuple[int, int]:
         """Arg-max in float and in int8, or the indices themselves where the network computes one."""
@@ -133,16 +119,37 @@ class _Comparison:
             return int(real[0]), int(ours[0])
         return int(np.argmax(real)), int(np.argmax(ours))
 
-    def _quantized(self, port: Port, sample: Sample) -> Array:
-        """An input as the network takes it, which may be channels last."""
-        tensor = self.network.tensors[port.tensor]
-        flat = np.empty(tensor.size, tensor.dtype)
-        flat[self.places[port.name]] = tensor.quant.quantize(sample[port.name])
-        return flat
 
-    def _note(self, sample: WorstSample) -> None:
-        """Keep the samples with the lowest SQNR, the first of equals."""
-        self.worst = sorted([*self.worst, sample], key=lambda entry: (entry.sqnr_db, entry.sample))[:_SHOWN]
+class _Counts:
+    """What is counted over all samples; `decisions` are pairs of arg-max, `right` those that meet their label."""
+
+    def __init__(self, labels: Array | None) -> None:
+        self.labels = labels
+        self.samples = 0
+        self.power = Power()
+        self.decisions: Counter[tuple[int, int]] = Counter()
+        self.right = [0, 0]
+        self.worst: list[WorstSample] = []
+
+    def add(self, found: _Compared, where: str) -> None:
+        """Count one sample."""
+        if self.labels is not None:
+            if self.samples == len(self.labels):
+                message = f"there are {len(self.labels)} labels for more samples"
+                raise CalibrationError(message, where, _LABELS)
+            label = int(self.labels[self.samples])
+            self.right = [count + (choice == label) for count, choice in zip(self.right, found.decision, strict=True)]
+        self.power.join(found.power)
+        self.decisions[found.decision] += 1
+        # The samples with the lowest SQNR, the first of equals.
+        mine = WorstSample(self.samples, found.power.decibel, *found.decision)
+        self.worst = sorted([*self.worst, mine], key=lambda entry: (entry.sqnr_db, entry.sample))[:_SHOWN]
+        self.samples += 1
+
+    def check_labels(self, where: str) -> None:
+        """CalibrationError where there are labels for more samples than there were: they are of other ones."""
+        if self.labels is not None and len(self.labels) > self.samples:
+            raise CalibrationError(f"there are {len(self.labels)} labels for {self.samples} samples", where, _LABELS)
 
 
 def measure(
@@ -154,65 +161,164 @@ def measure(
     name: str = "model",
     input_layout: str = "",
     single_rounding: bool = False,
+    program: Callable[[Network], Program] | None = None,
 ) -> Accuracy:
     """Compare an imported float `model` with the quantized `int8` over the first `limit` samples (default: all).
 
     `where` names the int8 file in messages, `name` stands in front of the layers' names; `input_layout` and
-    `single_rounding` are as in `lower`. CalibrationError for samples that do not fit or that drive a value to infinity.
+    `single_rounding` are as in `lower`; `program` gives that of the lowered network, None leaves all to the reference.
+    CalibrationError for samples that do not fit or that drive a value to infinity.
     """
     network, values = traced(int8, where, input_layout, single_rounding)
     _check_same(model, network)
-    comparison = _Comparison(model, network, values)
-    labels = samples.labels()
-    right = [0, 0]
-    for index, sample in enumerate(itertools.islice(samples, limit)):
-        if labels is not None and index == len(labels):
-            message = f"there are {len(labels)} labels for more samples"
-            raise CalibrationError(message, samples.spec, "array 'y' needs one for each sample")
-        decision = comparison.add(sample, samples.spec)
-        if labels is not None:
-            right = [count + (choice == int(labels[index])) for count, choice in zip(right, decision, strict=True)]
-        _progress(index + 1)
-    _progress(0)
-    return _result(name, comparison, None if labels is None else right)
+    models = _Models(model, network, values)
+    made = program(network) if program else None
+    counts = _Counts(samples.labels())
+    with closing(_all_outputs(models, itertools.islice(samples, limit), made, samples.spec)) as outputs:
+        for found in outputs:
+            counts.add(found, samples.spec)
+            _progress("outputs", counts.samples)
+    if limit is None:
+        counts.check_labels(samples.spec)
+    levels, looked_at = _levels(models, samples, counts.samples, made)
+    _progress("", 0)
+    return _result(name, models, counts, levels, looked_at, made.by if made else REFERENCE)
 
 
-def _result(name: str, found: _Comparison, right: list[int] | None) -> Accuracy:
-    """`right`: how many labels the float model and the integer network have met; None without labels."""
-    network = found.network
-    first = network.tensors[found.first.tensor]
+def _all_outputs(
+    models: _Models, samples: Iterator[Sample], program: Program | None, where: str
+) -> Generator[_Compared]:
+    """The samples in both models, in their order; by a thread and a process for each core where order is all."""
+    workers = 1 if program is None or models.keeps_states else _cores()
+    session = models.session(models.output_values)
+    with ExitStack() as stack:
+        runs: queue.SimpleQueue[Run] = queue.SimpleQueue()
+        for _ in range(workers):
+            runs.put(stack.enter_context(_started(models.network, program)))
+
+        def compare(start: int, chunk: Sequence[Sample]) -> list[_Compared]:
+            run = runs.get()
+            try:
+                return [
+                    models.compared(models.real(session, sample, start + index, where), run(models.inputs(sample)))
+                    for index, sample in enumerate(chunk)
+                ]
+            finally:
+                runs.put(run)
+
+        pool = ThreadPoolExecutor(workers)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        waiting: deque[Future[list[_Compared]]] = deque()
+        for start, chunk in _chunks(models.model, samples):
+            waiting.append(pool.submit(compare, start, chunk))
+            if len(waiting) > 2 * workers:
+                yield from waiting.popleft().result()
+        for future in waiting:
+            yield from future.result()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _chunks(model: onnx.ModelProto, samples: Iterator[Sample]) -> Iterator[tuple[int, list[Sample]]]:
+    """Copies of the samples, so that what they are read from can go, with the number of the first of each chunk."""
+    size = 4 * sum(math.prod(shape) for shape in input_shapes(model).values())
+    count = max(1, min(_CHUNK_SAMPLES, _CHUNK_BYTES // size))
+    start = 0
+    while chunk := [
+        {name: array.copy() for name, array in sample.items()} for sample in itertools.islice(samples, count)
+    ]:
+        yield start, chunk
+        start += len(chunk)
+
+
+def _started(network: Network, program: Program | None) -> AbstractContextManager[Run]:
+    """The integer network, at the beginning of a sequence."""
+    return _process(network, program) if program else _reference(network)
+
+
+@contextmanager
+def _process(network: Network, program: Program) -> Iterator[Run]:
+    with program.start(network) as process:
+        yield process.run
+
+
+@contextmanager
+def _reference(network: Network) -> Iterator[Run]:
+    states: interpret.States = {}
+    yield lambda inputs: interpret.run_all(network, inputs, states)
+
+
+def _levels(models: _Models, samples: Samples, count: int, program: Program | None) -> tuple[dict[str, Levels], int]:
+    """What layers reach over some of the first `count` samples, and how many those were."""
+    step = 1 if models.keeps_states else -(-count // LAYER_SAMPLES)
+    chosen = itertools.islice(enumerate(samples), 0, min(count, step * LAYER_SAMPLES), step)
+    session = models.session([probe.value for probe in models.probes])
+    layers = LayerComparison(models.network, models.probes)
+    looked_at = 0
+    with _started(models.network, program) as run:
+        for index, sample in chosen:
+            inputs = models.inputs(sample)
+            ours = layers.add(models.real(session, sample, index, samples.spec), inputs)
+            if program is not None:
+                _check_bytes(models.network, ours, run(inputs), index)
+            looked_at += 1
+            _progress("layers", looked_at)
+    return layers.levels(), looked_at
+
+
+def _check_bytes(network: Network, ours: Mapping[str, Array], theirs: Mapping[str, Array], index: int) -> None:
+    for port in observed(network).outputs:
+        if not np.array_equal(ours[port.tensor], theirs[port.tensor]):
+            raise InternalError(f"output '{port.name}' of the generated C is not the reference's for sample {index}")
+
+
+def _result(
+    name: str, models: _Models, counts: _Counts, levels: Mapping[str, Levels], looked_at: int, by: str
+) -> Accuracy:
+    network = models.network
+    first = network.tensors[models.first.tensor]
     decides = first.size > 1 or first.indices
-    agreeing = sum(count for (real, ours), count in found.decisions.items() if real == ours)
-    rights = [None, None] if right is None or not decides else [_percent(count, found.count) for count in right]
-    confused = [Confusion(*pair, count) for pair, count in found.decisions.items() if pair[0] != pair[1]]
+    agreeing = sum(count for (real, ours), count in counts.decisions.items() if real == ours)
+    labelled = decides and counts.labels is not None
+    real, ours = counts.right
+    confused = [Confusion(*pair, count) for pair, count in counts.decisions.items() if pair[0] != pair[1]]
     return Accuracy(
         name=name,
         model_id=f"0x{network.model_id():08x}",
-        samples=found.count,
-        agreement=_percent(agreeing, found.count) if decides else None,
-        sqnr_db=found.all_outputs.decibel,
-        top1=rights[1],
-        top1_float=rights[0],
-        layers=tuple(_layers(name, network, {tensor: power.decibel for tensor, power in found.tensors.items()})),
-        worst=tuple(found.worst),
+        evaluated_by=by,
+        samples=counts.samples,
+        agreement=_percent(agreeing, counts.samples) if decides else None,
+        sqnr_db=counts.power.decibel,
+        top1=_percent(ours, counts.samples) if labelled else None,
+        top1_float=_percent(real, counts.samples) if labelled else None,
+        drop=_percent(real - ours, counts.samples) if labelled else None,
+        layer_samples=looked_at,
+        layers=tuple(_layers(name, network, levels)),
+        worst=tuple(counts.worst),
         confusions=tuple(sorted(confused, key=lambda pair: (-pair.count, pair.float, pair.int8))[:_SHOWN]),
     )
 
 
-def _layers(name: str, network: Network, levels: Mapping[str, float]) -> Iterator[LayerAccuracy]:
+def _layers(name: str, network: Network, levels: Mapping[str, Levels]) -> Iterator[LayerAccuracy]:
     """What each layer reaches, and adds; behind a layer without a figure those of its inputs count on."""
-    reached = {port.tensor: levels.get(port.tensor, CEILING) for port in network.inputs}
+    reached = {
+        port.tensor: levels[port.tensor].sqnr_db if port.tensor in levels else CEILING for port in network.inputs
+    }
     for index, layer in enumerate(network.layers):
         before = min(reached[tensor] for tensor in layer.inputs)
-        level = levels.get(layer.output)
-        reached[layer.output] = before if level is None else level
+        found = levels.get(layer.output)
+        reached[layer.output] = before if found is None else found.sqnr_db
         yield LayerAccuracy(
             index=index,
             name=f"{name}_{layer.name}",
             node=layer.node,
             op=layer.op,
-            sqnr_db=level,
-            added_db=None if level is None else _added(before, level),
+            sqnr_db=found.sqnr_db if found else None,
+            added_db=_added(before, found.sqnr_db) if found else None,
+            isolated_db=found.isolated_db if found else None,
+            saturation=found.saturation if found else None,
             weight_scales=_weight_scales(layer),
         )
 
@@ -227,27 +333,12 @@ def _weight_scales(layer: Layer) -> int | None:
     """How many different multipliers the outputs of a layer with weights have."""
     if "weights" not in layer.constants or "multiplier" not in layer.constants:
         return None
-    scales = [layer.constants[name].ravel().tolist() for name in ("multiplier", "shift") if name in layer.constants]
-    return len(set(zip(*scales, strict=True)))
+    return len(set(zip(*(layer.constants[name].ravel().tolist() for name in ("multiplier", "shift")), strict=True)))
 
 
 def _computed(model: onnx.ModelProto) -> set[str]:
     """The values that depend on samples: inputs, and outputs of nodes."""
     return {name for node in model.graph.node for name in node.output if name} | set(input_shapes(model))
-
-
-def _probes(network: Network, values: Mapping[str, Activation], floats: Mapping[str, tuple[int, ...]]) -> list[_Probe]:
-    """The first value of the float model that lies in each tensor."""
-    found: dict[str, _Probe] = {}
-    for value, place in values.items():
-        if place.tensor not in found and floats.get(value) == place.shape:
-            index = place.index.ravel()
-            if index.size > network.tensors[place.tensor].size:
-                continue  # of some values, such as the steps before the last, the network keeps nothing
-            whole = index.size == network.tensors[place.tensor].size and is_contiguous(index)
-            quant = network.tensors[place.tensor].quant
-            found[place.tensor] = _Probe(place.tensor, value, quant, None if whole else index)
-    return list(found.values())
 
 
 def _check_same(model: onnx.ModelProto, network: Network) -> None:
@@ -262,7 +353,7 @@ def _percent(part: int, whole: int) -> float:
     return round(100 * part / whole, 4)
 
 
-def _progress(count: int) -> None:
+def _progress(what: str, count: int) -> None:
     if sys.stderr.isatty():
-        text = f"\rcomparing: {count} samples" if count else "\r" + " " * 40 + "\r"
+        text = f"\rcomparing {what}: {count} samples" if count else "\r" + " " * 40 + "\r"
         print(text, end="", file=sys.stderr, flush=True)

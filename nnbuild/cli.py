@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "plan": "where each tensor lives in the arena",
     "emit": "QDQ .onnx -> C source, header, report",
     "export": "models -> a folder of C for builds without SCons and Python",
+    "host": "QDQ .onnx -> a program of this machine that runs the network over samples",
     "accuracy": "compare the integer network with the float model",
     "size": "bytes of a linked ELF by region, model and layer; budgets",
     "report": "a size report as page, Markdown or tables, and what changed",

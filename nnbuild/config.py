@@ -18,6 +18,9 @@ from nnbuild import option_values as values
 from nnbuild.errors import ConfigError, Finding
 from nnbuild.latency import parse_latency
 
+SYNTHETIC = "synthetic"
+"""Calibration without samples (`nnbuild.samples`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -46,7 +49,18 @@ OPTIONS: dict[str, Option] = {
             values.path,
             "--calibration",
             '"models/kws_calib.npz"',
-            'samples: an `.npz` or `.npy` file, a folder of them, or `"calib.py:samples"`, a function in a file',
+            'samples: an `.npz` or `.npy` file, a folder of them, or `"calib.py:samples"`, a function in a file; '
+            '`"synthetic"` is noise, for a first estimate of sizes: what the network computes means nothing then',
+            True,
+        ),
+        Option(
+            "ranges",
+            "quantize",
+            values.path,
+            "--ranges",
+            '"models/kws.ranges.json"',
+            "ranges that `python -m nnbuild calibrate` wrote, instead of a pass over the samples, which are for "
+            "corrections then",
             True,
         ),
         Option(
@@ -60,10 +74,20 @@ OPTIONS: dict[str, Option] = {
         Option(
             "method",
             "quantize",
-            values.choice("minmax", "percentile", "mse"),
+            values.choice("auto", "minmax", "percentile", "mse", "entropy"),
             "--method",
             '"minmax"',
-            "how a tensor's range follows from the samples; percentile where not given",
+            "how a tensor's range follows from the samples; `auto`, where not given, measures for each tensor which of "
+            "the others costs the outputs least",
+        ),
+        Option(
+            "corrections",
+            "quantize",
+            values.subset("equalize", "rounding", "bias"),
+            "--corrections",
+            '"none"',
+            "what may be corrected by the samples, each where it helps on samples that it has not seen; all of "
+            "`equalize,rounding,bias` where not given",
         ),
         Option(
             "fully_connected",
@@ -268,7 +292,8 @@ OPTIONS: dict[str, Option] = {
             values.path,
             "--samples",
             '"models/kws_val.npz"',
-            "samples, as for `calibration`, on which the integers are compared with the float model",
+            "samples, as for `calibration`, on which the integers are compared with the float model: those of the "
+            "generated C, compiled with `HOSTCC`",
             True,
         ),
         Option(
@@ -286,6 +311,15 @@ OPTIONS: dict[str, Option] = {
             "--min-sqnr",
             "25",
             "the least signal-to-noise ratio of the outputs against the float model, in dB; less fails the build",
+        ),
+        Option(
+            "max_drop",
+            "accuracy",
+            values.parse_loss,
+            "--max-drop",
+            '"1%"',
+            "the most points of top-1 that the integers may lose against the float model, on labels in array `y` of "
+            "the `.npz`; more fails the build",
         ),
         Option(
             "latency",
@@ -328,6 +362,11 @@ class Variable:
     help: str
 
 
+BOUNDS = {"agreement": "min_agreement", "sqnr": "min_sqnr", "drop": "max_drop"}
+"""What accuracy is held against, and by which option: a share of 1, dB, a share of 1."""
+
+DEFAULT_HOSTCC = "cc"
+
 VARIABLES: tuple[Variable, ...] = (
     Variable(
         "NN_DIR", "build/nn", "where generated files go, below the SConscript's folder; `#build/nn` is one for all"
@@ -367,6 +406,14 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("NNQUANTCOMSTR", "QUANT  $SOURCE", "what is printed for it; empty prints the command"),
     Variable("NNEMITCOM", "$NNPYTHON -m nnbuild emit ...", "the command that writes C"),
     Variable("NNEMITCOMSTR", "NNGEN  ${TARGET.file}", "what is printed for it"),
+    Variable(
+        "HOSTCC",
+        DEFAULT_HOSTCC,
+        "this machine's C compiler, with flags if it needs some; `validation` runs the generated C with it, and where "
+        "it is empty, or not given and there is no `cc`, the slower integer reference, with the same bytes",
+    ),
+    Variable("NNHOSTCOM", "$NNPYTHON -m nnbuild host ...", "the command that compiles the network for this machine"),
+    Variable("NNHOSTCOMSTR", "HOSTCC $TARGET", "what is printed for it"),
     Variable("NNACCURACYCOM", "$NNPYTHON -m nnbuild accuracy ...", "the command that compares with the float model"),
     Variable("NNACCURACYCOMSTR", "ACCUR  $SOURCE", "what is printed for it"),
     Variable("NNBOUNDCOM", "$NNPYTHON -m nnbuild accuracy ...", "the command that holds its figures against bounds"),
@@ -424,13 +471,17 @@ def _combined(options: Mapping[str, Any]) -> Iterable[Finding]:
     if "arena_section" in options and options.get("arena") == "shared":
         hint = "it is a common symbol: place `*_kernels.o(COMMON)` in the linker script"
         yield Finding("option 'arena_section' cannot place a shared arena", hint=hint)
-    for name in ("min_agreement", "min_sqnr"):
+    for name in BOUNDS.values():
         if name in options and "validation" not in options:
             hint = "add validation='kws_val.npz': samples that do not calibrate"
             yield Finding(f"option '{name}' needs validation", hint=hint)
     if "auto" in options.get("int16", ()) and not {"min_sqnr", "min_agreement"} & set(options):
         hint = "add min_sqnr=36, say; the samples of `calibration` decide, those of `validation` judge"
         yield Finding("option 'int16' with 'auto' needs min_sqnr or min_agreement", hint=hint)
+    if options.get("calibration") == SYNTHETIC:
+        for name in (name for name in ("min_agreement", "min_sqnr") if name in options):
+            hint = "calibrate with real samples"
+            yield Finding(f"option '{name}' means nothing with calibration='{SYNTHETIC}'", hint=hint)
     if "latency_strict" in options and "latency" not in options:
         yield Finding("option 'latency_strict' needs latency", hint="add latency='2ms @ 48MHz'")
     if options.get("sources"):

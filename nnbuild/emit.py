@@ -37,7 +37,7 @@ class EmitOptions:
 
     `arena` is who owns the working memory: this model ("static"), the caller, or all models of the image that say
     "shared" together. `backend` is as in `selection.candidates`, and `aim` decides between the kernels that it allows;
-    `placement` is where weights, arena and ports lie.
+    `placement` is where weights, arena and ports lie. `evaluate` adds a main function for machines with files.
     """
 
     name: str
@@ -49,6 +49,7 @@ class EmitOptions:
     backend: str = "auto"
     aim: Aim = field(default_factory=Aim)
     placement: Placement = field(default_factory=Placement)
+    evaluate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class _NamedPort:
 
 
 def emit(network: Network, options: EmitOptions) -> dict[str, str]:
-    """File name -> text: `<name>.c .h _weights.c _kernels.S .report.json`, and `_selftest.c` where it is asked for.
+    """File name -> text: `<name>.c .h _weights.c _kernels.S .report.json`; `_selftest.c`, `_evaluate.c` if asked.
 
     What is emitted is the shrunk network; the model's id is that of `network`, as it is lowered.
     """
@@ -148,6 +149,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         ],
         "raw": raw,
         "spdx": SPDX,
+        "synthetic": network.synthetic,
         "single_rounding": network.single_rounding,
     }
     instances = _instances(steps, options.target)
@@ -182,6 +184,8 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     if options.selftest:
         samples = selftest_samples(network, options.selftest)
         rendered[f"{name}_selftest.c"] = templates.get_template("selftest.c.j2").render(context, samples=samples)
+    if options.evaluate:
+        rendered[f"{name}_evaluate.c"] = templates.get_template("evaluate.c.j2").render(context)
     return rendered
 
 

@@ -99,6 +99,10 @@ def _options(request: Request) -> dict[str, Any]:
     options: dict[str, Any] = {f"input-shape {name}": list(shape) for name, shape in request.input_shapes.items()}
     if request.method is not None:
         options["method"] = request.method
+    if request.corrections is not None:
+        options["corrections"] = request.corrections
+    if request.ranges is not None:
+        options["ranges"] = _sha256(_read(Path(request.ranges)))
     if request.fully_connected is not None:
         options["fully_connected"] = request.fully_connected
     if request.int16:

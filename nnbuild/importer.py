@@ -52,7 +52,7 @@ from nnbuild.passes import (
 from nnbuild.passes.graph import Graph, static_shape
 from nnbuild.passes.modern_opset import declare, raise_opset
 from nnbuild.passes.unary_forms import SWISH_OPSET
-from nnbuild.states import keep_states, keeps_states
+from nnbuild.remarks import note, remarks
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -83,10 +83,9 @@ def import_model(
     except ModelError as error:
         raise _with_all_others(error, Path(path), parse, load_external, input_shapes, operators) from None
     if not quantized:
-        keep = keeps_states(model)
+        found = remarks(model)
         model = _runtime_optimized(model, file)
-        if keep:
-            keep_states(model)
+        note(model, *found)
     model = _simplified(model, file, quantized)
     _check_operators(model, file, operators)
     return _finished(model, file)
@@ -217,13 +216,12 @@ def _inline_functions(model: onnx.ModelProto, file: str) -> None:
 
 
 def _drop_remarks(model: onnx.ModelProto) -> None:
-    """Everything that does not change what the model computes: producer, paths, doc strings, metadata."""
-    keep = keeps_states(model)
+    """Everything that does not change what the model computes: producer, paths, doc strings, metadata of others."""
+    found = remarks(model)
     for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
         model.ClearField(name)
     del model.metadata_props[:], model.training_info[:]
-    if keep:
-        keep_states(model)
+    note(model, *found)
     graph = model.graph
     graph.name = "model"
     graph.ClearField("doc_string")

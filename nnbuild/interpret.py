@@ -30,12 +30,13 @@ def run_all(network: Network, inputs: Sequence[Array], states: States | None = N
         values[port.tensor] = flat.ravel()
     with fixedpoint.rounding(network.single_rounding):
         for layer in network.layers:
-            result = _layer(network, layer, [values[name] for name in layer.inputs], states)
+            result = run_layer(network, layer, [values[name] for name in layer.inputs], states)
             values[layer.output] = result.ravel()
     return values
 
 
-def _layer(network: Network, layer: Layer, inputs: list[Array], states: States) -> Array:
+def run_layer(network: Network, layer: Layer, inputs: Sequence[Array], states: States) -> Array:
+    """The output of one layer, int8; `inputs` are flat, `states` as in `run_all`, within `fixedpoint.rounding`."""
     operator = BY_NAME[layer.op]
     start = operator.state(LayerView.of(network, layer))
     if start is None:

@@ -19,6 +19,7 @@ from nnbuild import layout, qdq
 from nnbuild.errors import Finding, ModelError
 from nnbuild.network import Array, Layer, Network, Port, QuantParams, Tensor
 from nnbuild.placeholder import array_of
+from nnbuild.remarks import Remark, remarked
 from nnbuild.states import keeps_states
 
 _STORED = frozenset((onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16))
@@ -87,6 +88,7 @@ class Lowering:
         self.outputs: list[Port] = []
         self.input_layout = input_layout
         self.keeps_states = keeps_states(model)
+        self.synthetic = remarked(model, Remark.SYNTHETIC)
         self.shapes = qdq.shapes(self.graph)
         self.types = qdq.types(self.graph)
         self.readers = qdq.readers(self.graph)
@@ -281,7 +283,9 @@ class Lowering:
             raise ModelError.of(findings)
         for output in self.graph.output:
             self._output(output)
-        network = Network(self.tensors, tuple(self.layers), tuple(self.inputs), tuple(self.outputs))
+        network = Network(
+            self.tensors, tuple(self.layers), tuple(self.inputs), tuple(self.outputs), synthetic=self.synthetic
+        )
         network.verify()
         return network
 

@@ -60,6 +60,7 @@ def as_json(
         "nnbuild": __version__,
         "cpu": target.cpu,
         "backend": options.backend,
+        "synthetic": network.synthetic,
         "optimize": options.aim.goal,
         "curve": curve.thinned(selection.curve, selection.chosen),
         "cmsis_nn": target.cmsis_nn.version if target.cmsis_nn else None,

@@ -119,7 +119,8 @@ class Port:
 class Network:
     """The layers in execution order, with their tensors and the model's inputs and outputs.
 
-    `single_rounding`: requantization rounds once instead of twice, for firmware whose CMSIS-NN does.
+    `single_rounding`: requantization rounds once instead of twice, for firmware whose CMSIS-NN does. `synthetic`: its
+    scales come from made-up samples, so what it computes means nothing.
     """
 
     tensors: Mapping[str, Tensor]
@@ -127,6 +128,7 @@ class Network:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     single_rounding: bool = False
+    synthetic: bool = False
 
     def verify(self) -> None:
         """Raise InternalError unless every layer reads what is already written and every tensor is written once."""

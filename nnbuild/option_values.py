@@ -44,12 +44,26 @@ def own_size(value: Any) -> int:
 
 def parse_share(value: Any) -> float:
     """A share of 1 from `0.97` or `"97%"`. ConfigError for anything else."""
+    share = _share(value)
+    if share is None or not 0 < share <= 1:
+        raise ConfigError("must be a share above 0 and up to 1, such as 0.97 or '97%'")
+    return round(share, 6)
+
+
+def parse_loss(value: Any) -> float:
+    """A share of 1 that may be lost, from `0.01` or `"1%"`; 0 is nothing at all. ConfigError for anything else."""
+    share = _share(value)
+    if share is None or not 0 <= share < 1:
+        raise ConfigError("must be a share from 0 to below 1, such as 0.01 or '1%'")
+    return round(share, 6)
+
+
+def _share(value: Any) -> float | None:
+    """The number of `0.97` or `"97%"`, whatever it is; None for anything else."""
     text = value.strip() if isinstance(value, str) else ""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", text, re.ASCII)
     number = float(match[1]) / (100 if match[2] else 1) if match else value
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number <= 1:
-        raise ConfigError("must be a share above 0 and up to 1, such as 0.97 or '97%'")
-    return round(float(number), 6)
+    return float(number) if isinstance(number, (int, float)) and not isinstance(number, bool) else None
 
 
 def parse_decibel(value: Any) -> float:
@@ -76,6 +90,20 @@ def path(value: Any) -> Any:
     if isinstance(value, (bool, int, float, dict, bytes)) or value is None:
         raise ConfigError("must be a path")
     return value
+
+
+def subset(*allowed: str) -> Parser:
+    """Some of a few words, as a list or with commas; `none` is none of them."""
+
+    def parse(value: object) -> str:
+        words = value.split(",") if isinstance(value, str) else value
+        if words == ["none"]:
+            return "none"
+        if not isinstance(words, list | tuple) or not words or any(word not in allowed for word in words):
+            raise ConfigError(f"must be some of {', '.join(allowed)}, or none")
+        return ",".join(word for word in allowed if word in words)
+
+    return parse
 
 
 def choice(*names: str) -> Parser:

@@ -7,14 +7,18 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from nnbuild import calibrate, samples
-from nnbuild.calibrate import DEFAULT_METHOD, Ranges
+from nnbuild import calibrate, corrections, samples, simulation
+from nnbuild.calibrate import DEFAULT_METHOD
+from nnbuild.config import SYNTHETIC
 from nnbuild.errors import CalibrationError, ConfigError, ModelError
 from nnbuild.explicit_states import States
 from nnbuild.importer import import_model
 from nnbuild.onnxfile import is_qdq
 from nnbuild.precision import AUTO, Aim, named, search
 from nnbuild.quantize import quantize
+from nnbuild.ranges import Ranges
+from nnbuild.remarks import Remark, note
+from nnbuild.states import keeps_states
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ class Request:
     method: str | None = None
     fully_connected: str | None = None
     states: States | None = None
+    corrections: str | None = None
+    ranges: str | None = None
     int16: tuple[str, ...] = ()
     aim: Aim = field(default_factory=Aim)
 
@@ -44,53 +50,83 @@ def input_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     return {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in model.graph.input}
 
 
-def calibrated(request: Request, model: onnx.ModelProto) -> Ranges:
-    """Ranges of the imported float `model` over the samples that the request names."""
+def calibrated(request: Request, model: onnx.ModelProto, method: str | None = None) -> Ranges:
+    """Ranges of the imported float `model` over the samples of the request, by its method where none is given."""
     if request.calibration is None:
         hint = "calibration='samples.npz' in NNModel, --calibration samples.npz of a command"
         raise CalibrationError("a float model needs calibration samples", request.model, hint)
     found = samples.load(request.calibration, input_shapes(model))
     try:
-        return calibrate.ranges(model, found, request.method or DEFAULT_METHOD)
+        return calibrate.ranges(model, found, method or request.method or DEFAULT_METHOD)
     except ModelError as error:
         raise error.within(request.model) from None
 
 
-def quantized(request: Request, ranges: Ranges | None = None) -> Quantized:
-    """Import, calibrate unless `ranges` are given, quantize. A model that holds Q/DQ nodes is taken as it is."""
+def quantized(request: Request) -> Quantized:
+    """Import; calibrate, unless the request names ranges; quantize; correct, where there are samples.
+
+    A model that holds Q/DQ nodes is taken as it is.
+    """
     model = import_model(request.model, request.input_shapes, states=request.states)
     if is_qdq(model):
-        given = (request.calibration, request.method, request.fully_connected)
-        if ranges is not None or request.int16 or any(option is not None for option in given):
-            message = (
-                "the model is already quantized: calibration, ranges, method, fully_connected and int16 have no meaning"
-            )
-            raise ConfigError(message, request.model, "leave them out")
+        _refuse_options(request)
         return Quantized(serialized(model), None)
-    if ranges is None:
-        ranges = calibrated(request, model)
+    if request.ranges is not None and request.method is not None:
+        raise ConfigError("ranges were made by a method of their own: method has no meaning", request.model)
     try:
-        result = _formed(request, model, ranges)
+        ranges = calibrated(request, model) if request.ranges is None else Ranges.read(request.ranges)
+        result = _corrected(request, model, ranges, _int16(request, model, ranges))
     except ModelError as error:
         raise error.within(request.model) from None
+    if ranges.method == SYNTHETIC:
+        note(result, Remark.SYNTHETIC)
     return Quantized(serialized(result), ranges)
 
 
-def _formed(request: Request, model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
-    """The QDQ form, with the values in 16 bits that the request names or the search finds."""
+_OF_FLOAT_MODELS = ("calibration", "ranges", "method", "fully_connected", "corrections", "int16")
+
+
+def _refuse_options(request: Request) -> None:
+    given = [name for name in _OF_FLOAT_MODELS if getattr(request, name) not in (None, ())]
+    if given:
+        verb = "has" if len(given) == 1 else "have"
+        message = f"the model is already quantized: {' and '.join(given)} {verb} no meaning"
+        raise ConfigError(message, request.model, "leave out what is not for a quantized model")
+
+
+def _int16(request: Request, model: onnx.ModelProto, ranges: Ranges) -> list[str]:
+    """The nodes and inputs whose values get 16 bits: those that the request names, and those that the search finds."""
 
     def form(names: Collection[str]) -> onnx.ModelProto:
         return quantize(model, ranges, fully_connected=request.fully_connected or "per_channel", int16=names)
 
     if not request.int16:
-        return form(())
+        return []
     wanted = named(form(()), [name for name in request.int16 if name != AUTO])
     if AUTO not in request.int16:
-        return form(wanted)
+        return wanted
     if request.calibration is None:
         raise CalibrationError("int16='auto' needs calibration samples", request.model)
     found = samples.load(request.calibration, input_shapes(model))
-    return form(search(model, form, found, request.aim, wanted))
+    return search(model, form, found, request.aim, wanted, lambda names: _corrected(request, model, ranges, names))
+
+
+def _corrected(request: Request, model: onnx.ModelProto, ranges: Ranges, int16: Collection[str]) -> onnx.ModelProto:
+    """Noise is nothing to correct by; of samples that are one sequence, where states are kept, none can be held out."""
+    scales = request.fully_connected or "per_channel"
+    allowed = () if request.corrections == "none" else (request.corrections or ",".join(corrections.NAMES)).split(",")
+    made_up = SYNTHETIC in (ranges.method, request.calibration)
+    if not allowed or keeps_states(model) or made_up or request.calibration is None:
+        return quantize(model, ranges, fully_connected=scales, int16=int16)
+    kept = simulation.Spread(corrections.SAMPLES)
+    for sample in samples.load(request.calibration, input_shapes(model)):
+        kept.add(sample)
+
+    def form(float_form: onnx.ModelProto) -> onnx.ModelProto:
+        own = ranges if float_form is model else calibrated(request, float_form, ranges.method)
+        return quantize(float_form, own, fully_connected=scales, int16=int16)
+
+    return corrections.corrected(model, form, kept.samples, allowed)
 
 
 def serialized(model: onnx.ModelProto) -> bytes:

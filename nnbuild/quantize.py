@@ -17,7 +17,6 @@ import onnx
 from onnx import NodeProto, TensorProto
 from onnx.helper import np_dtype_to_tensor_dtype
 
-from nnbuild.calibrate import Range, Ranges
 from nnbuild.contract import Calibrated, Fixed, Masked, Quantization, SameAsInput
 from nnbuild.errors import CalibrationError, ConfigError, Finding, ModelError
 from nnbuild.network import INT8_MAX, INT8_MIN, LIMITS, Array, QuantParams
@@ -25,10 +24,13 @@ from nnbuild.onnxfile import opset
 from nnbuild.passes.graph import Graph
 from nnbuild.passes.masks import in_front_of_softmax
 from nnbuild.passes.modern_opset import declare
+from nnbuild.ranges import Range, Ranges
 
 Rules = Mapping[str, Callable[[NodeProto], Quantization]]
 
 _MAX_WEIGHT = 127
+_SHARES = tuple(1.0 - step / 50 for step in range(21))  # of the largest weight that a scale may cover
+_WORTH = 0.999  # of the least error so far is what another one must reach
 _MAX_BIAS = 2.0**30  # leaves as much of an int32 for the sum of products
 _FINE_BIAS = 2.0**20  # where all weights of a channel are 0, its bias is stored in so many steps
 _WIDE_OPSET = 21  # the first in which QuantizeLinear writes int16
@@ -151,6 +153,12 @@ def _asked_for(graph: Graph, steps: Sequence[_Step], names: Iterable[str]) -> se
     return values
 
 
+def calibrated_values(model: onnx.ModelProto) -> list[str]:
+    """The values of an imported float `model` that get a scale from their range, without inputs."""
+    graph = Graph(model)
+    return [step.output for step in _steps(graph, _default_rules()) if isinstance(step.rule.output, Calibrated)]
+
+
 def parameters(span: Range) -> QuantParams:
     """int8 parameters that cover the range (low, high), widened to hold 0, which is exact."""
     low, high = min(span[0], 0.0), max(span[1], 0.0)
@@ -171,10 +179,11 @@ def wide_parameters(span: Range) -> QuantParams:
 def weight_scales(channels: Array, bias: Array | None, input_scale: float) -> Array:
     """Scale of each channel, float32, for weights (channels, n) and a bias (channels,) in float.
 
-    A scale is raised where the bias, whose scale is input * weight, would not fit; a channel of zeros takes one that
-    stores its bias finely.
+    It is the one with the least squared error of the channel's weights, which may clip the largest. A scale is raised
+    where the bias, whose scale is input * weight, would not fit; a channel of zeros takes one that stores its bias
+    finely.
     """
-    scales = np.abs(channels).max(axis=1, initial=0.0).astype(np.float64) / _MAX_WEIGHT
+    scales = _least_error(channels.astype(np.float64))
     used = scales > 0
     spare = scales.max(initial=0.0) or 1.0
     if bias is None:
@@ -183,6 +192,19 @@ def weight_scales(channels: Array, bias: Array | None, input_scale: float) -> Ar
     without_weights = np.where(size > 0, size / _FINE_BIAS, spare)
     scales = np.where(used, np.maximum(scales, size / _MAX_BIAS), without_weights)
     return np.maximum(scales, _MIN_SCALE).astype(np.float32)
+
+
+def _least_error(channels: Array) -> Array:
+    """Scale of each channel (channels, n) of int8 weights."""
+    widest = np.abs(channels).max(axis=1, initial=0.0) / _MAX_WEIGHT
+    best, least = widest, np.full(len(channels), np.inf)
+    for share in _SHARES:
+        scales = (widest * share)[:, None]
+        steps = np.rint(np.divide(channels, scales, out=np.zeros_like(channels), where=scales > 0))
+        errors = np.square(np.clip(steps, -_MAX_WEIGHT, _MAX_WEIGHT) * scales - channels).sum(axis=1)
+        better = errors < least * _WORTH
+        best, least = np.where(better, scales[:, 0], best), np.where(better, errors, least)
+    return np.asarray(best)
 
 
 def _default_rules() -> Rules:

@@ -8,6 +8,8 @@ Shapes. The first axis counts samples. Axes of length 1 are not compared, becaus
 not change the order of the elements: (N, 49, 10) serves an input (1, 1, 49, 10). A flat (N, elements) serves any input.
 A single sample may leave the first axis out. Numbers of any integer or float type are taken as they are, in float32:
 nothing is scaled.
+
+`"synthetic"` are made-up samples, for a first estimate of sizes where there are none: noise, which no model is for.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from nnbuild.config import SYNTHETIC
 from nnbuild.errors import CalibrationError
 from nnbuild.network import Array
 
@@ -33,6 +36,7 @@ Sample = dict[str, Array]
 
 _SUFFIXES = (".npy", ".npz")
 _DEFAULT_KEY = "x"
+_MADE_UP = 16  # samples
 _MAX_MEMBER = 2**32  # bytes that one array of an .npz may unpack to
 
 
@@ -73,6 +77,9 @@ class Samples:
 
     def _batches(self) -> Iterator[tuple[str, Mapping[str, Array]]]:
         """(where, arrays by input name) for each file, or for each thing that a function yields."""
+        if self.spec == SYNTHETIC:
+            yield self.spec, _made_up(self.inputs)
+            return
         function = _function_of(self.spec)
         if function is not None:
             for index, produced in enumerate(_produced(*function)):
@@ -91,6 +98,8 @@ def load(spec: str, inputs: Shapes) -> Samples:
     Raises CalibrationError at once where there is nothing to read; what is wrong inside shows while iterating.
     """
     function = _function_of(spec)
+    if spec == SYNTHETIC:
+        return Samples(spec, inputs)
     if function is not None:
         if not function[0].is_file():
             raise CalibrationError("there is no such file", str(function[0]))
@@ -102,7 +111,15 @@ def load(spec: str, inputs: Shapes) -> Samples:
 def source_files(spec: str) -> list[Path]:
     """The files that a specification names, for dependencies: not what a function reads on its own."""
     function = _function_of(spec)
+    if spec == SYNTHETIC:
+        return []
     return [function[0]] if function is not None else _files(Path(spec))
+
+
+def _made_up(inputs: Shapes) -> Mapping[str, Array]:
+    """Normal noise, the same on every machine."""
+    source = np.random.default_rng(0)
+    return {name: source.standard_normal((_MADE_UP, *shape), np.float32) for name, shape in inputs.items()}
 
 
 def _files(path: Path) -> list[Path]:

@@ -15,6 +15,7 @@ def layer(index: int, name: str, op: str, weights: int | None, code: int | None,
         **{"inputs": [[8, 8, 4]], "output": [8, 8, 4], "macs": 1000 * (index + 1), "weights": weights, "code": code},
         "assembly": None if index else {"least": 18_000, "most": 18_400},
         **{"cycles": 20_000 - 3_000 * index, "scratch": 64 if index else 0, "sqnr_db": 30.5 - index},
+        "isolated_db": 33.0 + index,
     }
     return row | more
 
@@ -34,6 +35,7 @@ def full() -> dict[str, Any]:
         **{"ram": {"arena": 640, "scratch": 0, "other": 12, "total": 652}, "other_code": 100},
         **{"scratch_in_arena": 64, "shared_arena": 0, "arena_bytes": 640},
         "stack": {"bytes": 312, "path": ["kws_run", "kws_l00_conv2d"], "note": "without interrupts"},
+        "synthetic": False,
         "optimize": "balanced",
         "curve": [
             {"flash": 12_000, "cycles": 900_000, "chosen": False},
@@ -45,8 +47,18 @@ def full() -> dict[str, Any]:
             **{"basis": "fit", "error_percent": 12.0},
         },
         "accuracy": {
-            **{"samples": 200, "agreement": 97.5, "sqnr_db": 28.25, "min_agreement": 95.0, "min_sqnr": None},
-            **{"by": "integer reference", "layers": [{"index": 0, "name": "kws_l00_conv2d", "sqnr_db": 30.5}]},
+            **{"evaluated_by": "gcc 12.2.0", "samples": 200, "agreement": 97.5, "sqnr_db": 28.25},
+            **{"top1": 91.0, "top1_float": 91.5, "drop": 0.5},
+            **{"min_agreement": 95.0, "min_sqnr": None, "max_drop": 1.0},
+            **{"by": "integer reference", "layer_samples": 50},
+            "layers": [
+                {
+                    **{"index": 0, "name": "kws_l00_conv2d", "sqnr_db": 30.5, "added_db": 31.0},
+                    **{"isolated_db": 33.0, "saturation": 62.5},
+                },
+            ],
+            "worst": [{"sample": 17, "sqnr_db": 8.25, "float": 3, "int8": 5}],
+            "confusions": [{"float": 3, "int8": 5, "count": 4}, {"float": 7, "int8": 1, "count": 1}],
         },
         "arena": [
             buffer("audio", "input", None, 490, 0, 0),
@@ -101,7 +113,7 @@ def hostile() -> dict[str, Any]:
         row["name"] = HOSTILE
     for row in model["layers"]:
         row.update(node=HOSTILE, name=HOSTILE, reasons={HOSTILE: HOSTILE})
-    model["stack"]["path"] = [HOSTILE]
+    model["stack"]["path"], model["accuracy"]["evaluated_by"] = [HOSTILE], HOSTILE
     return made
 
 

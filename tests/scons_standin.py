@@ -63,7 +63,7 @@ def emit(arguments: list[str]) -> None:
         f"const signed char {name}_l00_conv2d_weights[{weights}] = {{{fill % 100}}};\n",
         f"{name}_kernels.S": '#if defined(__linux__)\n.section .note.GNU-stack,"",%progbits\n#endif\n',
         f"{name}.report.json": f'{{"schema": 2, "name": "{name}", "model_id": "0x12345678", "cpu": "cortex-m0", '
-        f'"arena_bytes": {arena}, "arena_map": [], "optimize": "balanced", "curve": [], '
+        f'"arena_bytes": {arena}, "arena_map": [], "synthetic": false, "optimize": "balanced", "curve": [], '
         f'"scratch_bytes": 0, "layers": [{{"index": 0, '
         f'"name": "{name}_l00_conv2d", "node": "conv1", "op": "conv2d", "kernel": "direct", "reasons": {{}}, '
         f'"function": "{name}_l00_conv2d", "inputs": [[16]], "output": [16], "macs": 1000, '
@@ -81,15 +81,22 @@ def emit(arguments: list[str]) -> None:
 def accuracy(arguments: list[str]) -> None:
     """The validation data are a number: the agreement in percent."""
     name, agreement = value(arguments, "--name"), calibration(value(arguments, "--samples"))
-    document = {"schema": 1, "by": "integer reference", "name": name, "model_id": "0x12345678", "samples": 1}
-    rest = {"agreement": agreement, "sqnr_db": 30.0, "top1": None, "top1_float": None}
+    by = Path(value(arguments, "--program")).read_text() if "--program" in arguments else "reference"
+    document = {"schema": 2, "name": name, "model_id": "0x12345678", "evaluated_by": by, "samples": 1}
+    rest = {"agreement": agreement, "sqnr_db": 30.0, "top1": agreement, "top1_float": 99, "drop": 99 - agreement}
     layer = {"index": 0, "name": f"{name}_l00_conv2d", "node": "conv", "op": "conv2d", "sqnr_db": 30.0}
-    layers = [{**layer, "added_db": 30.5, "weight_scales": 4}]
-    text = json.dumps({**document, **rest, "layers": layers, "worst": [], "confusions": []})
+    layers = [{**layer, "added_db": 30.5, "isolated_db": 32.0, "saturation": 12.0, "weight_scales": 4}]
+    lists = {"layer_samples": 1, "layers": layers, "worst": [], "confusions": []}
+    text = json.dumps({**document, **rest, **lists})
     Path(value(arguments, "--json")).write_text(text)
 
 
-COMMANDS = {"quantize": quantize, "emit": emit, "accuracy": accuracy}
+def host(arguments: list[str]) -> None:
+    """The program is the name of its compiler."""
+    Path(value(arguments, "-o")).write_text(value(arguments, "--host-cc"))
+
+
+COMMANDS = {"quantize": quantize, "emit": emit, "host": host, "accuracy": accuracy}
 
 
 def main() -> None:

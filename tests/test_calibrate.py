@@ -12,10 +12,12 @@ import onnx
 import pytest
 
 from nnbuild import calibrate, samples
-from nnbuild.calibrate import Ranges, digest_of, ranges
+from nnbuild.calibrate import digest_of, ranges
 from nnbuild.cli import main
 from nnbuild.errors import CalibrationError, ModelError
+from nnbuild.histogram import CHOICES, Histogram
 from nnbuild.importer import import_model
+from nnbuild.ranges import Ranges, outward
 from tests.graphs import model, node, save, weights
 
 INPUTS = {"x": (1, 3, 4, 5)}
@@ -289,9 +291,9 @@ def test_extremes_of_every_value(tmp_path: Path) -> None:
 
 
 def test_rounded_outward_to_six_digits() -> None:
-    assert calibrate._outward(-1.23456749, 9.87654321) == (-1.23457, 9.87655)
-    assert calibrate._outward(0.0, 1.0) == (0.0, 1.0)
-    assert calibrate._outward(-255.0, 1e-9) == (-255.0, 1.00001e-9)  # the double is a little more than 1e-9
+    assert outward(-1.23456749, 9.87654321) == (-1.23457, 9.87655)
+    assert outward(0.0, 1.0) == (0.0, 1.0)
+    assert outward(-255.0, 1e-9) == (-255.0, 1.00001e-9)  # the double is a little more than 1e-9
 
 
 @pytest.mark.parametrize("method", calibrate.METHODS)
@@ -305,8 +307,8 @@ def test_the_order_of_samples_does_not_matter(method: str, tmp_path: Path) -> No
     assert forwards.sha256 != backwards.sha256
 
 
-def statistics(values: Any) -> calibrate._Statistics:
-    found = calibrate._Statistics()
+def statistics(values: Any) -> Histogram:
+    found = Histogram()
     for part in np.array_split(np.asarray(values, np.float32), 7):
         found.add(part)
     return found
@@ -324,25 +326,25 @@ def test_histogram_counts_every_value_once() -> None:
 def test_percentile_leaves_out_single_values_only_among_many() -> None:
     values = np.random.default_rng(0).uniform(-1, 1, 300_000)
     values[7] = 1000.0
-    low, high = calibrate._percentile(statistics(values))
+    low, high = CHOICES["percentile"](statistics(values))
     assert high < 2.0
     assert low < -0.99
     few = np.append(np.linspace(-1, 1, 99), 1000.0)
-    assert calibrate._percentile(statistics(few))[1] == pytest.approx(1000.0)
+    assert CHOICES["percentile"](statistics(few))[1] == pytest.approx(1000.0)
 
 
 def test_mse_shrinks_a_range_with_a_tail_and_keeps_a_uniform_one() -> None:
     values = np.random.default_rng(0).uniform(-1, 1, 100_000)
-    assert calibrate._mse(statistics(values)) == (float(np.float32(values.min())), float(np.float32(values.max())))
+    assert CHOICES["mse"](statistics(values)) == (float(np.float32(values.min())), float(np.float32(values.max())))
     values[7] = 30.0
-    assert calibrate._mse(statistics(values))[1] < 28.0
+    assert CHOICES["mse"](statistics(values))[1] < 28.0
 
 
 def test_all_zero_and_constant_values() -> None:
     for value in (0.0, 5.0, -3.0):
         found = statistics(np.full(100, value))
-        for method in calibrate.METHODS:
-            low, high = calibrate._CHOICES[method](found)
+        for choice in CHOICES.values():
+            low, high = choice(found)
             assert min(low, 0.0) <= value <= max(high, 0.0)
 
 
@@ -402,7 +404,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", path, "--calibration", spec, "--method", "guess", "-o", str(tmp_path / "c.json")]) == 1
     assert main(["calibrate", path, "-o", str(tmp_path / "c.json")]) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "unknown method 'guess'; hint: one of minmax, percentile, mse"
+    assert lines[0] == "unknown method 'guess'; hint: one of auto, minmax, percentile, mse, entropy"
     assert "a float model needs calibration samples; hint: calibration='samples.npz' in NNModel" in lines[1]
 
 

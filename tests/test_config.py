@@ -40,9 +40,11 @@ def test_no_sizes(text: Any) -> None:
 
 
 GOOD: dict[str, list[tuple[Any, Any]]] = {
-    "calibration": [("a.npz", "a.npz"), ("calib.py:samples", "calib.py:samples")],
+    "calibration": [("a.npz", "a.npz"), ("calib.py:samples", "calib.py:samples"), ("synthetic", "synthetic")],
     "input_shape": [({"x": [1, 2]}, (("x", "1,2"),)), ({"x": "1, 2", "a": (3,)}, (("a", "3"), ("x", "1,2")))],
+    "ranges": [("m.ranges.json", "m.ranges.json")],
     "method": [("minmax", "minmax")],
+    "corrections": [("none", "none"), ("bias,rounding", "rounding,bias"), (["equalize"], "equalize")],
     "fully_connected": [("per_tensor", "per_tensor"), ("per_channel", "per_channel")],
     "int16": [("x", ("x",)), (["kws_l07_add", "x", "x"], ("kws_l07_add", "x"))],
     "rounding": [("single", "single"), ("double", "double")],
@@ -68,6 +70,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "stack": [("512", 512), ("1K", 1024)],
     "validation": [("a.npz", "a.npz"), ("val.py:samples", "val.py:samples")],
     "min_agreement": [(0.97, 0.97), ("97%", 0.97), (" 97.5 % ", 0.975), ("0.97", 0.97), (1, 1.0)],
+    "max_drop": [(0.01, 0.01), ("1%", 0.01), (" 0.5 % ", 0.005), (0, 0.0), ("0", 0.0)],
     "min_sqnr": [(25, 25.0), (27.5, 27.5), ("25 dB", 25.0), ("27.5", 27.5)],
     "latency": [("2ms @ 48MHz, 1ws", "2000us @ 48MHz, 1ws"), ("120,000 cycles", "120000 cycles")],
     "latency_strict": [(True, True)],
@@ -76,7 +79,9 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
 BAD: dict[str, list[Any]] = {
     "calibration": ["", 3, True, {}],
     "input_shape": [{}, [1, 2], {"x": [0, 1]}, {"x": []}, {"x": ["N", 1]}, {3: [1]}, {"x": 5}],
+    "ranges": ["", 3],
     "method": ["magic", 3],
+    "corrections": ["magic", 3, [], "bias,none"],
     "fully_connected": ["per_layer", True],
     "int16": ["", [], {"x": "y"}, [1], [""], True],
     "rounding": ["", 1],
@@ -102,6 +107,7 @@ BAD: dict[str, list[Any]] = {
     "stack": [-1, "10%", "deep"],
     "validation": ["", 3, True, {}],
     "min_agreement": [97, "97", 0, "0%", "101%", -0.5, True, "", "x", float("nan"), []],
+    "max_drop": [1, "100%", "1", -0.01, "-1%", True, "", "x", float("nan"), []],
     "min_sqnr": [0, -3, "0", "-3 dB", "25 %", "", True, float("inf"), float("nan")],
     "latency": ["2ms", "", 2, "0us @ 1MHz", "85%"],
     "latency_strict": ["yes", 1],
@@ -112,7 +118,7 @@ BAD: dict[str, list[Any]] = {
 def given(name: str, value: Any) -> dict[str, Any]:
     """Options in which `name` stands alone, but for what it needs."""
     needs: dict[str, Any] = {"raw_input": "u8", "raw_input_scale": 1.0} if name.startswith("raw_input") else {}
-    needs |= {"validation": "v.npz"} if name.startswith("min_") else {}
+    needs |= {"validation": "v.npz"} if name in config.BOUNDS.values() else {}
     needs |= {"latency": "2ms @ 48MHz"} if name == "latency_strict" else {}
     return {**needs, name: value}
 
@@ -166,8 +172,13 @@ def test_all_findings_at_once() -> None:
         ({"raw_input": "u8"}, "raw_input' needs raw_input_scale"),
         ({"arena_section": ".dtcm", "arena": "caller"}, "arena_section' has no arena to place"),
         ({"arena_section": ".dtcm", "arena": "shared"}, "arena_section' cannot place a shared arena"),
+        ({"max_drop": "1%"}, "max_drop' needs validation; hint: add validation="),
         ({"min_sqnr": 25}, "min_sqnr' needs validation; hint: add validation="),
         ({"min_agreement": "97%", "calibration": "c.npz"}, "min_agreement' needs validation"),
+        (
+            {"min_agreement": "97%", "validation": "v.npz", "calibration": "synthetic"},
+            "min_agreement' means nothing with calibration='synthetic'; hint: calibrate with real samples",
+        ),
         ({"sources": True, "flash": "1K"}, "flash' cannot be checked with sources=True"),
         ({"sources": True, "stack": 1, "latency": "1 cycles"}, "^m.onnx: option 'stack' cannot be checked [^\n]*$"),
     ],

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
+from nnbuild import config
 from nnbuild.report import hints, regional
+from nnbuild.report.accuracy import Accuracy, LayerAccuracy
 from nnbuild.report.linkerscript import Region
 from tests import reports
 
@@ -112,3 +115,59 @@ def test_hints_of_a_region_name_only_what_lies_in_it() -> None:
     assert hints.ram(parts["RAM"], 700).startswith("500 bytes are kept for stack")
     del values["kws_arena"]  # the caller's, under a name of its own
     assert hints.ram(regional.part(document(), places["RAM"], values, True), 700).startswith("the arena of kws")
+
+
+# --- accuracy ----------------------------------------------------------------------------------------------------
+
+
+def level(index: int, added: float | None, alone: float | None, saturation: float | None, **more: Any) -> LayerAccuracy:
+    row = {"op": "conv2d", "weight_scales": 4, **more}
+    name = f"kws_l{index:02}_{row['op']}"
+    return LayerAccuracy(index, name, "", row["op"], 30.0, added, alone, saturation, row["weight_scales"])
+
+
+def lost(*layers: LayerAccuracy) -> list[str]:
+    """The parts of the hint."""
+    found = Accuracy("kws", "0x1", "reference", 9, 90.0, 20.0, None, None, None, 9, layers, (), ())
+    return hints.accuracy(found).split("; ")
+
+
+MORE_SAMPLES = "try more, or more typical, calibration samples, or method='mse'"
+
+
+def test_where_accuracy_is_lost() -> None:
+    """What adds most on the way is not what loses most by itself."""
+    assert lost(level(0, 35.0, 40.0, 10.0), level(1, 31.0, 44.0, 80.0), level(2, None, 50.0, 0.0)) == [
+        "most noise is added by kws_l01_conv2d (31.0 dB), kws_l00_conv2d (35.0 dB)",
+        "alone, kws_l00_conv2d loses most: 40.0 dB, 10 % of that noise by saturation",
+        MORE_SAMPLES,
+    ]
+
+
+def test_saturation_needs_other_ranges() -> None:
+    assert lost(level(0, 30.0, 25.0, 50.0))[-2:] == [
+        "try calibration samples whose values reach as far",
+        "method='mse' weighs saturation against rounding, method='minmax' saturates no calibration sample",
+    ]
+    assert lost(level(0, 30.0, 25.0, 49.0))[-1] == MORE_SAMPLES
+    assert lost(level(0, 30.0, 25.0, 0.0))[1] == "alone, kws_l00_conv2d loses most: 25.0 dB"
+
+
+def test_one_scale_for_all_outputs_is_named_where_it_loses() -> None:
+    shared = {"op": "fully_connected", "weight_scales": 1}
+    own = "fully_connected='per_channel' gives each output its own scale"
+    assert lost(level(0, 30.0, 25.0, 0.0, **shared))[-1] == own
+    assert lost(level(0, None, 25.0, 0.0, **shared))[-1] == own  # alone it loses most
+    many = [level(index, 30.0 + index, 25.0 + index, 0.0) for index in range(3)]
+    assert lost(*many, level(3, 40.0, 35.0, 0.0, **shared))[-1] == MORE_SAMPLES
+
+
+def test_nothing_is_lost() -> None:
+    assert lost(level(0, None, 200.0, 0.0), level(1, None, None, None)) == [MORE_SAMPLES]
+
+
+def test_options_that_accuracy_names_exist() -> None:
+    """A hint must not send anybody to an option that is refused."""
+    layers = [level(0, 30.0, 25.0, share, op="fully_connected", weight_scales=1) for share in (0.0, 90.0)]
+    for name, value in re.findall(r"(\w+)='(\w+)'", " ".join(part for layer in layers for part in lost(layer))):
+        assert config.parse_options({name: value}, "") == {name: value}

@@ -108,6 +108,51 @@ def test_markdown_says_what_is_missed_and_what_changed() -> None:
     assert "before" not in markdown.as_markdown(new)
 
 
+def test_every_form_says_where_int8_differs() -> None:
+    """Who evaluated, what top-1 loses, decisions that differ, worst samples, layers alone."""
+    document = reports.full()
+    text = render.as_text("fw.elf", document)
+    assert "SQNR 28.25 dB, over 200 samples, by gcc 12.2.0\n" in text
+    assert "  top-1 91.00 %, float 91.50 %: a drop of 0.50 points\n" in text
+    assert "  int8 says 5 for 3 (4x), 1 for 7 (1x)\n  worst sample 17 (8.2 dB)\n" in text
+    assert "  layers that lose most alone: kws_l00_conv2d (33.0 dB)\n" in text
+    comment = markdown.as_markdown(document)
+    assert "accuracy on 200 samples, by gcc 12.2.0" in comment
+    assert "a drop of 0.50 points." in comment
+    assert "| 3 | 5 | 4 |\n| 7 | 1 | 1 |\n" in comment
+    assert "| 17 | 8.2 | 3 | 5 |\n" in comment
+    assert "| kws_l00_conv2d | 30.5 | 33.0 | 62.5 |\n" in comment
+    html = page.as_html(document)
+    cells = re.sub(r"\s*<[^>]*>\s*", "|", html)
+    assert "200 samples, by gcc 12.2.0" in html
+    assert "0.50 points" in html
+    assert re.search(r"Decisions that differ\|+float says\|+int8 says\|+samples\|+3\|+5\|+4\|+7\|+1\|+1\|", cells)
+    assert re.search(r"Samples with the lowest SQNR\|.*\|17\|+8\.2\|+3\|+5\|", cells)
+    assert "alone dB" in html
+    model = document["models"][0]
+    model["accuracy"].update(drop=None, top1=None, top1_float=None, confusions=[])
+    for form in (render.as_text("fw.elf", document), markdown.as_markdown(document), page.as_html(document)):
+        assert "0.50 points" not in form
+        assert "int8 says 5" not in form
+    model["accuracy"] = None
+    for form in (render.as_text("fw.elf", document), markdown.as_markdown(document), page.as_html(document)):
+        assert "worst" not in form.replace("worst case", "")
+        assert "lowest SQNR" not in form
+
+
+def test_a_drop_gets_worse_upwards() -> None:
+    """Of points that are lost fewer are better, unlike percent and dB."""
+    budget = {"unit": "points", "limit": 1.0}
+    assert difference.limit_of(budget) == "1.00"
+    old, new = reports.full(), reports.full()
+    new["models"][0]["accuracy"]["drop"] = 0.75
+    changes = difference.changes(difference.figures(old), difference.figures(new))
+    (change,) = [change for change in changes if change.what == "kws drop"]
+    assert (change.unit, difference.signed(change)) == ("points", "+0.25")
+    html = page.as_html(new, difference.of_document(old))
+    assert '<td class="num over">+0.25</td>' in html
+
+
 def test_tables_of_markdown_are_tables() -> None:
     for document in (reports.full(), reports.hostile()):
         text = markdown.as_markdown(document, difference.of_document(reports.full()))

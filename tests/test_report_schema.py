@@ -21,7 +21,7 @@ def minimal() -> dict[str, Any]:
     layer = {
         **{"index": 0, "name": "m_l00_add", "node": "add", "op": "add", "kernel": "direct", "reasons": {"a": "b"}},
         **{"function": "m_l00_add", "inputs": [[1, 2]], "output": [2], "macs": 0, "weights": None, "code": None},
-        **{"cycles": None, "assembly": None, "scratch": 0, "sqnr_db": None},
+        **{"cycles": None, "assembly": None, "scratch": 0, "sqnr_db": None, "isolated_db": None},
     }
     buffer = {"name": "x", "kind": "input", "shape": [2], "offset": None, "bytes": 2, "first": 0, "last": 0}
     sizes = {"weights": 0, "code": 0, "kernels": 0, "selftest": 0, "total": 0}
@@ -33,6 +33,7 @@ def minimal() -> dict[str, Any]:
             "stack": None,
             "latency": None,
             "accuracy": None,
+            "synthetic": True,
             "optimize": "size",
             "curve": [],
             "arena": [buffer],

@@ -1,11 +1,12 @@
 """Compare the integer network with the float model.
 
-Prints agreement (the share of samples with the float model's arg-max), SQNR in dB, the layers that add most noise, and
-top-1 where the .npz has labels `y`. The integer side is the reference that the generated C equals bit for bit. The exit
-status is 1 where a bound is missed. --json keeps the result; --report holds a kept one against bounds and computes
-nothing.
+Prints agreement (the share of samples with the float model's arg-max), SQNR in dB, top-1 and its drop where the .npz
+has labels `y`, what is taken for what, the worst samples, and what each layer loses, with all before it and alone. The
+integers are those of the generated C, compiled for this machine; without a compiler the integer reference computes
+the same bytes. The exit status is 1 where a bound is missed. --json keeps the result; --report holds a kept one against
+bounds and computes nothing.
 
-    python -m nnbuild accuracy kws.onnx kws.int8.onnx --samples kws_val.npz --min-agreement 97%
+    python -m nnbuild accuracy kws.onnx kws.int8.onnx --samples kws_val.npz --min-agreement 97% --max-drop 1%
     python -m nnbuild accuracy --report kws.accuracy.json --min-sqnr 25
 """
 
@@ -13,13 +14,21 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnbuild import config, option_values
 from nnbuild.errors import ConfigError
 from nnbuild.files import write_text
-from nnbuild.report import budget
-from nnbuild.report.accuracy import Accuracy, noise_line, verdicts
+from nnbuild.report import budget, hints, render
+from nnbuild.report.accuracy import Accuracy, verdicts
+
+if TYPE_CHECKING:
+    from nnbuild.host import Program
+    from nnbuild.network import Network
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-sqnr", type=_parsed(option_values.parse_decibel), metavar="DB", help="exit with 1 below this SQNR"
     )
+    parser.add_argument(
+        "--max-drop",
+        type=_parsed(option_values.parse_loss),
+        metavar="SHARE",
+        help="exit with 1 where top-1 loses more: 0.01 or 1%%",
+    )
+    integers = parser.add_mutually_exclusive_group()
+    integers.add_argument("--host-cc", metavar="'CC FLAGS'", help="the compiler of this machine (default: cc)")
+    integers.add_argument("--program", metavar="FILE", help="what `host` made of the int8 model, instead of compiling")
+    integers.add_argument("--reference", action="store_true", help="nothing is compiled: the integers of the reference")
     parser.add_argument("--json", metavar="FILE", help="write the result, with every layer, as JSON")
     parser.add_argument("--summary", action="store_true", help="print one line")
     parser.add_argument("--name", help="what the layers' names begin with (default: from the file's name)")
@@ -65,7 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
         write_text(arguments.json, result.to_json())
     if arguments.report is None:
         print(_line(result) if arguments.summary else _table(result), flush=True)
-    held = verdicts(result, arguments.min_agreement, arguments.min_sqnr)
+    bounds = {kind: getattr(arguments, option) for kind, option in config.BOUNDS.items()}
+    held = verdicts(result, {kind: bound for kind, bound in bounds.items() if bound is not None})
     print("".join(f"{line}\n" for line in budget.failure_table(held)), end="", flush=True)
     budget.check(held, arguments.report or arguments.int8)
     return 0
@@ -90,16 +110,37 @@ def _measured(arguments: argparse.Namespace) -> Accuracy:
     int8 = import_model(arguments.int8)
     if not is_qdq(int8):
         raise ConfigError("this model is not quantized", arguments.int8)
-    return measure(
-        model,
-        int8,
-        samples.load(arguments.samples, input_shapes(model)),
-        arguments.limit,
-        arguments.int8,
-        arguments.name or config.default_name(arguments.int8),
-        arguments.input_layout,
-        arguments.rounding == "single",
-    )
+    name = arguments.name or config.default_name(arguments.int8)
+    with tempfile.TemporaryDirectory(prefix="nnbuild-") as folder:
+        return measure(
+            model,
+            int8,
+            samples.load(arguments.samples, input_shapes(model)),
+            arguments.limit,
+            arguments.int8,
+            name,
+            arguments.input_layout,
+            arguments.rounding == "single",
+            _program(arguments, name, folder),
+        )
+
+
+def _program(arguments: argparse.Namespace, name: str, folder: str) -> Callable[[Network], Program] | None:
+    """What gives the network as a program, compiled in `folder` unless there is one; None for the reference."""
+    from nnbuild import host
+
+    if arguments.program is not None:
+        return lambda network: host.Program.of(arguments.program, network)
+    words = None if arguments.reference else host.compiler(arguments.host_cc)
+    if words is None:
+        return None
+
+    def compiled(network: Network) -> Program:
+        path = Path(folder) / name
+        host.build(network, name, words, path)
+        return host.Program.of(path, network)
+
+    return compiled
 
 
 def _line(result: Accuracy) -> str:
@@ -108,14 +149,32 @@ def _line(result: Accuracy) -> str:
 
 
 def _table(result: Accuracy) -> str:
-    lines = [f"samples    {result.samples}"]
+    lines = [f"samples    {result.samples}, by {result.evaluated_by}"]
     if result.agreement is not None:
         lines.append(f"agreement  {result.agreement:.2f} %")
     lines.append(f"SQNR       {result.sqnr_db:.2f} dB")
     if result.top1 is not None and result.top1_float is not None:
-        lines.append(f"top-1      {result.top1:.2f} % (float {result.top1_float:.2f} %)")
-    lines.append(noise_line(result))
+        lines.append(
+            f"top-1      {result.top1:.2f} % (float {result.top1_float:.2f} %), a drop of {result.drop:.2f} points"
+        )
+    found = asdict(result)
+    lines += [
+        f"{head:<10} {text}"
+        for head, text in (("int8 says", render.confused(found)), ("worst", render.worst(found)))
+        if text
+    ]
+    lines += [*_layers(result), hints.noise_line(result.layers), hints.alone_line(result.layers)]
     return "\n".join(filter(None, lines))
+
+
+def _layers(result: Accuracy) -> Iterator[str]:
+    """What each layer reaches, in dB."""
+    width = max((len(layer.name) for layer in result.layers), default=0)
+    head = f"layers of {result.layer_samples} samples"
+    yield f"{head:<{width}}   SQNR dB   alone dB  saturation"
+    for layer in result.layers:
+        if layer.sqnr_db is not None:
+            yield f"{layer.name:<{width}}{layer.sqnr_db:>10.2f}{layer.isolated_db:>11.2f}{layer.saturation:>10.1f} %"
 
 
 def _parsed(parse: Callable[[str], float]) -> Callable[[str], float]:

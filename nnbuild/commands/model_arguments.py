@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 
+from nnbuild import option_values
 from nnbuild.calibrate import DEFAULT_METHOD, METHODS
+from nnbuild.corrections import NAMES
 from nnbuild.errors import ConfigError
 from nnbuild.option_values import parse_decibel, parse_share
 from nnbuild.pipeline import Request
@@ -43,7 +45,8 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration",
         metavar="SAMPLES",
-        help=".npz, .npy, a folder of those, or 'calib.py:function'; numbers as the model takes them",
+        help=".npz, .npy, a folder of those, or 'calib.py:function'; numbers as the model takes them; 'synthetic': "
+        "noise, for a first estimate of sizes",
     )
     parser.add_argument(
         "--method",
@@ -53,7 +56,15 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
 
 
 def add_quantization(parser: argparse.ArgumentParser) -> None:
-    """--fully-connected and --int16."""
+    """--ranges, --corrections and --fully-connected."""
+    parser.add_argument(
+        "--ranges", metavar="m.ranges.json", help="ranges that `calibrate` wrote; samples are for corrections then"
+    )
+    parser.add_argument(
+        "--corrections",
+        metavar="none|NAME,...",
+        help=f"what may be corrected by the samples (default: {','.join(NAMES)})",
+    )
     parser.add_argument(
         "--fully-connected",
         choices=FULLY_CONNECTED,
@@ -109,6 +120,7 @@ def request(arguments: argparse.Namespace) -> Request:
     method = arguments.method
     if method is not None and method not in METHODS:
         raise ConfigError(f"unknown method '{method}'", hint=f"one of {', '.join(METHODS)}")
+    corrections = getattr(arguments, "corrections", None)
     return Request(
         arguments.model,
         arguments.calibration,
@@ -116,6 +128,8 @@ def request(arguments: argparse.Namespace) -> Request:
         method,
         getattr(arguments, "fully_connected", None),
         states(arguments.states),
-        tuple(getattr(arguments, "int16", ())),
-        _aim(arguments) if hasattr(arguments, "int16") else Aim(),
+        None if corrections is None else option_values.subset(*NAMES)(corrections),
+        getattr(arguments, "ranges", None),
+        int16=tuple(getattr(arguments, "int16", ())),
+        aim=_aim(arguments) if hasattr(arguments, "int16") else Aim(),
     )

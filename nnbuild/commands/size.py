@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nnbuild import option_values
+from nnbuild import config, option_values
 from nnbuild.commands import timing_arguments
 from nnbuild.errors import ConfigError
 from nnbuild.files import write_text
@@ -44,6 +44,7 @@ _KINDS: dict[str, Callable[[str], float]] = {
     "stack": option_values.parse_size,
     "agreement": option_values.parse_share,
     "sqnr": option_values.parse_decibel,
+    "drop": option_values.parse_loss,
 }
 
 
@@ -160,9 +161,9 @@ def _verdicts(
     verdicts = budget.region_verdicts(uses, region_hint)
     for model in measured.models:
         if model.accuracy is not None:
-            verdicts += accuracy.verdicts(model.accuracy, model.bounds.get("agreement"), model.bounds.get("sqnr"))
+            verdicts += accuracy.verdicts(model.accuracy, model.bounds)
     for model, kind, limit in limits:
-        if kind not in accuracy.BOUNDS:
+        if kind not in config.BOUNDS:
             verdicts.append(_of_model(measured, model, kind, limit, found))
     if found["baseline"]:
         growth = _parsed("--growth", arguments.growth, budget.parse_growth, named=False)

@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 
 from nnbuild import qdq
-from nnbuild.calibrate import Range, Ranges
 from nnbuild.errors import ModelError
 from nnbuild.lower import lower
 from nnbuild.network import Network
@@ -21,6 +20,7 @@ from nnbuild.passes import FLOAT_RULES, simplify
 from nnbuild.passes.graph import Graph
 from nnbuild.placeholder import placeholder
 from nnbuild.quantize import quantize
+from nnbuild.ranges import Range, Ranges
 from nnbuild.shrink import shrink
 
 _LOW, _HIGH = -0.8, 1.0

@@ -1,8 +1,10 @@
 """The accuracy of one model: what `accuracy` found, as `<name>.accuracy.json`, held against its bounds.
 
-Schema 1: `by` ("integer reference"), `name`, `model_id`, `samples`, `agreement`, `top1`, `top1_float` in percent,
-`sqnr_db`; `layers` [{index, name, node, op, sqnr_db, added_db, weight_scales}], index and name as in the model's
-report; `worst` [{sample, sqnr_db, float, int8}] and `confusions` [{float, int8, count}] with the arg-max of both.
+Schema 2: `name`, `model_id`, `evaluated_by` (what computed the integers: the compiler of the generated C, such as "gcc
+12.2.0", or "reference"), `samples`, `agreement`, `top1`, `top1_float` in percent, `drop` (what top-1 loses by the
+integers, in points), `sqnr_db`; `layers` [{index, name, node, op, sqnr_db, added_db, isolated_db, saturation,
+weight_scales}], index and name as in the model's report, by the integer reference over `layer_samples` of the samples;
+`worst` [{sample, sqnr_db, float, int8}] and `confusions` [{float, int8, count}] with the arg-max of both.
 What cannot be said is null: the agreement of a model whose first output is one number, top-1 without labels, a layer
 without a counterpart in the float model. Standard library only: a bound is checked without numpy.
 """
@@ -10,36 +12,37 @@ without a counterpart in the float model. Standard library only: a bound is chec
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnbuild.config import BOUNDS
 from nnbuild.errors import ConfigError
+from nnbuild.report import hints
 from nnbuild.report.budget import Verdict
 
 if TYPE_CHECKING:
     from nnbuild.report.usage import ModelUsage
 
-SCHEMA = 1
-BY = "integer reference"
+SCHEMA = 2
+REFERENCE = "reference"
+LAYERS_BY = "integer reference"
 
 CEILING = 200.0
 """dB that stand for no difference at all, and negative for nothing but noise: JSON has no infinity."""
 
-BOUNDS = ("agreement", "sqnr")
-"""What a model can be asked for: a share of 1, and dB."""
-
-_NOISIEST = 3
 _MAKE = "make it with `python -m nnbuild accuracy ... --json`"
 
 
 @dataclass(frozen=True, slots=True)
 class LayerAccuracy:
-    """A layer's output against the float model's value, with the errors of all layers before it.
+    """A layer's output against the float model's value.
 
-    `added_db` is the SQNR that the noise which this layer adds would give alone, as far as noises add up; None where it
-    adds none. `weight_scales` is how many different multipliers a layer with weights has.
+    `sqnr_db` is with the errors of all layers before it. `added_db` is the SQNR that the noise which this layer adds to
+    them would give alone, as far as noises add up; None where it adds none. `isolated_db` is that of the layer by
+    itself, on what the float model has at its inputs, quantized; `saturation` is the percentage of that noise which
+    values outside of the output's range make. `weight_scales` is how many multipliers a layer with weights has.
     """
 
     index: int
@@ -48,7 +51,14 @@ class LayerAccuracy:
     op: str
     sqnr_db: float | None
     added_db: float | None
+    isolated_db: float | None
+    saturation: float | None
     weight_scales: int | None
+
+    @property
+    def loses(self) -> bool:
+        """Whether it does by itself."""
+        return self.isolated_db is not None and self.isolated_db < CEILING
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +86,21 @@ class Accuracy:
 
     name: str
     model_id: str
+    evaluated_by: str
     samples: int
     agreement: float | None
     sqnr_db: float
     top1: float | None
     top1_float: float | None
+    drop: float | None
+    layer_samples: int
     layers: tuple[LayerAccuracy, ...]
     worst: tuple[WorstSample, ...]
     confusions: tuple[Confusion, ...]
 
     def to_json(self) -> str:
-        """`<name>.accuracy.json`."""
-        return json.dumps({"schema": SCHEMA, "by": BY, **asdict(self)}, indent=1, ensure_ascii=True) + "\n"
+        """The text of `<name>.accuracy.json`."""
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, ensure_ascii=True) + "\n"
 
     @classmethod
     def read(cls, path: str | Path) -> Accuracy:
@@ -99,7 +112,7 @@ class Accuracy:
         except (ValueError, RecursionError):
             raise ConfigError("not an accuracy report", str(path), _MAKE) from None
         try:
-            if document.pop("schema") != SCHEMA or document.pop("by") != BY:
+            if document.pop("schema") != SCHEMA:
                 raise ValueError
             return cls(**_typed(document))
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -133,18 +146,6 @@ def _check(kind: Any, entry: dict[str, Any]) -> None:
             raise ValueError
 
 
-def noisiest(layers: Sequence[LayerAccuracy]) -> list[LayerAccuracy]:
-    """The layers that add most noise, most first."""
-    adding = [(layer.added_db, layer.index, layer) for layer in layers if layer.added_db is not None]
-    return [layer for _, _, layer in sorted(adding, key=lambda entry: entry[:2])[:_NOISIEST]]
-
-
-def noise_line(found: Accuracy) -> str:
-    """Where it is lost, in words; "" where no layer adds noise."""
-    names = ", ".join(f"{layer.name} ({layer.added_db:.1f} dB)" for layer in noisiest(found.layers))
-    return f"most noise is added by {names}" if names else ""
-
-
 def join(models: Sequence[ModelUsage], reports: Sequence[str], limits: Iterable[tuple[ModelUsage, str, float]]) -> None:
     """Give each model its accuracy report, and the bounds among `limits` (model, kind, limit).
 
@@ -169,42 +170,57 @@ def in_document(model: ModelUsage) -> dict[str, Any] | None:
     found = model.accuracy
     if found is None:
         return None
-    share = model.bounds.get("agreement")
+    of_layer = ("index", "name", "sqnr_db", "added_db", "isolated_db", "saturation")
     return {
-        "samples": found.samples,
-        "agreement": found.agreement,
-        "sqnr_db": found.sqnr_db,
-        "min_agreement": None if share is None else round(100 * share, 4),
+        **{key: getattr(found, key) for key in _SHOWN},
+        "min_agreement": _percent(model.bounds.get("agreement")),
         "min_sqnr": model.bounds.get("sqnr"),
-        "by": BY,
-        "layers": [{key: getattr(layer, key) for key in ("index", "name", "sqnr_db")} for layer in found.layers],
+        "max_drop": _percent(model.bounds.get("drop")),
+        "by": LAYERS_BY,
+        "layers": [{key: getattr(layer, key) for key in of_layer} for layer in found.layers],
+        "worst": [asdict(sample) for sample in found.worst],
+        "confusions": [asdict(pair) for pair in found.confusions],
     }
 
 
-def of_layer(model: ModelUsage, layer: Mapping[str, Any]) -> float | None:
-    """`models[].layers[].sqnr_db` of fw.size.json."""
-    layers = model.accuracy.layers if model.accuracy is not None else ()
-    return next((found.sqnr_db for found in layers if found.name == layer["name"]), None)
+_SHOWN = ("evaluated_by", "samples", "agreement", "sqnr_db", "top1", "top1_float", "drop", "layer_samples")
 
 
-def verdicts(found: Accuracy, min_agreement: float | None, min_sqnr: float | None) -> list[Verdict]:
-    """The bounds that are given, each held against what was found; `min_agreement` is a share of 1."""
+def of_layer(key: str) -> Callable[[ModelUsage, Mapping[str, Any]], float | None]:
+    """What gives `models[].layers[].<key>` of fw.size.json."""
+
+    def figure(model: ModelUsage, layer: Mapping[str, Any]) -> float | None:
+        layers = model.accuracy.layers if model.accuracy is not None else ()
+        return next((getattr(found, key) for found in layers if found.name == layer["name"]), None)
+
+    return figure
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 4)
+
+
+def verdicts(found: Accuracy, bounds: Mapping[str, float]) -> list[Verdict]:
+    """The bounds that are given, by their names in BOUNDS, each held against what was found."""
     held = []
-    hint = advice(found)
-    if min_agreement is not None:
-        agreement_hint = hint if found.agreement is not None else "the output is one number, give min_sqnr instead"
-        bound = round(100 * min_agreement, 4)
+    hint = hints.accuracy(found)
+    if "agreement" in bounds:
+        agreement_hint = hint if found.agreement is not None else f"{_NO_CLASS}, give min_sqnr instead"
+        bound = round(100 * bounds["agreement"], 4)
         held.append(
             Verdict(f"{found.name} agreement", found.agreement, bound, "percent", agreement_hint, at_least=True)
         )
-    if min_sqnr is not None:
-        held.append(Verdict(f"{found.name} sqnr", found.sqnr_db, min_sqnr, "dB", hint, at_least=True))
+    if "sqnr" in bounds:
+        held.append(Verdict(f"{found.name} sqnr", found.sqnr_db, bounds["sqnr"], "dB", hint, at_least=True))
+    if "drop" in bounds:
+        unknown = (
+            "the validation data have no labels, array 'y' of the .npz" if found.agreement is not None else _NO_CLASS
+        )
+        bound = round(100 * bounds["drop"], 4)
+        held.append(
+            Verdict(f"{found.name} drop", found.drop, bound, "points", hint if found.drop is not None else unknown)
+        )
     return held
 
 
-def advice(found: Accuracy) -> str:
-    """Which layers add most noise, and what to try."""
-    tries = "try more, or more typical, calibration samples, or method='mse'"
-    if any(layer.op == "fully_connected" and layer.weight_scales == 1 for layer in noisiest(found.layers)):
-        tries += ", or fully_connected='per_channel'"
-    return "; ".join(part for part in (noise_line(found), tries) if part)
+_NO_CLASS = "the output is one number"

@@ -26,7 +26,7 @@ Snapshot = dict[str, dict[str, dict[str, float]]]
 _HINT = "`scons nn-baseline` accepts this build and writes it"
 _REPAIR = "take it from version control, or delete it and accept a build by `scons nn-baseline`"
 _NAMED = 5
-_UNITS = ("bytes", "us", "cycles", "percent", "dB")
+_UNITS = ("bytes", "us", "cycles", "percent", "points", "dB")
 
 
 def snapshot(document: Mapping[str, Any]) -> Snapshot:

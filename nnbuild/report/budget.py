@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nnbuild.report.elf import Elf, Section
 
 
-_DIGITS = {"bytes": 0, "cycles": 0, "us": 1, "percent": 2, "dB": 2}
+_DIGITS = {"bytes": 0, "cycles": 0, "us": 1, "percent": 2, "points": 2, "dB": 2}
 
 
 def amount(value: float, unit: str) -> str:
@@ -34,9 +34,9 @@ class Verdict:
     """One budget held against its limit.
 
     `what` names it (`FLASH`, `growth RAM`, `kws flash`, `kws latency`, `kws sqnr`), `unit` is bytes, us, cycles,
-    percent or dB. `value` is None where it cannot be known, which `hint` explains: such a budget is missed. With
-    `at_least` the limit is the least that is allowed, as for accuracy. `hint` says what would help, in parts separated
-    by `; `.
+    percent, points (of percentages) or dB. `value` is None where it cannot be known, which `hint` explains: such a
+    budget is missed. With `at_least` the limit is the least that is allowed, as for accuracy. `hint` says what would
+    help, in parts separated by `; `.
     """
 
     what: str

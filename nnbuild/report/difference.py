@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure: `what` as budgets name it, and its unit: bytes, us, cycles, percent or dB."""
+    """One figure: `what` as budgets name it, and its unit: bytes, us, cycles, percent, points or dB."""
 
     what: str
     value: float
@@ -39,7 +39,7 @@ def of_document(document: Mapping[str, Any]) -> Earlier:
     return Earlier(tuple(figures(document)), tuple(layers(document)))
 
 
-_DIGITS = {"bytes": 0, "cycles": 0, "us": 1, "percent": 2, "dB": 1}
+_DIGITS = {"bytes": 0, "cycles": 0, "us": 1, "percent": 2, "points": 2, "dB": 1}
 
 
 def amount(value: float | None, unit: str) -> str:
@@ -79,6 +79,7 @@ def _of_model(model: Mapping[str, Any]) -> Iterator[tuple[str, float, str]]:
         ("latency", "cycles", "cycles", "cycles"),
         ("accuracy", "agreement", "agreement", "percent"),
         ("accuracy", "sqnr", "sqnr_db", "dB"),
+        ("accuracy", "drop", "drop", "points"),
     )
     for part, what, key, unit in optional:
         value = (model[part] or {}).get(key)

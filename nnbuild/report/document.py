@@ -96,6 +96,7 @@ _OF_MODEL: dict[str, Callable[[ModelUsage], Any]] = {
     "arena_bytes": lambda model: model.report.arena,
     "stack": lambda model: model.stack,
     "latency": lambda model: model.latency,
+    "synthetic": lambda model: model.report.facts["synthetic"],
     "optimize": lambda model: model.report.facts["optimize"],
     "curve": lambda model: model.report.facts["curve"],
     "accuracy": accuracy.in_document,
@@ -136,7 +137,7 @@ _OF_LAYER: dict[str, Callable[[ModelUsage, dict[str, Any]], Any]] = {
     "cycles": lambda model, layer: model.timed.layers[layer["index"]] if model.timed else None,
     "assembly": lambda model, layer: layer.get("assembly"),
     "scratch": _fact("scratch_bytes"),
-    "sqnr_db": accuracy.of_layer,
+    **{key: accuracy.of_layer(key) for key in ("sqnr_db", "isolated_db")},
 }
 
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnbuild.errors import printable
 from nnbuild.report import curve
 
+if TYPE_CHECKING:
+    from nnbuild.report.accuracy import Accuracy, LayerAccuracy
+
 _LAYERS = 3
 _NOTABLE = 0.1
 """Share of a budget below which saving something is not worth a line."""
+_SATURATED = 50
+"""Percent of a layer's noise from which on saturation is what to do something about."""
 
 Model = Mapping[str, Any]
 Layer = Mapping[str, Any]
@@ -53,6 +58,48 @@ def stack(found: Mapping[str, Any] | None, layers: Sequence[Layer]) -> str:
                 parts.append(f"pins={{'{layer['name']}': 'direct'}} calls none of CMSIS-NN's functions there")
                 break
     return "; ".join(parts)
+
+
+def accuracy(found: Accuracy) -> str:
+    """For agreement, drop or SQNR: which layers lose most, and what to try there."""
+    most = worst_alone(found.layers)
+    parts = [noise_line(found.layers), alone_line(found.layers)]
+    if most is not None and (most.saturation or 0) >= _SATURATED:
+        parts.append("try calibration samples whose values reach as far")
+        parts.append("method='mse' weighs saturation against rounding, method='minmax' saturates no calibration sample")
+    else:
+        parts.append("try more, or more typical, calibration samples, or method='mse'")
+    blamed = [*noisiest(found.layers), *([most] if most else [])]
+    if any(layer.op == "fully_connected" and layer.weight_scales == 1 for layer in blamed):
+        parts.append("fully_connected='per_channel' gives each output its own scale")
+    return "; ".join(part for part in parts if part)
+
+
+def noisiest(layers: Sequence[LayerAccuracy]) -> list[LayerAccuracy]:
+    """The layers that add most noise, most first."""
+    adding = [(layer.added_db, layer.index, layer) for layer in layers if layer.added_db is not None]
+    return [layer for _, _, layer in sorted(adding, key=lambda entry: entry[:2])[:_LAYERS]]
+
+
+def noise_line(layers: Sequence[LayerAccuracy]) -> str:
+    """Where it is lost, in words; "" where no layer adds noise."""
+    names = ", ".join(f"{layer.name} ({layer.added_db:.1f} dB)" for layer in noisiest(layers))
+    return f"most noise is added by {names}" if names else ""
+
+
+def worst_alone(layers: Sequence[LayerAccuracy]) -> LayerAccuracy | None:
+    """The layer that loses most on exact inputs; None where none loses anything."""
+    losing = [layer for layer in layers if layer.loses]
+    return min(losing, key=lambda layer: (layer.isolated_db, layer.index), default=None)
+
+
+def alone_line(layers: Sequence[LayerAccuracy]) -> str:
+    """Which layer loses most by itself, in words; "" where none does."""
+    most = worst_alone(layers)
+    if most is None:
+        return ""
+    saturated = f", {most.saturation:.0f} % of that noise by saturation" if most.saturation else ""
+    return f"alone, {most.name} loses most: {most.isolated_db:.1f} dB{saturated}"
 
 
 def _models(document: Mapping[str, Any], name: str) -> list[Model]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from nnbuild.report import difference
 from nnbuild.report.difference import Change
-from nnbuild.report.render import UNATTRIBUTED, title_of
+from nnbuild.report.render import SYNTHETIC, UNATTRIBUTED, title_of
 
 _UNITS = {"bytes": "bytes", "us": "µs", "cycles": "cycles", "percent": "%", "dB": "dB"}
 
@@ -19,12 +19,13 @@ def as_markdown(document: dict[str, Any], old: difference.Earlier | None = None)
     figures = difference.figures(document)
     changes = difference.changes(old.figures if old else figures, figures)
     lines += _figures(changes, {budget["what"]: budget for budget in document["budgets"]}, old is not None)
+    lines += _made_up(document["models"])
     lines += _estimates(document["models"])
     lines += _missed(document["budgets"])
     if old is not None:
         lines += _changed_layers(difference.changes(old.layers, difference.layers(document)))
     for model in document["models"]:
-        lines += _layers(model)
+        lines += [*_accuracy(model), *_layers(model)]
     return "\n".join(lines) + "\n"
 
 
@@ -78,6 +79,12 @@ def _estimates(models: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield from (f"Cycles and times of {', '.join(found)} are estimates: {basis}.", "")
 
 
+def _made_up(models: Sequence[dict[str, Any]]) -> Iterator[str]:
+    for model in models:
+        if model["synthetic"]:
+            yield from (f"⚠️ {escape(model['name'])}: {escape(SYNTHETIC)}.", "")
+
+
 def _others(budgets: dict[str, dict[str, Any]], known: set[str]) -> list[Change]:
     return [Change(what, row["unit"], None, row["value"]) for what, row in budgets.items() if what not in known]
 
@@ -114,6 +121,37 @@ def _changed_layers(changes: Sequence[Change]) -> Iterator[str]:
     yield from (f"<details><summary>{len(changed)} layers changed</summary>", "")
     yield from _table(["layer", "before", "now", "change"], rows())
     yield from ("</details>", "")
+
+
+def _accuracy(model: dict[str, Any]) -> Iterator[str]:
+    """Decisions that differ, the worst samples, and where it is lost."""
+    found = model["accuracy"]
+    if found is None:
+        return
+    head = f"{escape(model['name'])}: accuracy on {found['samples']:,} samples, by {escape(found['evaluated_by'])}"
+    yield from (f"<details><summary>{head}</summary>", "")
+    if found["drop"] is not None:
+        top1 = f"top-1 {found['top1']:.2f} %, float {found['top1_float']:.2f} %"
+        yield from (f"{top1}: a drop of {found['drop']:.2f} points.", "")
+    if found["confusions"]:
+        pairs = ([str(pair[key]) for key in ("float", "int8", "count")] for pair in found["confusions"])
+        yield from _table(["float says", "int8 says", "samples"], pairs, texts=0)
+    worst = (
+        [str(one["sample"]), f"{one['sqnr_db']:.1f}", str(one["float"]), str(one["int8"])] for one in found["worst"]
+    )
+    yield from _table(["worst samples", "SQNR dB", "float says", "int8 says"], worst, texts=0)
+    rows = (
+        [escape(layer["name"]), *map(_figure, (layer["sqnr_db"], layer["isolated_db"], layer["saturation"]))]
+        for layer in found["layers"]
+    )
+    yield from _table(
+        [f"layer, on {found['layer_samples']} samples", "SQNR dB", "alone dB", "of it saturation %"], rows
+    )
+    yield from ("</details>", "")
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def _layers(model: dict[str, Any]) -> Iterator[str]:

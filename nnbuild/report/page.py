@@ -16,11 +16,12 @@ from typing import Any
 import jinja2
 
 from nnbuild.report import curve, difference, flashmap, timeline
-from nnbuild.report.render import FLASH_LABELS, RAM_LABELS, UNATTRIBUTED, title_of
+from nnbuild.report.render import FLASH_LABELS, RAM_LABELS, SYNTHETIC, UNATTRIBUTED, title_of
 
 _KIND_LABELS = {**FLASH_LABELS, "rest": "rest of firmware"}
 _SQNR_FULL = 60.0
 """dB at which a bar of the signal-to-noise ratio is full."""
+_SQNR = {"sqnr": "sqnr_db", "alone": "isolated_db"}
 
 
 def as_html(document: dict[str, Any], old: difference.Earlier | None = None) -> str:
@@ -48,6 +49,7 @@ def as_html(document: dict[str, Any], old: difference.Earlier | None = None) -> 
             style=style,
             script=script,
             unattributed=UNATTRIBUTED,
+            synthetic=SYNTHETIC,
             curve_size=(curve.WIDTH, curve.HEIGHT),
         )
     )
@@ -127,6 +129,7 @@ def _model(index: int, model: dict[str, Any]) -> dict[str, Any]:
         "columns": {
             "cycles": measure == "cycles",
             "sqnr": any(layer["sqnr_db"] is not None for layer in layers),
+            "alone": any(layer["isolated_db"] is not None for layer in layers),
             "scratch": any(layer["scratch"] for layer in layers),
         },
         "layers": [_layer(layer, layers, total, measure) for layer in layers],
@@ -157,7 +160,7 @@ def _layer(layer: dict[str, Any], layers: Sequence[dict[str, Any]], total: float
         "share": _percent(layer[measure] or 0, total),
         "weights": _percent(layer["weights"] or 0, max(flash)),
         "code": _percent(layer["code"] or 0, max(flash)),
-        "sqnr": min(100.0, max(0.0, _percent(layer["sqnr_db"] or 0.0, _SQNR_FULL))),
+        **{key: min(100.0, max(0.0, _percent(layer[of] or 0.0, _SQNR_FULL))) for key, of in _SQNR.items()},
         "flash": (layer["weights"] or 0) + (layer["code"] or 0),
     }
 

@@ -10,6 +10,7 @@ from nnbuild.report.budget import RegionUse, Verdict, amount
 from nnbuild.report.terminal import PLAIN, Style
 
 UNATTRIBUTED = "unattributed"
+SYNTHETIC = "scales are made up (calibration='synthetic'): sizes and cycles are near, results mean nothing"
 FLASH_LABELS = {
     "weights": "weights",
     "code": "generated code",
@@ -20,6 +21,7 @@ FLASH_LABELS = {
 }
 RAM_LABELS = {"arena": "arena", "scratch": "scratch", "other": "other", "stack_reserve": "stack reserve"}
 _OF_LAYER = ("blue", "cyan")
+_ALONE = 3
 _COLOURS = {"weights": "blue", "code": "cyan", "kernels": "magenta", "arena": "blue", "stack_reserve": "magenta"}
 
 
@@ -73,6 +75,8 @@ def _regions(regions: Sequence[dict[str, Any]], style: Style) -> Iterator[str]:
 def _model(model: dict[str, Any], style: Style) -> Iterator[str]:
     name, flash, ram = model["name"], model["flash"], model["ram"]
     yield f"model {style.paint(name, 'bold')}: {name.upper()}_MODEL_ID {model['model_id']}"
+    if model["synthetic"]:
+        yield f"  {style.paint(SYNTHETIC, 'yellow')}"
     kinds = {kind: label for kind, label in FLASH_LABELS.items() if kind in flash and _shown(kind, flash[kind])}
     yield "  flash " + ", ".join(f"{label} {flash[kind]:,}" for kind, label in kinds.items())
     scratch = f" (of it up to {model['scratch_in_arena']:,} for scratch)" if model["scratch_in_arena"] else ""
@@ -86,16 +90,42 @@ def _model(model: dict[str, Any], style: Style) -> Iterator[str]:
     if text := curve.words(model["curve"]):
         yield f"  kernels {model['optimize']}: {text}"
     if model["accuracy"]:
-        yield f"  accuracy {_accuracy(model['accuracy'])}"
+        yield from _accuracy(model["accuracy"])
     if model["stack"]:
         yield f"  stack {_stack(model['stack'])}"
     if model["layers"]:
         yield from _layers(model, style)
 
 
-def _accuracy(found: dict[str, Any]) -> str:
+def _accuracy(found: dict[str, Any]) -> Iterator[str]:
     agreement = "" if found["agreement"] is None else f"{found['agreement']:.2f} % agree with the float model, "
-    return f"{agreement}SQNR {found['sqnr_db']:.2f} dB, over {found['samples']:,} samples"
+    over = f"over {found['samples']:,} samples, by {found['evaluated_by']}"
+    yield f"  accuracy {agreement}SQNR {found['sqnr_db']:.2f} dB, {over}"
+    if found["drop"] is not None:
+        top1 = f"{found['top1']:.2f} %, float {found['top1_float']:.2f} %"
+        yield f"  top-1 {top1}: a drop of {found['drop']:.2f} points"
+    if text := confused(found):
+        yield f"  int8 says {text}"
+    yield f"  worst {worst(found)}"
+    if text := _alone(found):
+        yield f"  layers that lose most alone: {text}"
+
+
+def _alone(found: dict[str, Any]) -> str:
+    """The layers with the lowest SQNR by themselves, in one line."""
+    layers = [layer for layer in found["layers"] if layer["isolated_db"] is not None]
+    most = sorted(layers, key=lambda layer: (layer["isolated_db"], layer["index"]))[:_ALONE]
+    return ", ".join(f"{layer['name']} ({layer['isolated_db']:.1f} dB)" for layer in most)
+
+
+def confused(found: dict[str, Any]) -> str:
+    """The decisions of `accuracy` that differ, in one line."""
+    return ", ".join(f"{pair['int8']} for {pair['float']} ({pair['count']}x)" for pair in found["confusions"])
+
+
+def worst(found: dict[str, Any]) -> str:
+    """The samples of `accuracy` with the lowest SQNR, in one line."""
+    return ", ".join(f"sample {one['sample']} ({one['sqnr_db']:.1f} dB)" for one in found["worst"])
 
 
 def _stack(stack: dict[str, Any]) -> str:

@@ -60,7 +60,7 @@ def read_report(path: str | Path) -> ModelReport:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         layers = tuple(data["layers"])
-        facts = {"cpu", "arena_map", "cost", "optimize", "curve"}
+        facts = {"cpu", "arena_map", "cost", "optimize", "curve", "synthetic"}
         complete = facts <= data.keys() and all(layer.keys() >= _LAYER_KEYS for layer in layers)
         if data["schema"] != MODEL_SCHEMA or not complete:
             raise ValueError
@@ -79,7 +79,7 @@ class ModelUsage:
     """Bytes of one model; `layers` by index, each with weights and code.
 
     `stack` is as the report has it, once the model is linked. `accuracy` is what was measured on validation samples,
-    and `bounds` what is asked of it: `agreement`, a share of 1, and `sqnr` in dB.
+    and `bounds` what is asked of it, by the names in `config.BOUNDS`.
     `timed` are its cycles, None where nothing is known of them, and `latency` what the report says of them.
     """
 

@@ -20,6 +20,7 @@ import SCons.Node.FS
 import SCons.Script
 import SCons.Util
 
+from nnbuild.config import BOUNDS
 from nnbuild.errors import ConfigError, Finding
 from nnbuild.option_values import parse_size
 from nnbuild.report.budget import parse_limit
@@ -203,7 +204,7 @@ def _accuracy_arguments(model: Model) -> list[str]:
     """What was measured of a model with `validation=`, and the bounds that its C has met."""
     if model.accuracy is None:
         return []
-    bounds = {kind: model.options[f"min_{kind}"] for kind in ("agreement", "sqnr") if f"min_{kind}" in model.options}
+    bounds = {kind: model.options[option] for kind, option in BOUNDS.items() if option in model.options}
     given = [word for kind, bound in bounds.items() for word in ("--model-budget", f"{model.name}.{kind}={bound!r}")]
     return ["--accuracy-report", str(model.accuracy), *given]
 
@@ -229,7 +230,7 @@ def _limit_arguments(elf: Any) -> list[str]:
     return words + baselines.arguments(elf, image.baseline, image.growth)
 
 
-_KINDS = ("flash", "ram", "stack", "latency", "latency_strict", "min_agreement", "min_sqnr")
+_KINDS = ("flash", "ram", "stack", "latency", "latency_strict", *BOUNDS.values())
 """Options of a model whose limits are in the report of its image."""
 
 

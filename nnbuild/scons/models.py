@@ -159,6 +159,8 @@ def _node(value: Any, base: Any, env: Any) -> Any:
 
 def _resolve(option: str, value: Any, base: Any, env: Any) -> tuple[str, list[Any]]:
     """A path option as the command's argument, and the nodes that it depends on."""
+    if option == "calibration" and value == config.SYNTHETIC:
+        return config.SYNTHETIC, []
     match = FUNCTION.fullmatch(value) if option in SAMPLE_OPTIONS and SCons.Util.is_String(value) else None
     if match:
         node = _node(match[1], base, env)
@@ -302,7 +304,7 @@ def _accuracy(
     mine: dict[str, Any] = {name: options[name] for name in ("input_layout", "rounding") if name in options}
     rounding = ["--rounding", "single"] if target[-2:] == ["--rounding", "single"] else []
     words = [*config.arguments(mine, "emit"), *rounding]
-    return accuracy.measured(env, node, quantized, options, words, [env.Value(own_files(python_only=True)), *files])
+    return accuracy.measured(env, node, quantized, options, words, own_files, files)
 
 
 def declare(env: Any, model: Any, given: Mapping[str, Any]) -> Model:

@@ -21,8 +21,9 @@ NNModel(model, **options)
 
         env.Program("fw.elf", ["main.c", "models/kws.onnx"])
 
-    With validation="models/kws_val.npz" the integers are compared with the float model on these samples; below
-    min_agreement="97%" or min_sqnr=25 (dB) the C is not written and the build fails.
+    With validation="models/kws_val.npz" the integers are compared with the float model on these samples, by the C
+    compiled with HOSTCC for this machine; below min_agreement="97%" or min_sqnr=25 (dB), or with top-1 lower by more
+    than max_drop="1%", the firmware's C is not written and the build fails.
 
     Two commands run for a model. The first depends on the model, its external data, the calibration data and
     nnbuild's Python files, the second on what the first wrote, on the compiler's flags and on all of nnbuild's files.
@@ -71,6 +72,7 @@ _COMMAND = "$( $NNPYTHON -m nnbuild $)"
 _COMMANDS = {
     "NNQUANTCOM": f"{_COMMAND} quantize $SOURCE $NN_ARGUMENTS -o $TARGET",
     "NNEMITCOM": f"{_COMMAND} emit $SOURCE $NN_ARGUMENTS",
+    "NNHOSTCOM": f"{_COMMAND} host $SOURCE $NN_ARGUMENTS -o $TARGET",
     "NNACCURACYCOM": f"{_COMMAND} accuracy $NN_ARGUMENTS",
     "NNBOUNDCOM": f"{_COMMAND} accuracy $NN_ARGUMENTS",
     "NNBASELINECOM": f"{_COMMAND} baseline $NN_ARGUMENTS",
