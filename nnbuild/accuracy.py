@@ -333,7 +333,8 @@ def _weight_scales(layer: Layer) -> int | None:
     """How many different multipliers the outputs of a layer with weights have."""
     if "weights" not in layer.constants or "multiplier" not in layer.constants:
         return None
-    return len(set(zip(*(layer.constants[name].ravel().tolist() for name in ("multiplier", "shift")), strict=True)))
+    scales = [layer.constants[name].ravel().tolist() for name in ("multiplier", "shift") if name in layer.constants]
+    return len(set(zip(*scales, strict=True)))
 
 
 def _computed(model: onnx.ModelProto) -> set[str]:
