@@ -108,7 +108,7 @@ def _dot_length(params: Any, unrolled: int) -> int:
     half = 2 ** (params.bits - 1)
     saturates = params.activation_max == half - 1 and params.activation_min in (0, -half)
     clamps = 4 * 2 if saturates else 8 + 4 * 6
-    return 50 + 28 * unrolled + clamps + (8 if params.output_zero_point else 0)
+    return 52 + 28 * unrolled + clamps + (8 if params.output_zero_point else 0)
 
 
 def smlad_trips(view: LayerView, target: Target) -> dict[str, int]:

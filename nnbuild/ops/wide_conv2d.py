@@ -159,7 +159,8 @@ def cases() -> Iterable[Case]:
         ("rows", "MatMul", (1, 4, 6), (6, 5), 1, {}, {"bias": False}),
     ]
     for key, (source, target) in types.items():
-        for name, kind, shape, weights, axis, attributes, rest in table:
+        rows = {"16_8": table[1::2], "16_16": table, "8_16": table[::2]}[key]
+        for name, kind, shape, weights, axis, attributes, rest in rows:
             label = f"wide_{name}_{key}"
             yield singles.weighted(label, kind, shape, weights, axis, source, target, attributes, **rest)
     hard = QuantParams(1 / 32768, 0, "int16")

@@ -105,7 +105,7 @@ def cases() -> Iterable[Case]:
         ("1d", (4, 11), (5,), {"pads": [4, 0]}),
     ]
     for key, (source, target) in types.items():
-        for name, shape, kernel, attributes in table:
+        for name, shape, kernel, attributes in table if key == "16_16" else table[::2]:
             weights, own = (shape[0], 1, *kernel), {**attributes, "group": shape[0]}
             case = f"wide_depthwise_{name}_{key}"
             yield singles.weighted(case, "Conv", (1, *shape), weights, 0, source, target, own)
