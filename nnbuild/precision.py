@@ -34,9 +34,9 @@ AUTO = "auto"
 SAMPLES = 128
 """The first so many decide."""
 
-MARGIN_DB = 4.0
-"""By how much the SQNR of calibration samples is to be better than the aim: they are those that ranges were fitted to,
-and on the reference networks others have up to 4 dB less."""
+MARGIN_DB = 3.0
+"""By how much the SQNR of calibration samples is to be better than the aim: half of the noise is left to samples that
+ranges and corrections were not fitted to."""
 
 CORES = ("cortex-m0", "cortex-m4")
 """On these costs are estimated: quantizing does not know the core, and the two classes differ most."""
