@@ -60,7 +60,7 @@ def other_kernels(case: Case) -> list[dict[str, str]]:
 
 def test_kernels_that_are_not_the_first_choice(tmp_path: Path) -> None:
     pinned = [(case, pins) for case in CASES for pins in other_kernels(case)]
-    assert {kernel for _, pins in pinned for kernel in pins.values()} == {"direct", "horner"}
+    assert {kernel for _, pins in pinned for kernel in pins.values()} == {"direct"}
     for number, (case, pins) in enumerate(pinned):
         assert mismatches(case, TARGETS["generic"], tmp_path / str(number), pins) == 0, f"{case.name} {pins}"
 

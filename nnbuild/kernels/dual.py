@@ -2,8 +2,9 @@
 
 `smlad` and `dual`, in assembly and in C, are for convolutions without groups and for matrix products. They take two
 pixels and two channels together: of a word with the weights of four inputs SXTB16 makes two pairs, which meet the
-inputs of both pixels. `pairs` is for depthwise windows and takes two channels of a pixel with each load, on every core.
-The zero point of int16 is 0, so what lies outside of the input adds nothing.
+inputs of both pixels; `smlad` takes int8 too, less its zero point. `pairs` is for depthwise windows and takes two
+channels of a pixel with each load, on every core. The zero point of int16 is 0, so what lies outside of the input adds
+nothing.
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ def values(view: LayerView) -> dict[str, Any]:
 
 def supports_conv2d(view: LayerView, target: Target) -> str | None:
     """int16 inputs that all channels share, and a core with SMLAD."""
-    if not view.inputs[0].quant.wide:
-        return "its input is int8"
+    return _supports(view, target) if view.inputs[0].quant.wide else "its input is int8"
+
+
+def _supports(view: LayerView, target: Target) -> str | None:
     if view.params.groups != 1:
         return "groups share no inputs"
     return None if target.dsp else "this core has no DSP instructions"
@@ -60,22 +63,20 @@ def conv2d(view: LayerView, target: Target) -> Source:
 
 
 def supports_smlad(view: LayerView, target: Target) -> str | None:
-    """The same, with assembly wanted, for rows and channels that come out even."""
+    """Inputs that all channels share, assembly for a core with SMLAD, rows and channels that come out even."""
     place = view.params.window
     if target.mve or not target.assembly:
         return "its assembly is for cores without MVE" if target.mve else "assembly is switched off"
     if place.kernel[1] * place.input[2] % 4 or view.params.channels % 2 or place.dilation != (1, 1):
         return "rows of windows are no multiple of 4, channels are odd, or windows dilated"
-    return supports_conv2d(view, target)
+    return _supports(view, target)
 
 
 def smlad(view: LayerView, target: Target) -> Source:
-    """Both windows are copied side by side, and one call makes all channels of both pixels."""
-    from nnbuild.ops import channels
-
+    """Both windows are copied side by side, as int16, and one call makes all channels of both pixels."""
     params, weights = view.params, view.constants["weights"]
     flat = weights.reshape(params.channels, -1)
-    own = channels.upper_constants(params, flat, view.constants)
+    own = (view.constants["bias"].astype(np.int64) << params.left, view.constants["multiplier"])
     place, fours = params.window, flat.shape[1] // 4
     unrolled = max(count for count in range(1, FOURS + 1) if fours % count == 0)
     calls = -(-place.pixels // 2)
@@ -91,15 +92,20 @@ def smlad(view: LayerView, target: Target) -> Source:
     return Source(
         "wide_smlad_conv2d.c.j2",
         {**values(view), "fours": fours, "length": place.kernel[1] * place.input[2]},
-        {"weights": words, "scaling": np.stack([own["bias"], own["multiplier"]], axis=1).ravel()},
+        {"weights": words, "scaling": np.stack(own, axis=1).astype(np.int32).ravel()},
         assembly=(dot,),
     )
 
 
 def _dot_parameters(view: LayerView) -> tuple[str, ...]:
     return (
-        *("const int16_t *patch", f"{view.output.dtype}_t *output", "const int32_t *weights", "const int32_t *scaling"),
-        *("int32_t step", "const int32_t *end", "const int16_t *stop"),
+        *(
+            "const uint32_t *patch",
+            f"{view.output.dtype}_t *output",
+            "const int32_t *weights",
+            "const int32_t *scaling",
+        ),
+        *("int32_t step", "const int32_t *end", "const uint32_t *stop"),
     )
 
 
@@ -118,13 +124,14 @@ def smlad_trips(view: LayerView, target: Target) -> dict[str, int]:
     calls = -(-place.pixels // 2)
     blocks = calls * view.params.channels // 2
     border = place.reaching_outside
+    narrow = "" if view.inputs[0].quant.wide else "narrow_"
     return {
         "pair": calls,
         "block": blocks,
         "four": blocks * taps // 4,
-        "copied": (place.pixels - border) * taps // 4,
+        f"{narrow}copied": (place.pixels - border) * taps // 4,
         "row": (place.pixels - border) * place.kernel[0],
-        "gathered": border * taps,
+        f"{narrow}gathered": border * taps,
         "gathered_tap": border * place.kernel[0] * place.kernel[1],
     }
 
