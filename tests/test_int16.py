@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from nnbuild import fixedpoint, interpret, samples
 from nnbuild.calibrate import Ranges, ranges
@@ -21,6 +22,7 @@ from nnbuild.cli import main
 from nnbuild.config import arguments, parse_options
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import ConfigError, ModelError
+from nnbuild.importer import import_model
 from nnbuild.lower import lower
 from nnbuild.network import QuantParams
 from nnbuild.passes.modern_opset import declare
@@ -150,6 +152,42 @@ def test_a_foreign_model_with_int16_ports(tmp_path: Path) -> None:
     assert channels_last == ["transpose", "wide_conv2d", "transpose"]
     difference = interpret.run(network, [x.ravel()])[0].astype(np.int64) - run(proto, {"x": x})[0]
     assert np.abs(difference).max() <= 1
+
+
+class Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Samples for onnxruntime's quantizer."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(5)
+        self.samples = iter([{"x": rng.normal(0, 1, (1, 2, 8, 6)).astype(np.float32)} for _ in range(8)])
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self.samples, None)
+
+
+@pytest.mark.parametrize("contrib", [False, True])
+def test_a_model_that_onnxruntime_quantized(float_model: onnx.ModelProto, tmp_path: Path, contrib: bool) -> None:
+    """16x8, per channel; without MaxPool and Softmax's int16 output, which nothing of ours takes."""
+    nodes = [entry for entry in float_model.graph.node if entry.op_type not in ("MaxPool", "Softmax")]
+    for entry in nodes:
+        entry.input[:] = ["r1" if name == "m" else name for name in entry.input]
+    del float_model.graph.node[:]
+    float_model.graph.node.extend(nodes)
+    float_model.graph.output[0].name = "p"
+    del float_model.graph.value_info[:]
+    extra = {"ActivationSymmetric": True, "WeightSymmetric": True, "UseQDQContribOps": contrib}
+    path = tmp_path / "q.onnx"
+    quantize_static(
+        str(save(tmp_path, float_model)), str(path), Reader(), QuantFormat.QDQ, per_channel=True,
+        activation_type=QuantType.QInt16, weight_type=QuantType.QInt8, extra_options=extra,
+    )  # fmt: skip
+    proto = import_model(str(path), {})
+    network = lower(proto)
+    assert all(tensor.quant.wide for tensor in network.tensors.values())
+    x = np.random.default_rng(9).normal(0, 1, (1, 2, 8, 6)).astype(np.float32)
+    tensor, result = (network.tensors[port.tensor] for port in (network.inputs[0], network.outputs[0]))
+    ours = result.quant.dequantize(interpret.run(network, [tensor.quant.quantize(x).ravel()])[0])
+    assert np.abs(ours - run(onnx.load(path), {"x": x})[0]).max() <= 4 * result.quant.scale
 
 
 @pytest.mark.parametrize(
