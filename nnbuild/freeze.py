@@ -105,6 +105,8 @@ def _options(request: Request) -> dict[str, Any]:
         options["ranges"] = _sha256(_read(Path(request.ranges)))
     if request.fully_connected is not None:
         options["fully_connected"] = request.fully_connected
+    if request.int16:
+        options["int16"] = list(request.int16)
     if request.states is not None:
         options["states"] = request.states if isinstance(request.states, str) else dict(request.states)
     return options

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import onnx
@@ -14,6 +14,7 @@ from nnbuild.errors import CalibrationError, ConfigError, ModelError
 from nnbuild.explicit_states import States
 from nnbuild.importer import import_model
 from nnbuild.onnxfile import is_qdq
+from nnbuild.precision import AUTO, Aim, named, search
 from nnbuild.quantize import quantize
 from nnbuild.ranges import Ranges
 from nnbuild.remarks import Remark, note
@@ -32,6 +33,8 @@ class Request:
     states: States | None = None
     corrections: str | None = None
     ranges: str | None = None
+    int16: tuple[str, ...] = ()
+    aim: Aim = field(default_factory=Aim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def quantized(request: Request) -> Quantized:
         raise ConfigError("ranges were made by a method of their own: method has no meaning", request.model)
     try:
         ranges = calibrated(request, model) if request.ranges is None else Ranges.read(request.ranges)
-        result = _corrected(request, model, ranges)
+        result = _corrected(request, model, ranges, _int16(request, model, ranges))
     except ModelError as error:
         raise error.within(request.model) from None
     if ranges.method == SYNTHETIC:
@@ -80,31 +83,48 @@ def quantized(request: Request) -> Quantized:
     return Quantized(serialized(result), ranges)
 
 
-_OF_FLOAT_MODELS = ("calibration", "ranges", "method", "fully_connected", "corrections")
+_OF_FLOAT_MODELS = ("calibration", "ranges", "method", "fully_connected", "corrections", "int16")
 
 
 def _refuse_options(request: Request) -> None:
-    given = [name for name in _OF_FLOAT_MODELS if getattr(request, name) is not None]
+    given = [name for name in _OF_FLOAT_MODELS if getattr(request, name) not in (None, ())]
     if given:
         verb = "has" if len(given) == 1 else "have"
         message = f"the model is already quantized: {' and '.join(given)} {verb} no meaning"
         raise ConfigError(message, request.model, "leave out what is not for a quantized model")
 
 
-def _corrected(request: Request, model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
+def _int16(request: Request, model: onnx.ModelProto, ranges: Ranges) -> list[str]:
+    """The nodes and inputs whose values get 16 bits: those that the request names, and those that the search finds."""
+
+    def form(names: Collection[str]) -> onnx.ModelProto:
+        return quantize(model, ranges, fully_connected=request.fully_connected or "per_channel", int16=names)
+
+    if not request.int16:
+        return []
+    wanted = named(form(()), [name for name in request.int16 if name != AUTO])
+    if AUTO not in request.int16:
+        return wanted
+    if request.calibration is None:
+        raise CalibrationError("int16='auto' needs calibration samples", request.model)
+    found = samples.load(request.calibration, input_shapes(model))
+    return search(model, form, found, request.aim, wanted, lambda names: _corrected(request, model, ranges, names))
+
+
+def _corrected(request: Request, model: onnx.ModelProto, ranges: Ranges, int16: Collection[str]) -> onnx.ModelProto:
     """Noise is nothing to correct by; of samples that are one sequence, where states are kept, none can be held out."""
     scales = request.fully_connected or "per_channel"
     allowed = () if request.corrections == "none" else (request.corrections or ",".join(corrections.NAMES)).split(",")
     made_up = SYNTHETIC in (ranges.method, request.calibration)
     if not allowed or keeps_states(model) or made_up or request.calibration is None:
-        return quantize(model, ranges, fully_connected=scales)
+        return quantize(model, ranges, fully_connected=scales, int16=int16)
     kept = simulation.Spread(corrections.SAMPLES)
     for sample in samples.load(request.calibration, input_shapes(model)):
         kept.add(sample)
 
     def form(float_form: onnx.ModelProto) -> onnx.ModelProto:
         own = ranges if float_form is model else calibrated(request, float_form, ranges.method)
-        return quantize(float_form, own, fully_connected=scales)
+        return quantize(float_form, own, fully_connected=scales, int16=int16)
 
     return corrections.corrected(model, form, kept.samples, allowed)
 

@@ -91,7 +91,7 @@ def test_random_networks_in_the_arena(tmp_path_factory: pytest.TempPathFactory, 
 @pytest.mark.parametrize("core", ["m0", "m55"])
 def test_in_the_arena_on_cores(core: str, tmp_path: Path) -> None:
     qemu.need()
-    machine, cases = qemu.CORES[core], CASES[::5]
+    machine, cases = qemu.CORES[core], CASES[::6]
     sources = programs.units(tmp_path, programs.write(tmp_path, cases, machine.target, placement=IN_ARENA))
     status, printed = qemu.run(qemu.link(tmp_path, sources, machine), machine)
     assert (status, printed) == (0, ""), explain(status, printed, cases)

@@ -9,7 +9,9 @@ from nnbuild import option_values
 from nnbuild.calibrate import DEFAULT_METHOD, METHODS
 from nnbuild.corrections import NAMES
 from nnbuild.errors import ConfigError
+from nnbuild.option_values import parse_decibel, parse_share
 from nnbuild.pipeline import Request
+from nnbuild.precision import Aim
 from nnbuild.quantize import FULLY_CONNECTED
 from nnbuild.states import KEEP
 
@@ -70,6 +72,25 @@ def add_quantization(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_int16(parser: argparse.ArgumentParser) -> None:
+    """--int16, and what its search aims at."""
+    parser.add_argument(
+        "--int16",
+        action="append",
+        default=[],
+        metavar="LAYER|auto",
+        help="a layer, node or input whose values have 16 bits, or those that reach the aim below; repeatable",
+    )
+    parser.add_argument("--min-sqnr", metavar="DB", help="aim of --int16 auto")
+    parser.add_argument("--min-agreement", metavar="SHARE", help="aim of --int16 auto")
+
+
+def _aim(arguments: argparse.Namespace) -> Aim:
+    given = {name: getattr(arguments, name, None) for name in ("min_sqnr", "min_agreement")}
+    parsers = {"min_sqnr": parse_decibel, "min_agreement": parse_share}
+    return Aim(**{name: None if text is None else parsers[name](text) for name, text in given.items()})
+
+
 def shapes(words: list[str]) -> dict[str, tuple[int, ...]]:
     """`NAME=1,3,32,32` words as a mapping; a name may hold '='."""
     found: dict[str, tuple[int, ...]] = {}
@@ -109,4 +130,6 @@ def request(arguments: argparse.Namespace) -> Request:
         states(arguments.states),
         None if corrections is None else option_values.subset(*NAMES)(corrections),
         getattr(arguments, "ranges", None),
+        int16=tuple(getattr(arguments, "int16", ())),
+        aim=_aim(arguments) if hasattr(arguments, "int16") else Aim(),
     )

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model_arguments.add_model(parser)
     model_arguments.add_calibration(parser)
     model_arguments.add_quantization(parser)
+    model_arguments.add_int16(parser)
     parser.add_argument("--frozen", metavar="m.int8.onnx", help="check the lock of this int8 file, and copy it")
     parser.add_argument("-o", "--output", required=True, metavar="m.int8.onnx")
 

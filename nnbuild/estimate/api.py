@@ -94,7 +94,8 @@ def run(
     outputs = {}
     for position, port in enumerate(network.outputs):
         values = np.concatenate([sample[position] for sample in samples]) if samples else np.zeros((0, *port.shape[1:]))
-        values = values.astype(np.int8) if integers else network.tensors[port.tensor].quant.dequantize(values)
+        tensor = network.tensors[port.tensor]
+        values = values.astype(tensor.dtype) if integers else tensor.quant.dequantize(values)
         outputs[port.name] = values[0] if one else values
     return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
@@ -117,7 +118,7 @@ def _network(file: str, stamp: tuple[int, int]) -> Network:
 
 
 def _inputs(network: Network, x: Array | Mapping[str, Array], where: str) -> tuple[list[Array], bool, bool]:
-    """(N, ...) int8 for each input; whether `x` was one sample; whether it held integers."""
+    """(N, ...) integers for each input; whether `x` was one sample; whether it held integers."""
     given: Mapping[str, Any] = x if isinstance(x, Mapping) else {network.inputs[0].name: x}
     names = [port.name for port in network.inputs]
     if sorted(given) != sorted(names):
@@ -133,11 +134,12 @@ def _inputs(network: Network, x: Array | Mapping[str, Array], where: str) -> tup
         if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
             raise ConfigError(f"input '{port.name}' takes finite numbers", where)
         values = values.reshape(-1, *sample)
-        if values.dtype != np.int8:
+        dtype = network.tensors[port.tensor].dtype
+        if values.dtype != dtype:
             values = network.tensors[port.tensor].quant.quantize(values)
         arrays.append(values)
         ones.add(one)
-        kinds.add(np.asarray(given[port.name]).dtype == np.int8)
+        kinds.add(np.asarray(given[port.name]).dtype == dtype)
     if len(ones) > 1 or len(kinds) > 1 or len({len(values) for values in arrays}) > 1:
-        raise ConfigError("its inputs differ in their number of samples, or are int8 and float", where)
+        raise ConfigError("its inputs differ in their number of samples, or are integers and float", where)
     return arrays, ones == {True}, kinds == {True}

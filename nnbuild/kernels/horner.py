@@ -88,3 +88,14 @@ def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
 def fully_connected(view: LayerView, target: Target) -> Source:
     """A fully connected layer."""
     return _source("horner_fully_connected.c.j2", view, target)
+
+
+def wide(view: LayerView, target: Target) -> Source:
+    """A layer with 16-bit activations (`wide_conv2d`) without groups."""
+    from nnbuild.kernels import dual
+    from nnbuild.ops import channels
+
+    weights = view.constants["weights"]
+    flat = weights.reshape(len(weights), -1)
+    own = channels.upper_constants(view.params, flat, view.constants)
+    return Source("wide_horner.c.j2", dual.values(view), {"weights": words(flat), **own})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from nnbuild.fixedpoint import INT32_MAX, quantize_multiplier, requantize, saturate
+from nnbuild.fixedpoint import INT32_MAX, headroom, quantize_multiplier, requantize, saturate, upper_multiplier
 from nnbuild.intervals import Interval
 from nnbuild.lower import Constant
 from nnbuild.network import Array, QuantParams
@@ -81,17 +81,41 @@ def multipliers(scales: Array, output: QuantParams, reach: Array) -> dict[str, A
     }
 
 
-def accumulators(ctx: Lowering, node: onnx.NodeProto, flat: Array, offsets: Array, zero_point: int) -> Array:
+def upper_multipliers(scales: Array, output: QuantParams, reach: Array) -> dict[str, Array]:
+    """`multiplier` (int32) of each channel for `fixedpoint.scale_upper`, for sums of real scale `scales`."""
+    shift = left(reach)
+    found = [upper_multiplier(float(scale) / float(np.float64(output.scale)), shift) for scale in scales]
+    return {"multiplier": np.array(found, np.int32)}
+
+
+def left(reach: Array) -> int:
+    """By how much the sums of a layer are shifted in front of their one product."""
+    return headroom(int(reach.max(initial=1)))
+
+
+def upper_constants(params: Any, weights: Array, constants: Mapping[str, Array]) -> dict[str, Array]:
+    """What kernels of 16-bit layers read of each channel: `bias`, times 2^left and for raw inputs, and `multiplier`.
+
+    `weights` is (channels, taps).
+    """
+    folded = constants["bias"].astype(np.int64) - params.input_zero_point * weights.astype(np.int64).sum(axis=1)
+    return {"bias": (folded << params.left).astype(np.int32), "multiplier": constants["multiplier"]}
+
+
+def accumulators(ctx: Lowering, node: onnx.NodeProto, flat: Array, offsets: Array, quant: QuantParams) -> Array:
     """The largest magnitude of each channel's sum with weights (channels, taps) and biases, in any order of adding.
 
-    ModelError where a sum could leave int32 for some input.
+    `quant` is that of the inputs. ModelError where a sum could leave int32 for some input.
     """
+    zero_point = quant.zero_point
     total = np.abs(flat.astype(np.int64)).sum(axis=1)
     folded = offsets.astype(np.int64) - zero_point * flat.astype(np.int64).sum(axis=1)
-    reach = 128 * total + np.maximum(np.abs(folded), np.abs(offsets.astype(np.int64)))
+    reach = -quant.limits[0] * total + np.maximum(np.abs(folded), np.abs(offsets.astype(np.int64)))
     if reach.max(initial=0) > INT32_MAX - 255:
         channel = int(reach.argmax())
         hint = "its weight scale is too small for its bias; quantize this channel with a larger one"
+        if quant.wide:
+            hint = "keep its input in 8 bits"
         raise ctx.refuse(node, f"the 32-bit sum of channel {channel} can overflow", hint)
     return np.asarray(reach)
 

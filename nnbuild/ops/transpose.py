@@ -45,7 +45,7 @@ def copy(offsets: Array) -> tuple[TransposeParams, dict[str, Array]]:
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     """Transpose: another order of the offsets, and no layer."""
     constant = ctx.constant(node, 0)
-    rank = constant.values.ndim if constant is not None else ctx.activation(node).index.ndim
+    rank = constant.values.ndim if constant is not None else ctx.activation(node, wide=True).index.ndim
     order = qdq.attribute(node, "perm", list(range(rank))[::-1])
     if sorted(order) != list(range(rank)):
         raise ctx.refuse(node, f"perm {list(order)} does not fit {rank} dimensions")
@@ -58,15 +58,15 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
             constant.values.transpose(order), turned(constant.scale), turned(constant.zero_point)
         )
         return
-    activation = ctx.activation(node)
+    activation = ctx.activation(node, wide=True)
     ctx.define(node.output[0], activation.tensor, activation.index.transpose(order))
 
 
 def reference(params: TransposeParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
-    """int8, flat -> int8, flat."""
+    """int8 or int16, flat -> the same type, flat."""
     if "offsets" in constants:
-        return np.asarray(inputs[0].ravel()[constants["offsets"]], np.int8)
-    return np.asarray(inputs[0].ravel()[layout.visit(params.loops, 0) + params.start], np.int8)
+        return np.asarray(inputs[0].ravel()[constants["offsets"]])
+    return np.asarray(inputs[0].ravel()[layout.visit(params.loops, 0) + params.start])
 
 
 def copies(view: LayerView, inputs: Sequence[Interval]) -> bool:
@@ -112,7 +112,7 @@ OPERATOR = Operator(
     summary="copy into another order, where it cannot be folded",
     onnx=("Transpose",),
     lower=lower,
-    quantization=lambda node: Quantization(output=SameAsInput()),
+    quantization=lambda node: Quantization(output=SameAsInput(), wide=True),
     params=TransposeParams,
     reference=reference,
     bounds=monotone(reference),
