@@ -20,10 +20,11 @@ import numpy as np
 import onnx
 
 from benchmarks import target
-from nnbuild import __version__, calibrate, importer, interpret, quantize, samples
+from nnbuild import __version__, importer, interpret, pipeline
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.files import write_text
 from nnbuild.lower import lower
+from nnbuild.pipeline import Request
 from nnbuild.target import TARGETS
 from tests import reference
 
@@ -68,10 +69,9 @@ def quantized(
         value = model.graph.input[0]
         shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
         np.savez(folder / "calibration.npz", x=reference.data(shared, path, shape).calibration)
+        request = Request(str(path), str(folder / "calibration.npz"), fully_connected=fully_connected)
         start = time.perf_counter()
-        model = importer.import_model(path)
-        loaded = samples.load(str(folder / "calibration.npz"), {value.name: shape})
-        model = quantize.quantize(model, calibrate.ranges(model, loaded), fully_connected=fully_connected)
+        model = onnx.load_model_from_string(pipeline.quantized(request).content)
     return model, time.perf_counter() - start
 
 

@@ -17,7 +17,7 @@ from onnx import TensorProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from nnbuild import fixedpoint, interpret, samples
-from nnbuild.calibrate import Ranges, ranges
+from nnbuild.calibrate import ranges
 from nnbuild.cli import main
 from nnbuild.config import arguments, parse_options
 from nnbuild.emit import EmitOptions, emit
@@ -30,6 +30,7 @@ from nnbuild.pipeline import Request, quantized
 from nnbuild.placement import Placement
 from nnbuild.precision import Aim, named, search
 from nnbuild.quantize import quantize, wide_values
+from nnbuild.ranges import Ranges
 from tests import host
 from tests.graphs import f32, i64, imported, model, node, run, save, weights
 
