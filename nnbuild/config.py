@@ -20,6 +20,8 @@ from nnbuild.latency import parse_latency
 
 SYNTHETIC = "synthetic"
 """Calibration without samples (`nnbuild.samples`)."""
+MADE_UP = f"scales are made up (calibration='{SYNTHETIC}'): sizes and cycles are near, results mean nothing"
+"""What every build of such a model says."""
 
 
 @dataclass(frozen=True, slots=True)

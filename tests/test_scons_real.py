@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,41 @@ def test_firmware_runs_and_rebuilds_what_it_must(project: Project) -> None:
     project.write({"models/calib.npz": samples(scale=3.0)})
     assert "NNGEN" in project.scons()
     assert subprocess.run([project.folder / "fw.elf"], check=False).returncode == 0
+
+
+def test_made_up_samples_are_never_silent(project: Project) -> None:
+    """In the call and in a sidecar; nothing of that name has to exist, and the report of every build says it."""
+    told = "scales are made up (calibration='synthetic')"
+    made_up = MODEL.replace("models/calib.npz", "synthetic").replace("selftest=2", 'flash="64K"')
+    project.write({"SConstruct": made_up})
+    assert told in project.scons()
+    assert 'made-up samples (calibration="synthetic")' in next(project.folder.rglob("kws.c")).read_text()
+    project.write({"SConstruct": made_up.replace('calibration="synthetic", ', "")})
+    project.write({"models/kws.toml": 'calibration = "synthetic"\n'})
+    output = project.scons()
+    assert told in output
+    assert not project.built(output)
+    project.write({"models/kws.toml": 'calibration = "calib.npz"\n'})
+    assert told not in project.scons()
+
+
+def test_kept_ranges_take_the_place_of_a_calibration(project: Project) -> None:
+    """They are a dependency; with samples there are corrections too."""
+    project.scons()
+    before = project.path("kws.int8.onnx").read_bytes()
+    ranges = project.folder / "models/kws.ranges.json"
+    command = ["calibrate", "models/kws.onnx", "--calibration", "models/calib.npz", "-o", str(ranges)]
+    subprocess.run([sys.executable, "-m", "nnbuild", *command], cwd=project.folder, check=True)
+    both = MODEL.replace("selftest=2", 'selftest=2, ranges="models/kws.ranges.json"')
+    project.write({"SConstruct": both + 'env.Program("fw.elf", ["main.c", kws])\n'})
+    output = project.scons()
+    assert "QUANT" in output
+    assert "NNGEN" not in output
+    assert project.path("kws.int8.onnx").read_bytes() == before
+    document = json.loads(ranges.read_text())
+    document["tensors"]["y"] = [0.0, 99.0]
+    ranges.write_text(json.dumps(document))
+    assert "NNGEN" in project.scons()
 
 
 def test_name_in_sources_gives_the_same_bytes(project: Project) -> None:

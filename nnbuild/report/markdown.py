@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from nnbuild.config import MADE_UP
 from nnbuild.report import difference
 from nnbuild.report.difference import Change
-from nnbuild.report.render import SYNTHETIC, UNATTRIBUTED, title_of
+from nnbuild.report.render import UNATTRIBUTED, title_of
 
 _UNITS = {"bytes": "bytes", "us": "µs", "cycles": "cycles", "percent": "%", "dB": "dB"}
 
@@ -82,7 +83,7 @@ def _estimates(models: Sequence[dict[str, Any]]) -> Iterator[str]:
 def _made_up(models: Sequence[dict[str, Any]]) -> Iterator[str]:
     for model in models:
         if model["synthetic"]:
-            yield from (f"⚠️ {escape(model['name'])}: {escape(SYNTHETIC)}.", "")
+            yield from (f"⚠️ {escape(model['name'])}: {escape(MADE_UP)}.", "")
 
 
 def _others(budgets: dict[str, dict[str, Any]], known: set[str]) -> list[Change]:

@@ -15,8 +15,9 @@ from typing import Any
 
 import jinja2
 
+from nnbuild.config import MADE_UP
 from nnbuild.report import curve, difference, flashmap, timeline
-from nnbuild.report.render import FLASH_LABELS, RAM_LABELS, SYNTHETIC, UNATTRIBUTED, title_of
+from nnbuild.report.render import FLASH_LABELS, RAM_LABELS, UNATTRIBUTED, title_of
 
 _KIND_LABELS = {**FLASH_LABELS, "rest": "rest of firmware"}
 _SQNR_FULL = 60.0
@@ -49,7 +50,7 @@ def as_html(document: dict[str, Any], old: difference.Earlier | None = None) -> 
             style=style,
             script=script,
             unattributed=UNATTRIBUTED,
-            synthetic=SYNTHETIC,
+            synthetic=MADE_UP,
             curve_size=(curve.WIDTH, curve.HEIGHT),
         )
     )

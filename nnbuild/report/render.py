@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from nnbuild.config import MADE_UP
 from nnbuild.report import curve
 from nnbuild.report.budget import RegionUse, Verdict, amount
 from nnbuild.report.terminal import PLAIN, Style
 
 UNATTRIBUTED = "unattributed"
-SYNTHETIC = "scales are made up (calibration='synthetic'): sizes and cycles are near, results mean nothing"
 FLASH_LABELS = {
     "weights": "weights",
     "code": "generated code",
@@ -76,7 +76,7 @@ def _model(model: dict[str, Any], style: Style) -> Iterator[str]:
     name, flash, ram = model["name"], model["flash"], model["ram"]
     yield f"model {style.paint(name, 'bold')}: {name.upper()}_MODEL_ID {model['model_id']}"
     if model["synthetic"]:
-        yield f"  {style.paint(SYNTHETIC, 'yellow')}"
+        yield f"  {style.paint(MADE_UP, 'yellow')}"
     kinds = {kind: label for kind, label in FLASH_LABELS.items() if kind in flash and _shown(kind, flash[kind])}
     yield "  flash " + ", ".join(f"{label} {flash[kind]:,}" for kind, label in kinds.items())
     scratch = f" (of it up to {model['scratch_in_arena']:,} for scratch)" if model["scratch_in_arena"] else ""

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ import SCons.Util
 
 from nnbuild import config
 from nnbuild.cmsis_nn import HEADER
-from nnbuild.errors import ConfigError
+from nnbuild.errors import ConfigError, Finding
 from nnbuild.scons import accuracy, boundary, cmsis_library, latency, run, variables
 from nnbuild.scons.external_data import SCANNER
 
@@ -237,6 +238,8 @@ def _quantize(env: Any, node: Any, folder: Any, options: dict[str, Any], nodes: 
     if "frozen" in mine:
         _freeze(env, node, mine, nodes)
     REGISTRY.quantized[key] = Quantized(node.srcnode(), mine, target)
+    if mine.get("calibration") == config.SYNTHETIC:
+        print(Finding(config.MADE_UP, run.path(node), "calibration='kws_calib.npz'"), file=sys.stderr)
     return target
 
 
