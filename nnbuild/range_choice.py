@@ -21,7 +21,7 @@ from nnbuild.quantize import calibrated_values, parameters
 from nnbuild.ranges import Range, outward
 from nnbuild.samples import Sample
 
-SAMPLES = 64
+SAMPLES = 128
 """So many samples, spread over all, decide."""
 
 WIDE = "percentile"

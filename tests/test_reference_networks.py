@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from nnbuild import calibrate, importer, interpret, quantize, samples
+from nnbuild import importer, interpret, pipeline
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.lower import lower
 from nnbuild.network import Network
@@ -32,8 +32,8 @@ def quantized(path: Path, folder: Path) -> tuple[onnx.ModelProto, reference.Data
     if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
         return model, data
     np.savez(folder / "calibration.npz", x=data.calibration)
-    loaded = samples.load(str(folder / "calibration.npz"), {value.name: shape})
-    return quantize.quantize(model, calibrate.ranges(model, loaded)), data
+    request = pipeline.Request(str(path), str(folder / "calibration.npz"))
+    return onnx.load_model_from_string(pipeline.quantized(request).content), data
 
 
 def bytes_differ(network: Network, library: object, inputs: list[np.ndarray]) -> int:

@@ -62,6 +62,7 @@ def report(name: str, layers: list[str], arena: int = 400) -> dict[str, Any]:
         "cpu": "cortex-m0",
         "arena": "static",
         "arena_map": [],
+        "synthetic": False,
         "optimize": "balanced",
         "curve": [],
         "arena_bytes": arena,
