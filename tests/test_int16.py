@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from fractions import Fraction
 from math import floor
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from nnbuild import fixedpoint, interpret, samples
+from nnbuild import cmsis_nn, fixedpoint, interpret, samples
 from nnbuild.calibrate import ranges
 from nnbuild.cli import main
 from nnbuild.config import arguments, parse_options
@@ -31,6 +32,8 @@ from nnbuild.placement import Placement
 from nnbuild.precision import Aim, named, search
 from nnbuild.quantize import quantize, wide_values
 from nnbuild.ranges import Ranges
+from nnbuild.selection import select
+from nnbuild.target import TARGETS
 from tests import host
 from tests.graphs import f32, i64, imported, model, node, run, save, weights
 
@@ -135,7 +138,7 @@ def by_hand(middle: list[onnx.NodeProto], zero: int = 0, dtype: type = np.int16,
     """An int16 input, `middle` from `a` to `b`, and an int16 output."""
     nodes = [node("DequantizeLinear", "x s z", "a"), *middle, node("QuantizeLinear", "b s z", "y")]
     given = {"s": np.float32(0.001), "z": dtype(zero), **constants}
-    element = TensorProto.INT16 if dtype is np.int16 else TensorProto.UINT16
+    element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     proto = model(nodes, {"x": [1, 3, 4, 4]}, ["y"], given, opset=21, element=element)
     declare(proto, 21)
     return onnx.shape_inference.infer_shapes(proto, strict_mode=True)
@@ -153,6 +156,13 @@ def test_a_foreign_model_with_int16_ports(tmp_path: Path) -> None:
     assert channels_last == ["transpose", "wide_conv2d", "transpose"]
     difference = interpret.run(network, [x.ravel()])[0].astype(np.int64) - run(proto, {"x": x})[0]
     assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [(np.int16, "direct"), (np.int8, "cmsis_nn")])
+def test_int8_functions_of_cmsis_nn_are_not_called_for_int16(cmsis_nn_dir: Path, dtype: type, expected: str) -> None:
+    target = replace(TARGETS["cortex-m4"], cmsis_nn=cmsis_nn.read(cmsis_nn_dir))
+    network = lower(by_hand([node("Transpose", "a", "b", perm=[0, 2, 3, 1])], dtype=dtype))
+    assert [choice.kernel.name for choice in select(network, target, backend="cmsis_nn")] == [expected]
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]
