@@ -102,16 +102,16 @@ def search(
     def judged(names: Sequence[str]) -> _Judged:
         all_names = [*start, *names]
         int8 = (finished or form)(all_names)
-        errors = judge.errors(int8)
-        unseen = errors * math.sqrt(judge.unseen(form, all_names))
-        factor = judge.allowed(int8, unseen, aim)
-        return _Judged(tuple(names), judge.noise(errors), factor, judge.outlook(int8, unseen))
+        errors = judge.errors(int8) * math.sqrt(judge.unseen(form, all_names))
+        factor = judge.allowed(int8, errors, aim)
+        return _Judged(tuple(names), judge.noise(errors), factor, judge.outlook(int8, errors))
 
     costs = _Costs(form, start, aim.ram)
     before = judged(())
     inputs = [value.name for value in model.graph.input]
     every = {} if before.met else _noise(judge, form, start, _possible(model, form, start))
-    noise = {name: own for name, own in every.items() if name not in inputs}
+    inner = {name: own for name, own in every.items() if name not in inputs}
+    noise = {name: own for name, own in inner.items() if own > COUNTS * math.fsum(inner.values())}
     after = before if before.met else _rounds(judged, before, noise, costs)
     if not after.met and not _free(after.names, noise, costs):
         raise _both(after, noise, costs, aim)
@@ -200,16 +200,15 @@ def _pruned(names: Sequence[str], noise: Mapping[str, float], allowed: float, co
 
 
 def _noise(judge: Judge, form: Form, start: Sequence[str], names: Sequence[str]) -> dict[str, float]:
-    """What the 8 bits of each of `names` do where all others have 16; those that count."""
-    whole = judge.errors(form([*start, *names]))
+    """What the 8 bits of each of `names` do to held-out samples where all others have 16."""
+    whole = judge.held(form, [*start, *names])
     noise = {}
     for name in names:
-        without = form([*start, *(other for other in names if other != name)])
-        noise[name] = judge.noise(whole - judge.errors(without))
+        without = judge.held(form, [*start, *(other for other in names if other != name)])
+        noise[name] = judge.noise(whole - without)
         _progress(len(noise), len(names))
     _progress(0, 0)
-    least = COUNTS * math.fsum(noise.values())
-    return {name: own for name, own in noise.items() if own > least}
+    return noise
 
 
 def _possible(model: onnx.ModelProto, form: Form, start: Sequence[str]) -> list[str]:

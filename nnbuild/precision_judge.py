@@ -129,16 +129,22 @@ class Judge:
         """Power of errors over that of the signal."""
         return math.fsum(np.square(errors / self._units).sum(axis=1))
 
-    def unseen(self, form: Form, names: Collection[str]) -> float:
-        """By what factor the noise of held-out samples is above that of samples that ranges were fitted to; 1 for none.
+    def held(self, form: Form, names: Collection[str]) -> Array:
+        """Errors of samples that ranges were not fitted to; of those of `form` where nothing can be held out.
 
-        Measured without corrections, which are judged by samples that they have not seen anyway.
+        Without corrections, which are judged by samples that they have not seen anyway.
         """
         if not self._folds:
-            return 1.0
+            return self.errors(form(names))
+        found = np.empty_like(self._real)
+        for fold, part in self._folds:
+            found[list(part)] = self.errors(fold(names), part)
+        return found
+
+    def unseen(self, form: Form, names: Collection[str]) -> float:
+        """By what factor noise is larger where samples are held out than where ranges were fitted to them; at least 1."""
         fitted = self.noise(self.errors(form(names)))
-        held = math.fsum(self.noise(self.errors(fold(names), part)) for fold, part in self._folds)
-        return max(held / fitted, 1.0) if fitted else 1.0
+        return max(self.noise(self.held(form, names)) / fitted, 1.0) if fitted else 1.0
 
     def outlook(self, int8: onnx.ModelProto, errors: Array) -> Outlook:
         """What outputs would be with these errors in front of what the form does behind its judged values."""
