@@ -142,7 +142,7 @@ class Judge:
         return found
 
     def unseen(self, form: Form, names: Collection[str]) -> float:
-        """By what factor noise is larger where samples are held out than where ranges were fitted to them; at least 1."""
+        """By what factor noise is larger on samples that are held out than on those that are fitted to; at least 1."""
         fitted = self.noise(self.errors(form(names)))
         return max(self.noise(self.held(form, names)) / fitted, 1.0) if fitted else 1.0
 

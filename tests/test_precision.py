@@ -14,14 +14,14 @@ import onnx
 import pytest
 
 import nnbuild
-from nnbuild import precision, precision_cost
+from nnbuild import precision_cost, simulation
 from nnbuild.cli import main
 from nnbuild.errors import CalibrationError, ConfigError
 from nnbuild.lower import lower
 from nnbuild.pipeline import Request, _Build, _judge, calibrated, quantized
 from nnbuild.precision import _cheapest, search
 from nnbuild.precision_cost import Cost
-from nnbuild.precision_judge import Aim, Judge, Outlook
+from nnbuild.precision_judge import Aim, Judge, Outlook, _own_and_others, _Rest
 from nnbuild.precision_names import layer_names, named
 from nnbuild.precision_report import KEY, Found
 from nnbuild.quantize import quantize
@@ -144,18 +144,14 @@ def test_errors_without_a_change_are_those_of_the_outputs(tmp_path: Path, closin
     """What the rest of a form makes of its own errors, is what it computes."""
     made = build(tmp_path, closing)
     judge, int8 = _judge(made), made.form(())
-    rest = precision.Judge  # the class that search uses
-    assert isinstance(judge, rest)
     errors = judge.errors(int8)
-    own = nnbuild.precision_judge._Rest(int8, judge._shapes)
+    own = _Rest(int8, judge._shapes)
     values = np.stack([own.run(row) for row in judge._real + errors])
     ours = [onnx_run(int8, sample) for sample in judge._samples]
     np.testing.assert_allclose(values, ours, atol=1e-6)
 
 
 def onnx_run(proto: onnx.ModelProto, sample: dict[str, Any]) -> Any:
-    from nnbuild import simulation
-
     return simulation.run(proto, ["y"], [sample])[0]["y"].ravel()
 
 
@@ -206,6 +202,7 @@ class Costs:
         ({"a": 1, "b": 1, "c": 1}, "", math.inf, 7.0, ""),
         ({"a": 9, "b": 1, "c": 1}, "", math.inf, 4.0, "bc"),  # two that cost less than the one
         ({"a": 9, "b": 1, "c": 9}, "", math.inf, 3.0, "a"),  # what is not needed beside the dear one goes again
+        ({"a": 4, "b": 1, "c": 0.6}, "", math.inf, 6.0, "c"),  # the last one need not be worth most
         ({"a": 4, "b": 0, "c": 0}, "bc", math.inf, 4.0, "bc"),  # a group pays once
         ({"a": 9, "b": 1, "c": 1}, "", 2.0, 0.0, "bc"),  # as little as the limit lets
     ],
@@ -214,6 +211,12 @@ def test_the_cheapest_set(own: dict[str, float], group: str, limit: float, allow
     noise = {"a": 4.0, "b": 2.0, "c": 1.0}
     costs: Any = Costs(own, group, limit)
     assert sorted(_cheapest(noise, allowed, costs)) == sorted(taken)
+
+
+def test_own_errors_and_those_of_others() -> None:
+    rows = np.array([[1.0, 3.0], [0.0, 0.0], [2.0, 2.0]])
+    assert _own_and_others(rows) == (2.0, 1.0)
+    assert _own_and_others(rows[:1]) == (2.0,)
 
 
 def test_costs_are_products_and_bytes() -> None:
@@ -277,8 +280,8 @@ def test_an_outlook_and_its_aim() -> None:
     outlook = Outlook(30.0, 0.98, 0.01)
     good = Aim(min_sqnr=30.0, min_agreement=0.98, max_drop=0.01)
     assert outlook.meets(good)
-    for worse in ({"min_sqnr": 30.1}, {"min_agreement": 0.981}, {"max_drop": 0.009}):
-        assert not outlook.meets(replace(good, **worse))
+    for worse in (replace(good, min_sqnr=30.1), replace(good, min_agreement=0.981), replace(good, max_drop=0.009)):
+        assert not outlook.meets(worse)
     assert good.text() == "SQNR 30 dB, agreement 98 %, a drop of 1 points"
     assert outlook.text(good) == "SQNR 30.0 dB, agreement 98.00 %, a drop of 1.00 points"
 
