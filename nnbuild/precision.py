@@ -1,8 +1,8 @@
 """Which values of a model get 16 bits: those that are named, or the few that an aim takes.
 
 The noise that 8 bits of a value make adds up with that of the others (docs/INT16.md has figures), so it is measured
-once for each value, with all others in 16 bits. For the noise that an aim leaves the cheapest set is looked for; the set
-is quantized and corrected as a build does it and judged (`nnbuild.precision_judge`), which says how much noise may stay,
+once for each value, with all others in 16 bits. For the noise that an aim leaves the cheapest set is looked for; it is
+quantized and corrected as a build does it and judged (`nnbuild.precision_judge`), which says how much noise may stay,
 until nothing cheaper is left. All of it on calibration samples.
 """
 
