@@ -1,166 +1,220 @@
 """Which values of a model get 16 bits: those that are named, or the few that an aim takes.
 
-The search measures on calibration samples alone. How much noise the 8 bits of a value make at the outputs is measured
-with all others in 16 bits, so that errors which cancel on some samples are not taken for good; what 16 bits cost is
-estimated on a small and on a larger core, with the kernels and the memory plan of a build. By both the values are put
-in an order, the most noise for its cost first, and as few of them are taken as reach the aim.
+The noise that 8 bits of a value make adds up with that of the others (docs/INT16.md has figures), so it is measured
+once for each value, with all others in 16 bits. For the noise that an aim leaves the cheapest set is looked for; it is
+quantized and corrected as a build does it and judged (`nnbuild.precision_judge`), which says how much noise may stay,
+until nothing cheaper is left. All of it on calibration samples.
 """
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import math
-import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 
-from nnbuild import float_model
-from nnbuild.cost import Timing
+from nnbuild import precision_cost
 from nnbuild.errors import ConfigError, ModelError
-from nnbuild.estimate.figures import Setup, figures
 from nnbuild.lower import lower
-from nnbuild.network import Array
+from nnbuild.precision_cost import Cost
+from nnbuild.precision_judge import Aim, Form, Judge, Outlook
+from nnbuild.precision_names import layer_names
+from nnbuild.precision_report import Found, Value
 from nnbuild.quantize import wide_values
-from nnbuild.samples import Sample
-from nnbuild.target import TARGETS
-
-AUTO = "auto"
 
 SAMPLES = 128
-"""The first so many decide."""
-
-MARGIN_DB = 3.0
-"""By how much the SQNR of calibration samples is to be better than the aim: half of the noise is left to samples that
-ranges and corrections were not fitted to."""
-
-CORES = ("cortex-m0", "cortex-m4")
-"""On these costs are estimated: quantizing does not know the core, and the two classes differ most."""
+"""The most that decide, evenly spread over all."""
 
 COUNTS = 0.01
 """The share of all noise below which 16 bits would change nothing."""
 
+ROUNDS = 5
+"""The most sets that are corrected and judged beside that of all values; each takes as long as a quantization."""
+
 _CHEAP = 1e-3  # growth that counts for nothing
 
-Form = Callable[[Collection[str]], onnx.ModelProto]
-"""The QDQ form of the model in which the nodes and inputs of these names have 16 bits."""
-
 
 @dataclass(frozen=True, slots=True)
-class Aim:
-    """What is to be reached: SQNR of the outputs in dB, a share of samples with the float model's arg-max; or both."""
+class _Judged:
+    """A set: its noise, that of values that stay in 8 bits left of it, by what factor it may grow, what it reaches."""
 
-    min_sqnr: float | None = None
-    min_agreement: float | None = None
+    names: tuple[str, ...]
+    noise: float
+    factor: float
+    outlook: Outlook
 
-
-@dataclass(frozen=True, slots=True)
-class _Measure:
-    """What a QDQ model computes for the samples, held against the float model's outputs `real`."""
-
-    samples: Sequence[Sample]
-    names: Sequence[str]
-    real: Sequence[Array]
-
-    @classmethod
-    def of(cls, model: onnx.ModelProto, samples: Sequence[Sample]) -> _Measure:
-        names = [output.name for output in model.graph.output]
-        return cls(samples, names, _outputs(model, names, samples))
-
-    def outputs(self, int8: onnx.ModelProto) -> Sequence[Array]:
-        """All outputs of each sample, float64, flat."""
-        return _outputs(int8, self.names, self.samples)
-
-    def met(self, aim: Aim, found: Sequence[Array]) -> bool:
-        """Whether outputs reach the aim, with its margin."""
-        noise, signal = _power(self.real, found), math.fsum(float(np.sum(np.square(real))) for real in self.real)
-        if aim.min_sqnr is not None and noise * 10 ** ((aim.min_sqnr + MARGIN_DB) / 10) > signal:
-            return False
-        same = sum(int(np.argmax(a)) == int(np.argmax(b)) for a, b in zip(self.real, found, strict=True))
-        return aim.min_agreement is None or same >= aim.min_agreement * len(self.real)
+    @property
+    def met(self) -> bool:
+        """Whether the aim is."""
+        return self.factor >= 1.0
 
 
-def _outputs(model: onnx.ModelProto, names: Sequence[str], samples: Sequence[Sample]) -> Sequence[Array]:
-    session = float_model.session(model, names)
-    runs = (session.run(sample) for sample in samples)
-    return [np.concatenate([np.asarray(run[name], np.float64).ravel() for name in names]) for run in runs]
+class _Costs:
+    """Of sets of names beside `start`, and whether they live in so many bytes of `ram`."""
 
+    def __init__(self, form: Form, start: Sequence[str], ram: int | None) -> None:
+        self._form, self._start, self._ram = form, start, ram
+        self._known: dict[frozenset[str], Cost] = {}
 
-def _power(one: Sequence[Array], other: Sequence[Array]) -> float:
-    return math.fsum(float(np.sum(np.square(a - b))) for a, b in zip(one, other, strict=True))
+    def without_limit(self) -> _Costs:
+        """The same costs."""
+        other = _Costs(self._form, self._start, None)
+        other._known = self._known
+        return other
 
+    def of(self, names: Collection[str]) -> Cost:
+        """Of the set."""
+        key = frozenset(names)
+        if key not in self._known:
+            self._known[key] = precision_cost.of(lower(self._form([*self._start, *names])))
+        return self._known[key]
 
-def named(int8: onnx.ModelProto, names: Iterable[str]) -> list[str]:
-    """Layers of the lowered model, with or without the model's prefix, as `quantize` names them; others stay."""
-    nodes: dict[str, str] = {}
-    found = []
-    for name in names:
-        layer = re.fullmatch(r"(?:\w*_)?(l\d\d+_\w+)", name)
-        if layer is not None and not nodes:
-            nodes = {layer.name: layer.node for layer in lower(int8).layers}
-        found.append(nodes.get(layer[1], name) if layer is not None else name)
-    return found
+    def growth(self, names: Collection[str]) -> float:
+        """Against `start` alone."""
+        return self.of(names).above(self.of(()))
+
+    def within(self, names: Collection[str]) -> bool:
+        """Whether RAM suffices."""
+        return self._ram is None or self.of(names).ram <= self._ram
 
 
 def search(
     model: onnx.ModelProto,
     form: Form,
-    samples: Iterable[Sample],
+    judge: Judge,
     aim: Aim,
     start: Sequence[str] = (),
     finished: Form | None = None,
-) -> list[str]:
-    """`start` and the names of nodes whose outputs it takes in 16 bits to reach `aim`; all that count, where none do.
+) -> Found:
+    """`start` and the cheapest set of names of nodes whose outputs it takes in 16 bits to reach `aim`.
 
-    `model` is the imported float model, `form` its QDQ form; `finished` is what the build makes of that form, which may
-    take long and judges, where it is another. ConfigError without an aim.
+    `model` is the imported float model, `form` its QDQ form, which `finished` is what the build makes of, where it is
+    another. Where no set reaches the aim, all that count are taken. ConfigError without an aim, and where a set might
+    reach it but for RAM.
     """
-    if aim.min_sqnr is None and aim.min_agreement is None:
-        raise ConfigError("int16 'auto' needs an aim", hint="min_sqnr=36 or min_agreement='99%'")
-    measure = _Measure.of(model, list(itertools.islice(samples, SAMPLES)))
-    order = _order(form, _noise(measure, form, start, _possible(model, form, start)), start)
+    if not aim.given:
+        hint = "min_sqnr=36, min_agreement='99%' or max_drop='1%'"
+        raise ConfigError("int16 'auto' needs an aim", hint=hint)
 
-    def enough(count: int) -> bool:
-        return measure.met(aim, measure.outputs((finished or form)([*start, *order[:count]])))
+    def judged(names: Sequence[str]) -> _Judged:
+        all_names = [*start, *names]
+        int8 = (finished or form)(all_names)
+        errors = judge.errors(int8) * math.sqrt(judge.unseen(form, all_names))
+        factor = judge.allowed(int8, errors, aim)
+        return _Judged(tuple(names), judge.noise(errors), factor, judge.outlook(int8, errors))
 
-    return [*start, *order[: bisect.bisect_left(range(len(order)), True, key=enough)]]
+    costs = _Costs(form, start, aim.ram)
+    before = judged(())
+    inputs = [value.name for value in model.graph.input]
+    every = {} if before.met else _noise(judge, form, start, _possible(model, form, start))
+    inner = {name: own for name, own in every.items() if name not in inputs}
+    noise = {name: own for name, own in inner.items() if own > COUNTS * math.fsum(inner.values())}
+    after = before if before.met else _rounds(judged, before, noise, costs)
+    if not after.met and not _free(after.names, noise, costs):
+        raise _both(after, noise, costs, aim)
+    return _found(form, start, before, after, every, costs, aim)
 
 
-def _noise(measure: _Measure, form: Form, start: Sequence[str], names: Sequence[str]) -> dict[str, float]:
-    """What the 8 bits of each of `names` do to the outputs where all others have 16, as power."""
-    whole = measure.outputs(form([*start, *names]))
+def _rounds(
+    judged: Callable[[Sequence[str]], _Judged], first: _Judged, noise: Mapping[str, float], costs: _Costs
+) -> _Judged:
+    """The cheapest set that is judged to reach the aim, or all that there is."""
+    tried = {frozenset(first.names): first}
+    last = first
+    for _ in range(ROUNDS):
+        names = _cheapest(noise, _allowed(last, noise), costs)
+        if frozenset(names) in tried:
+            names = _cheapest(noise, _between(tried.values(), noise), costs)
+        if frozenset(names) in tried:
+            break
+        last = tried[frozenset(names)] = judged(names)
+    good = [found for found in tried.values() if found.met]
+    if good:
+        return min(good, key=lambda found: costs.growth(found.names))
+    everything = _cheapest(noise, 0.0, costs)
+    return tried.get(frozenset(everything)) or judged(everything)
+
+
+def _between(tried: Collection[_Judged], noise: Mapping[str, float]) -> float:
+    """Noise in the middle between the most that reached the aim and the least that did not."""
+    left = {met: [_left(found.names, noise) for found in tried if found.met is met] for met in (True, False)}
+    return (max(left[True], default=0.0) + min(left[False], default=0.0)) / 2
+
+
+def _allowed(found: _Judged, noise: Mapping[str, float]) -> float:
+    """What the noise of values in 8 bits may be, by what was judged: all else makes as much as it does there."""
+    return _left(found.names, noise) + found.noise * (found.factor - 1.0)
+
+
+def _left(names: Collection[str], noise: Mapping[str, float]) -> float:
+    return math.fsum(own for name, own in noise.items() if name not in names)
+
+
+def _cheapest(noise: Mapping[str, float], allowed: float, costs: _Costs) -> list[str]:
+    """A set within the limits that leaves at most the noise `allowed`, or as little as it can.
+
+    By noise for cost one value after the other is taken. At each step the cheapest one that would be enough ends a set
+    as well, and of the sets, without what they can spare, the cheapest counts.
+    """
+    taken: list[str] = []
+    growth = {name: costs.growth([name]) for name in noise}
+    sets = []
+    while _left(taken, noise) > allowed:
+        rest = [name for name in noise if name not in taken and costs.within([*taken, name])]
+        if not rest:
+            break
+        enough = [name for name in rest if _left([*taken, name], noise) <= allowed]
+        if enough:
+            sets.append([*taken, min(enough, key=lambda name: growth[name])])
+        taken = [*taken, _best(rest, taken, noise, growth, costs)]
+    else:
+        sets.append(taken)
+    return min((_pruned(found, noise, allowed, costs) for found in sets), key=costs.growth) if sets else taken
+
+
+def _best(
+    rest: Sequence[str], taken: Sequence[str], noise: Mapping[str, float], growth: dict[str, float], costs: _Costs
+) -> str:
+    """The one with the most noise for what it costs beside `taken`, of which `growth` holds what was last known."""
+    fresh: set[str] = set()
+    while True:
+        best = max(rest, key=lambda name: noise[name] / max(growth[name], _CHEAP))
+        if best in fresh:
+            return best
+        growth[best] = costs.growth([*taken, best]) - costs.growth(taken)
+        fresh.add(best)
+
+
+def _pruned(names: Sequence[str], noise: Mapping[str, float], allowed: float, costs: _Costs) -> list[str]:
+    """Without what is not needed, the dearest first."""
+    kept = list(names)
+    saved = {name: costs.growth(kept) - costs.growth([other for other in kept if other != name]) for name in kept}
+    for name in sorted(kept, key=lambda name: -saved[name]):
+        fewer = [other for other in kept if other != name]
+        if _left(fewer, noise) <= allowed and costs.growth(fewer) <= costs.growth(kept) and costs.within(fewer):
+            kept = fewer
+    return kept
+
+
+def _noise(judge: Judge, form: Form, start: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+    """What the 8 bits of each of `names` do to held-out samples where all others have 16."""
+    whole = judge.held(form, [*start, *names])
     noise = {}
     for name in names:
-        without = form([*start, *(other for other in names if other != name)])
-        noise[name] = _power(whole, measure.outputs(without))
+        without = judge.held(form, [*start, *(other for other in names if other != name)])
+        noise[name] = judge.noise(whole - without)
         _progress(len(noise), len(names))
     _progress(0, 0)
     return noise
 
 
-def _order(form: Form, noise: Mapping[str, float], start: Sequence[str]) -> list[str]:
-    """Those that count, each the one with the most noise for what it costs beside those in front of it."""
-    least = COUNTS * sum(noise.values())
-    rest = [name for name in noise if noise[name] > least]
-    taken: list[str] = []
-    now = _cost(form(start))
-    while rest:
-        costs = {name: _cost(form([*start, *taken, name])) for name in rest}
-        best = max(rest, key=lambda name: noise[name] / max(costs[name] - now, _CHEAP))
-        now = costs[best]
-        taken.append(best)
-        rest.remove(best)
-    return taken
-
-
 def _possible(model: onnx.ModelProto, form: Form, start: Sequence[str]) -> list[str]:
-    """Names of further nodes whose 16 bits every reader can take: of some the sums would leave 32 bits."""
+    """Names of further inputs and nodes whose 16 bits every reader can take: of some the sums would leave 32 bits."""
     found = []
-    for name in (name for name, _ in wide_values(model) if name not in start):
+    names = [*(value.name for value in model.graph.input), *(name for name, _ in wide_values(model))]
+    for name in (name for name in names if name not in start):
         try:
             lower(form([name]))
         except ModelError:
@@ -169,14 +223,72 @@ def _possible(model: onnx.ModelProto, form: Form, start: Sequence[str]) -> list[
     return found
 
 
-def _cost(int8: onnx.ModelProto) -> float:
-    """Cycles, RAM and flash of a form, each as a logarithm, so that differences are relative growth; over all cores."""
-    network = lower(int8)
-    total = 0.0
-    for cpu in CORES:
-        found = figures(network, Setup(TARGETS[cpu], Timing(cpu), backend="direct"))
-        total += math.log(found.cycles) + math.log(max(found.ram, 1)) + math.log(found.flash)
-    return total / len(CORES)
+def _free(names: Sequence[str], noise: Mapping[str, float], costs: _Costs) -> bool:
+    """Whether RAM keeps no value in 8 bits."""
+    return all(name in names or costs.within([*names, name]) for name in noise)
+
+
+def _both(found: _Judged, noise: Mapping[str, float], costs: _Costs, aim: Aim) -> ConfigError:
+    """That aim and RAM cannot be had together, and what each of them lacks."""
+    free = costs.without_limit()
+    size = costs.of(_cheapest(noise, max(_allowed(found, noise), 0.0), free)).ram
+    reached = f"{found.outlook.text(aim)} can be expected within it, {aim.text()} is wanted"
+    return ConfigError(
+        f"int16 'auto' does not reach the aim within ram={aim.ram:,} bytes: {reached}",
+        hint=f"what reaches it has {size:,} bytes alive at once, {size - (aim.ram or 0):,} too many",
+    )
+
+
+def _found(
+    form: Form,
+    start: Sequence[str],
+    before: _Judged,
+    after: _Judged,
+    noise: Mapping[str, float],
+    costs: _Costs,
+    aim: Aim,
+) -> Found:
+    """What is told of the set."""
+    layers = layer_names(form(()))
+    whole = costs.of(after.names)
+    cores = precision_cost.on_cores(lower(form([*start, *after.names]))) if after.names else {}
+    values = []
+    for name in after.names:
+        fewer = [other for other in after.names if other != name]
+        less = costs.of(fewer)
+        without = precision_cost.on_cores(lower(form([*start, *fewer])))
+        values.append(
+            Value(
+                layer=layers.get(name, name),
+                gain_db=_gain(after.noise + noise[name], after.noise),
+                products=(whole.wide - less.wide) / max(whole.products, 1),
+                ram=whole.ram - less.ram,
+                constants=whole.flash - less.flash,
+                cycles={cpu: cores[cpu].cycles - without[cpu].cycles for cpu in cores},
+                flash={cpu: cores[cpu].flash - without[cpu].flash for cpu in cores},
+            )
+        )
+    rest = sorted((name for name in noise if name not in after.names), key=lambda name: -noise[name])
+    # Measured one by one they may be more than the whole: of more than 10 dB nothing is known.
+    least = after.noise / 10
+    further = {layers.get(name, name): _gain(after.noise, max(after.noise - noise[name], least)) for name in rest}
+    return Found(
+        names=(*start, *after.names),
+        paste=tuple(layers.get(name, name) for name in (*start, *after.names)),
+        aim=aim,
+        before=before.outlook,
+        after=after.outlook,
+        met=after.met,
+        values=tuple(sorted(values, key=lambda value: -value.gain_db)),
+        further=further,
+        cycles={cpu: cores[cpu].cycles for cpu in cores},
+        ram=whole.ram,
+    )
+
+
+def _gain(before: float, after: float) -> float:
+    """dB between two noises; 0 where there is none."""
+    return 10 * math.log10(before / after) if after > 0 else 0.0
 
 
 def _progress(count: int, of: int) -> None:

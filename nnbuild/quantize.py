@@ -35,6 +35,7 @@ _WORTH = 0.999  # of the least error so far is what another one must reach
 _MAX_BIAS = 2.0**30  # leaves as much of an int32 for the sum of products
 _FINE_BIAS = 2.0**20  # where all weights of a channel are 0, its bias is stored in so many steps
 _WIDE_OPSET = 21  # the first in which QuantizeLinear writes int16
+_WIDE_REACH = 2  # times the range: unseen samples leave it, and of 16 bits one is to spare for them
 _MIN_SCALE = 1e-10  # of an activation: products of scales stay normal float32 numbers
 
 _CLAMPS = frozenset(("Relu", "Clip"))
@@ -171,9 +172,9 @@ def parameters(span: Range) -> QuantParams:
 
 
 def wide_parameters(span: Range) -> QuantParams:
-    """int16 parameters that cover the range, symmetric."""
+    """int16 parameters that cover the range and as much beyond, symmetric."""
     most = LIMITS["int16"][1]
-    largest = max(-span[0], span[1], 0.0)
+    largest = _WIDE_REACH * max(-span[0], span[1], 0.0)
     return QuantParams(float(np.float32(max(largest / most, _MIN_SCALE))), 0, "int16")
 
 

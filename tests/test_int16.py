@@ -20,7 +20,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from nnbuild import cmsis_nn, fixedpoint, interpret, samples
 from nnbuild.calibrate import ranges
 from nnbuild.cli import main
-from nnbuild.config import arguments, parse_options
+from nnbuild.config import arguments, parse_options, quantizing
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import ConfigError, ModelError
 from nnbuild.importer import import_model
@@ -29,8 +29,9 @@ from nnbuild.network import QuantParams
 from nnbuild.passes.modern_opset import declare
 from nnbuild.pipeline import Request, quantized
 from nnbuild.placement import Placement
-from nnbuild.precision import Aim, named, search
-from nnbuild.quantize import quantize, wide_values
+from nnbuild.precision_judge import Aim
+from nnbuild.precision_names import named
+from nnbuild.quantize import quantize
 from nnbuild.ranges import Ranges
 from nnbuild.selection import select
 from nnbuild.target import TARGETS
@@ -314,39 +315,23 @@ def test_raw_input_needs_int8(tmp_path: Path) -> None:
         emit(lower(proto), EmitOptions("m", raw=("i16", 1.0, 0.0)))
 
 
-# The options, and the search.
+# The options, and the command; tests/test_precision.py has the search.
 
 
 def test_options() -> None:
     assert parse_options({"int16": "sum"}, "m.onnx") == {"int16": ("sum",)}
     both = parse_options({"int16": ["auto", "x"], "min_sqnr": 30, "validation": "v.npz"}, "m.onnx")
     assert arguments(both, "quantize") == ["--int16", "auto", "--int16", "x", "--min-sqnr", "30.0"]
+    limited = parse_options({"int16": "auto", "max_drop": "1%", "validation": "v.npz", "ram": "2K"}, "m.onnx")
+    assert arguments(limited, "quantize") == ["--int16", "auto", "--ram", 2048, "--max-drop", "0.01"]
+    assert set(quantizing(limited)) == {"int16", "ram", "max_drop"}
     plain = parse_options({"int16": ["x"], "min_sqnr": 30, "validation": "v.npz"}, "m.onnx")
     assert arguments(plain, "quantize") == ["--int16", "x"]
-    with pytest.raises(ConfigError, match="needs min_sqnr or min_agreement"):
+    assert set(quantizing(plain)) == {"int16"}
+    with pytest.raises(ConfigError, match="needs min_sqnr, min_agreement or max_drop"):
         parse_options({"int16": "auto"}, "m.onnx")
     with pytest.raises(ConfigError, match="list of names"):
         parse_options({"int16": []}, "m.onnx")
-
-
-def test_the_search_takes_what_it_needs(float_model: onnx.ModelProto, tmp_path: Path) -> None:
-    found = ranges_of(float_model, tmp_path)
-    data = list(samples.load(calibration(tmp_path), {"x": (1, 2, 8, 6)}))
-
-    def form(names: object) -> onnx.ModelProto:
-        return quantize(float_model, found, int16=names)  # type: ignore[arg-type]
-
-    assert search(float_model, form, data, Aim(min_sqnr=1.0)) == []
-    assert search(float_model, form, data, Aim(min_agreement=0.01), ["x"]) == ["x"]
-    everything = {name for name, _ in wide_values(float_model)}
-    assert everything == {"first", "depthwise", "sum", "mean", "product"}
-    most = set(search(float_model, form, data, Aim(min_sqnr=90.0)))
-    assert {"product", "depthwise"} < most <= everything
-    some = search(float_model, form, data, Aim(min_sqnr=43.0))
-    assert 0 < len(some) < len(most)
-    assert search(float_model, form, data, Aim(min_sqnr=43.0), finished=lambda names: form(everything)) == []
-    with pytest.raises(ConfigError, match="needs an aim"):
-        search(float_model, form, data, Aim())
 
 
 def test_the_command(float_model: onnx.ModelProto, tmp_path: Path) -> None:

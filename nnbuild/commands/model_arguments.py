@@ -9,9 +9,10 @@ from nnbuild import option_values
 from nnbuild.calibrate import DEFAULT_METHOD, METHODS
 from nnbuild.corrections import NAMES
 from nnbuild.errors import ConfigError
-from nnbuild.option_values import parse_decibel, parse_share
+from nnbuild.option_values import own_size, parse_decibel, parse_loss, parse_share
 from nnbuild.pipeline import Request
-from nnbuild.precision import Aim
+from nnbuild.precision_judge import Aim
+from nnbuild.precision_report import Found
 from nnbuild.quantize import FULLY_CONNECTED
 from nnbuild.states import KEEP
 
@@ -83,12 +84,25 @@ def add_int16(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--min-sqnr", metavar="DB", help="aim of --int16 auto")
     parser.add_argument("--min-agreement", metavar="SHARE", help="aim of --int16 auto")
+    parser.add_argument(
+        "--max-drop", metavar="SHARE", help="aim of --int16 auto, by labels in array 'y' of the samples"
+    )
+    parser.add_argument("--ram", metavar="16K", help="the most that may live at once, of what --int16 auto takes")
 
 
 def _aim(arguments: argparse.Namespace) -> Aim:
-    given = {name: getattr(arguments, name, None) for name in ("min_sqnr", "min_agreement")}
-    parsers = {"min_sqnr": parse_decibel, "min_agreement": parse_share}
-    return Aim(**{name: None if text is None else parsers[name](text) for name, text in given.items()})
+    return Aim(
+        min_sqnr=None if arguments.min_sqnr is None else parse_decibel(arguments.min_sqnr),
+        min_agreement=None if arguments.min_agreement is None else parse_share(arguments.min_agreement),
+        max_drop=None if arguments.max_drop is None else parse_loss(arguments.max_drop),
+        ram=None if arguments.ram is None else own_size(arguments.ram),
+    )
+
+
+def tell(found: Found | None) -> None:
+    """Print what a search for 16 bits found."""
+    if found is not None:
+        print("\n".join(found.lines()), flush=True)
 
 
 def shapes(words: list[str]) -> dict[str, tuple[int, ...]]:

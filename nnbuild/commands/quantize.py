@@ -32,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Quantize, or check and copy the frozen file, and write."""
     request = model_arguments.request(arguments)
-    content = frozen(request, arguments.frozen) if arguments.frozen else quantized(request).content
-    write_bytes(arguments.output, content)
+    if arguments.frozen:
+        write_bytes(arguments.output, frozen(request, arguments.frozen))
+        return 0
+    result = quantized(request)
+    write_bytes(arguments.output, result.content)
+    model_arguments.tell(result.found)
     return 0

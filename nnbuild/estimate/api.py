@@ -23,7 +23,8 @@ from nnbuild.lower import lower
 from nnbuild.network import Array, Network
 from nnbuild.onnxfile import is_qdq
 from nnbuild.optimize import Aim
-from nnbuild.option_values import GOALS, parse_size
+from nnbuild.option_values import GOALS, layers, parse_size
+from nnbuild.precision_names import AUTO
 from nnbuild.quantize import FULLY_CONNECTED
 from nnbuild.target import named
 
@@ -41,6 +42,7 @@ def check(
     states: str | Mapping[str, str] | None,
     input_layout: str,
     fully_connected: str,
+    int16: str | Sequence[str] | None,
     cmsis_nn: str | os.PathLike[str] | None,
     backend: str,
     optimize: str,
@@ -63,9 +65,18 @@ def check(
     timing = Timing(cpu, wait_states=waits or 0, mul_cycles=mul_cycles)
     cycles = int(limits.latency.us * limits.latency.mhz) if limits.latency else None
     aim = Aim(optimize, limits.flash, limits.ram, cycles, timing.wait_states, mul_cycles)
-    setup = Setup(target, timing, backend, input_layout, fully_connected == "per_tensor", aim)
+    wide = _wide(int16)
+    named_values = tuple(name for name in wide if name != AUTO)
+    setup = Setup(target, timing, backend, input_layout, fully_connected == "per_tensor", named_values, aim)
     shapes = {name: tuple(shape) for name, shape in (input_shape or {}).items()}
-    return judge(Path(path), setup, limits, shapes, advise, states)
+    return judge(Path(path), setup, limits, shapes, advise, states, AUTO in wide)
+
+
+def _wide(int16: str | Sequence[str] | None) -> tuple[str, ...]:
+    try:
+        return layers(int16) if int16 else ()
+    except ConfigError as error:
+        raise ConfigError(f"{error.findings[0].message}, not {int16!r}", "int16") from None
 
 
 def _limits(flash: int | str | None, ram: int | str | None, latency: str | None) -> Limits:

@@ -1,0 +1,64 @@
+"""What values of 16 bits cost whatever the core: products that read them, bytes that live at once, constants.
+
+Quantizing does not know the core, and costs of kernels change from version to version; an int8 file shall not. What a
+set costs on two cores that differ most, with the kernels of today, is reported and decides nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nnbuild.contract import LayerView
+from nnbuild.cost import Timing
+from nnbuild.estimate.figures import Figures, Setup, figures
+from nnbuild.memory import plan
+from nnbuild.network import Network
+from nnbuild.ops import BY_NAME
+from nnbuild.target import TARGETS
+
+CORES = ("cortex-m0", "cortex-m4")
+
+DEARER = 0.35
+"""By how much a product takes longer where it reads 16 bits: the mean of Cortex-M0 (7 for 4.6) and M4 (1.3 for 1.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of a network: products, and how many of them read 16 bits; bytes of tensors that live at once and of constants.
+
+    What multiplies nothing counts a product for each value that it writes; what only writes 16 bits does, too.
+    """
+
+    products: int
+    wide: int
+    ram: int
+    flash: int
+
+    def above(self, base: Cost) -> float:
+        """Growth of cycles, RAM and flash against `base`, as shares, added up."""
+        return (
+            DEARER * self.wide / max(self.products, 1)
+            + self.ram / max(base.ram, 1)
+            + self.flash / max(base.flash, 1)
+            - 2.0
+        )
+
+
+def of(network: Network) -> Cost:
+    """The cost of a lowered network."""
+    products = wide = 0
+    for layer in network.layers:
+        written = network.tensors[layer.output]
+        count = max(BY_NAME[layer.op].macs(LayerView.of(network, layer)), written.size)
+        reads = any(network.tensors[name].quant.wide for name in layer.inputs)
+        products += count
+        wide += count if reads else written.size * written.quant.wide
+    # Without kernels nothing is counted that depends on the core: scratch would come on top.
+    planned = plan(network, (), TARGETS["generic"])
+    constants = sum(array.nbytes for layer in network.layers for array in layer.constants.values())
+    return Cost(products, wide, planned.arena + planned.state_bytes, constants)
+
+
+def on_cores(network: Network) -> dict[str, Figures]:
+    """Estimated figures on each of CORES with own kernels."""
+    return {cpu: figures(network, Setup(TARGETS[cpu], Timing(cpu), backend="direct")) for cpu in CORES}
