@@ -29,8 +29,8 @@ from .cmsis_library import HOST
 from .conftest import ROOT
 
 CASES = [case for operator in ALL for case in operator.cases()]
-IMAGE = {name: 40 if core.small else 200 for name, core in qemu.CORES.items()} | {HOST: 200}
-"""Cases in one image: what fits into 256 KB of flash, and into an exit status."""
+IMAGE = {name: 40 if core.small else 160 for name, core in qemu.CORES.items()} | {HOST: 200}
+"""Cases in one image: what fits into its flash, and into an exit status."""
 SAMPLES = 2
 RANDOM = 60
 SANITIZE = ("-fsanitize=address",)
