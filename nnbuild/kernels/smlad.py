@@ -28,15 +28,14 @@ import numpy as np
 
 from nnbuild import fixedpoint
 from nnbuild.contract import Assembly, LayerView, Source
-from nnbuild.kernels import horner
+from nnbuild.kernels import horner, wide_requantize
 from nnbuild.kernels.smlad_requantize import (
     Requantization,
-    Upper,
     output_length,
     outputs_length,
     requantization,
-    upper,
 )
+from nnbuild.kernels.wide_requantize import Upper
 from nnbuild.network import INT8_MIN, Array
 from nnbuild.placeholder import is_placeholder, placeholder
 from nnbuild.target import Target
@@ -198,7 +197,7 @@ def supports_conv2d(view: LayerView, target: Target) -> str | None:
     return supports(view, target) or horner.supports_conv2d(view, target)
 
 
-def _size(view: LayerView) -> int:
+def input_size(view: LayerView) -> int:
     """Bytes of an input."""
     return 2 if view.inputs[0].quant.wide else 1
 
@@ -232,7 +231,7 @@ def _patch(place: Window, dsp: bool, size: int) -> tuple[int, int]:
 
 def scratch(view: LayerView, target: Target) -> int:
     """Both patches."""
-    return sum(_patch(view.params.window, target.dsp, _size(view)))
+    return sum(_patch(view.params.window, target.dsp, input_size(view)))
 
 
 def inside(place: Window) -> tuple[range, range]:
@@ -265,8 +264,13 @@ def conv2d(view: LayerView, target: Target) -> Source:
 def wide(view: LayerView, target: Target) -> Source:
     """A layer with 16-bit activations (`wide_conv2d`) without groups."""
     weights = view.constants["weights"]
-    found = upper(view, weights.reshape(len(weights), -1), scaled=0 if view.inputs[0].quant.wide else 8)
-    return _spared(horner.wide(view, target), view) if found is None else _conv2d(view, target, *found)
+    flat = weights.reshape(len(weights), -1)
+    if not view.inputs[0].quant.wide and not is_placeholder(flat):
+        # The sums of upper channels are 256 times as large.
+        reach = -INT8_MIN * int(np.abs(flat.astype(np.int64)).sum(axis=1).max(initial=0))
+        if reach >= 1 << 31 - 8:
+            return _spared(horner.wide(view, target), view)
+    return _conv2d(view, target, *wide_requantize.requantization(view, flat))
 
 
 def _spared(source: Source, view: LayerView) -> Source:
@@ -279,7 +283,7 @@ def _spared(source: Source, view: LayerView) -> Source:
 def _conv2d(view: LayerView, target: Target, form: Requantization | Upper, own: Array) -> Source:
     from nnbuild.ops.conv2d import gathers
 
-    place, weights, size = view.params.window, view.constants["weights"], _size(view)
+    place, weights, size = view.params.window, view.constants["weights"], input_size(view)
     length = place.kernel[1] * place.input[2]
     by_row, parts = _rows(place, weights, size), packed(place, size)
     offset = 128 if size == 1 and target.dsp and wraps(by_row) else 0
@@ -334,7 +338,7 @@ def fully_connected(view: LayerView, target: Target) -> Source:
 
 def _pixels_runs(view: LayerView, unrolled: int) -> dict[str, int]:
     """Of smlad_pixels.S.j2; `unrolled` fours are in one pass of its loop, 0 where it has none."""
-    place, size = view.params.window, _size(view)
+    place, size = view.params.window, input_size(view)
     (count, run), fours, length = _runs(place), _fours(place, size), place.kernel[1] * place.input[2]
     border = place.pixels - count * run
     windows, patched = count * -(-run // 2), -(-border // 2)
@@ -411,7 +415,7 @@ def _row_length(form: Requantization, dot: Mapping[str, Any]) -> int:
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of smlad_pixels.S.j2 and smlad_gather.S.j2, and those of C around them."""
-    place, size = view.params.window, _size(view)
+    place, size = view.params.window, input_size(view)
     rows, fours = place.kernel[0], _fours(place, size)
     runs, run = _runs(place)
     border = place.pixels - runs * run

@@ -6,7 +6,7 @@ line is proved at the 255 sums at which the reference's output changes; the frac
 halves are rounded away from zero there, and where the scales of channels are too far apart.
 
 Otherwise the reference's own roundings, with constants that hold rounding and zero point; a scale of a half or more has
-neither form. Layers with 16-bit activations have a third one, which is one rounded product (`Upper`).
+neither form. Layers with 16-bit activations have a third one, which is one rounded product (wide_requantize.py).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from nnbuild import fixedpoint
 from nnbuild.contract import LayerView
 from nnbuild.kernels.exact_requantize import Channels
+from nnbuild.kernels.wide_requantize import Upper
 from nnbuild.network import INT8_MAX, INT8_MIN, Array
 from nnbuild.placeholder import is_placeholder, placeholder
 
@@ -59,49 +60,6 @@ class Requantization:
     def full(self) -> bool:
         """Whether outputs are clamped to what a byte holds."""
         return (self.low, self.high) == (INT8_MIN, INT8_MAX)
-
-
-@dataclass(frozen=True, slots=True)
-class Upper:
-    """The form of a layer with 16-bit activations: what `fixedpoint.scale_upper` does, in `bits` for an output.
-
-    A channel has two integers, its bias times 2^left and its multiplier. An output is the upper half of
-    ((sum << left) + bias) * multiplier, rounded to nearest, plus `zero`, clamped to [low, high].
-    """
-
-    left: int
-    zero: int
-    low: int
-    high: int
-    bits: int
-    size: ClassVar[int] = 2
-
-    @property
-    def saturates(self) -> bool:
-        """Whether clamps are those of an instruction: what the type holds, or half of it from 0 on."""
-        half = 1 << self.bits - 1
-        return self.high == half - 1 and self.low in (0, -half)
-
-
-def upper(view: LayerView, weights: Array, scaled: int = 0) -> tuple[Upper, Array] | None:
-    """The form of a layer with 16-bit activations, and (channels, 2) int32, for sums of raw inputs.
-
-    `weights` is (channels, taps); a kernel shifts sums to the left by `scaled` on its way, and None is where they do
-    not fit.
-    """
-    from nnbuild.ops import channels
-
-    params = view.params
-    form = Upper(
-        params.left, params.output_zero_point, params.activation_min, params.activation_max, params.bits
-    )
-    if any(is_placeholder(array) for array in (weights, *view.constants.values())):
-        return form, placeholder((len(weights), form.size), np.int32)
-    taps, limits = weights.astype(np.int64), view.inputs[0].quant.limits
-    if scaled and (np.abs(taps).sum(axis=1).max(initial=0) * -limits[0]) >> (31 - scaled):
-        return None
-    own = channels.upper_constants(params, weights, view.constants)
-    return form, np.stack([own["bias"], own["multiplier"]], axis=1)
 
 
 def requantization(

@@ -15,7 +15,7 @@ import onnx
 
 from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
-from nnbuild.kernels import dual, horner, smlad
+from nnbuild.kernels import dual, horner, horner_armv6m, smlad
 from nnbuild.lower import Lowering, Output
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels
@@ -181,6 +181,13 @@ OPERATOR = Operator(
     reference=reference,
     macs=macs,
     kernels=(
+        Kernel(
+            "assembly",
+            horner_armv6m.wide,
+            horner_armv6m.supports_conv2d,
+            horner_armv6m.scratch,
+            horner_armv6m.conv2d_trips,
+        ),
         Kernel(
             "smlad",
             smlad.wide,

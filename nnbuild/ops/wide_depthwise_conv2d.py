@@ -10,7 +10,7 @@ import onnx
 
 from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
-from nnbuild.kernels import dual
+from nnbuild.kernels import dual, smlad, smlad_depthwise
 from nnbuild.lower import Lowering, Output
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, wide_conv2d
@@ -124,6 +124,14 @@ OPERATOR = Operator(
     reference=reference,
     macs=macs,
     kernels=(
+        Kernel(
+            "smlad",
+            smlad_depthwise.wide,
+            smlad_depthwise.supports,
+            smlad_depthwise.scratch,
+            smlad_depthwise.trips,
+            outruns_library=smlad.outruns_library,
+        ),
         Kernel("pairs", dual.depthwise, dual.supports_depthwise, dual.depthwise_scratch, dual.depthwise_trips),
         Kernel("direct", render, scratch=wide_conv2d.scratch, trips=trips),
     ),
