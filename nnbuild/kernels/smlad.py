@@ -78,8 +78,8 @@ def packed(place: Window, size: int = 1) -> tuple[int, ...]:
     Inputs are of `size` bytes; rows of int16 are not packed.
     """
     rows, (words, tail) = place.kernel[0], divmod(place.kernel[1] * place.input[2], 4)
-    useful = size == 1 and 0 < tail < rows * tail <= 4 and words > 0 and rows * words <= PACKED and place.dilation == (1, 1)
-    return (rows, words, tail) if useful else ()
+    useful = 0 < tail < rows * tail <= 4 and words > 0 and rows * words <= PACKED and place.dilation == (1, 1)
+    return (rows, words, tail) if useful and size == 1 else ()
 
 
 def _rows(place: Window, weights: Array, size: int) -> Array:
@@ -424,7 +424,8 @@ def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
     blocks = pairs * -(-view.params.channels // 4)
     wide = "wide_" if size == 2 else ""
     own = {"pair": pairs, "block": blocks, f"{wide}four": blocks * fours, "run": runs}
-    own |= {"pass": blocks * -(-(fours - 1) // _unrolled(target.dsp)) if fours > FLAT and not packed(place, size) else 0}
+    loops = fours > FLAT and not packed(place, size)
+    own |= {"pass": blocks * -(-(fours - 1) // _unrolled(target.dsp)) if loops else 0}
     own |= {"row": inner * rows, f"{wide}unpacked": inner * fours}
     if not border:
         return own

@@ -47,7 +47,10 @@ def lying(view: LayerView) -> Window:
 
 
 def lines(place: Window, size: int = 1) -> Lines:
-    """What one call reads, of inputs of `size` bytes: two outputs lie side by side where pairs of lines would compute one of few twice."""
+    """What one call reads, of inputs of `size` bytes.
+
+    Two outputs lie side by side where pairs of lines would compute one of few twice.
+    """
     height, width = place.output
     beside = height == 1 or (height % 2 == 1 and height < width)
     count = place.extent(0) + (0 if beside else place.stride[0])

@@ -22,6 +22,8 @@ from nnbuild.network import Array
 from nnbuild.ops.spatial import Window
 from nnbuild.placeholder import is_placeholder, placeholder
 
+REACH = 64
+"""Columns under a window that loads and their instructions reach."""
 
 
 def strip(source: str, result: str) -> tuple[str, ...]:
@@ -33,15 +35,12 @@ def strip(source: str, result: str) -> tuple[str, ...]:
     )
 
 
-REACH = 64
-"""Columns under a window that loads and their instructions reach."""
-
-
 @dataclass(frozen=True, slots=True)
 class Lines:
     """What one call of assembly reads: `count` lines of inputs, and `width` columns of them in the patch.
 
-    Inputs are of `size` bytes. It computes two lines of outputs, or one whose outputs are taken two at a time where these are `beside` each other.
+    Inputs are of `size` bytes. It computes two lines of outputs, or one whose outputs are taken two at a time where
+    these are `beside` each other.
     """
 
     count: int
