@@ -64,12 +64,12 @@ def add(
     """The layer over `tensor`; its output has the window's shape, or `shape`."""
     quant, count = ctx.tensors[tensor].quant, len(of.weights)
     reach = channels.accumulators(ctx, node, of.weights.reshape(count, -1), of.bias, quant)
-    multipliers = channels.upper_multipliers(of.scales, output.quant, reach)
+    left, multipliers = channels.upper_multipliers(of.scales, output.quant, reach)
     params = WideConv2DParams(
         window=of.window,
         channels=count,
         groups=of.groups,
-        left=channels.left(reach),
+        left=left,
         bits=16 if output.quant.wide else 8,
         input_zero_point=quant.zero_point,
         output_zero_point=output.quant.zero_point,

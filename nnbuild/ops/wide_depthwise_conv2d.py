@@ -39,9 +39,10 @@ def add(ctx: Lowering, node: onnx.NodeProto, tensor: str, of: wide_conv2d.Weight
     """The layer over `tensor`."""
     quant, count = ctx.tensors[tensor].quant, len(of.weights)
     reach = channels.accumulators(ctx, node, of.weights.reshape(count, -1), of.bias, quant)
+    left, multipliers = channels.upper_multipliers(of.scales, output.quant, reach)
     params = WideDepthwiseConv2DParams(
         window=of.window,
-        left=channels.left(reach),
+        left=left,
         bits=16 if output.quant.wide else 8,
         input_zero_point=quant.zero_point,
         output_zero_point=output.quant.zero_point,
@@ -49,7 +50,7 @@ def add(ctx: Lowering, node: onnx.NodeProto, tensor: str, of: wide_conv2d.Weight
         activation_max=output.activation_max,
     )
     weights = packed(of.weights[..., 0].transpose(1, 2, 0))
-    constants = {"weights": weights, "bias": of.bias, **channels.upper_multipliers(of.scales, output.quant, reach)}
+    constants = {"weights": weights, "bias": of.bias, **multipliers}
     shape = (*of.window.output, count)
     return ctx.layer("wide_depthwise_conv2d", (tensor,), shape, output.quant, params, constants, node)
 
