@@ -225,21 +225,25 @@ def alone(case: Case, layer: Layer) -> Case:
     return replace(case, network=replace(network, tensors=tensors, layers=(layer,), inputs=ports[0], outputs=ports[1]))
 
 
-@pytest.mark.parametrize("by", range(4))
-def test_inputs_may_have_any_alignment(by: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("op", "by"), [*(("conv2d", by) for by in range(4)), ("wide_conv2d", 0), ("wide_conv2d", 2)])
+def test_inputs_may_have_any_alignment(op: str, by: int, tmp_path: Path) -> None:
     """Kernels that read words look where their windows lie."""
     qemu.need()
     machine = roomy("m0")
-    cases = [alone(case, layer) for case in CASES for layer in case.network.layers if layer.op == "conv2d"]
+    cases = [alone(case, layer) for case in CASES for layer in case.network.layers if layer.op == op]
     cases = [case for case in cases if case.network.layers[0].params.window.input[2] % 4 == 0]
     assert len(cases) > 3
     sources = programs.write(tmp_path, cases, machine.target, backend="direct")
     main = tmp_path / "main.c"
-    text = re.sub(r"(\(const int8_t \*\)m\d+_in0 \+ sample \* (\d+))", r"shifted(\1, \2)", main.read_text())
+    text = re.sub(
+        r"(\(const (int8|int16)_t \*\)m\d+_in0 \+ sample \* (\d+))",
+        r"(const \2_t *)(const void *)shifted((const int8_t *)(\1), \3 * sizeof(\2_t))",
+        main.read_text(),
+    )
     main.write_text(text.replace("int main(void);", SHIFTED.replace("BY", str(by)), 1))
     status, printed = qemu.run(qemu.link(tmp_path, programs.units(tmp_path, sources), machine), machine)
     assert (status, printed) == (0, ""), explain(status, printed, cases)
-    assert "shifted((const int8_t *)m0_in0" in text
+    assert "shifted((const int8_t *)((const int" in text
 
 
 def roomy(core: str) -> qemu.Core:
