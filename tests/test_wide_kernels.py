@@ -1,4 +1,4 @@
-"""Kernels in assembly for 16-bit activations: their arithmetic for any numbers, and that the cases catch their faults."""
+"""Assembly for 16-bit activations: its arithmetic for any numbers, and that the cases catch its faults."""
 
 from __future__ import annotations
 

@@ -38,16 +38,19 @@ class Upper:
         return self.high == half - 1 and self.low in (0, -half)
 
 
-def requantization(view: LayerView, weights: Array, raised: int = 0) -> tuple[Upper, Array]:
+def requantization(view: LayerView, weights: Array, raised: int = 0, from_lowest: bool = False) -> tuple[Upper, Array]:
     """The form of a layer, and (channels, 2) int32 for sums of raw inputs plus `raised`; modulo 2^32, as sums are.
 
-    `weights` is (channels, taps).
+    `weights` is (channels, taps). With `from_lowest` sums count from the smallest that they can be.
     """
     params, constants = view.params, view.constants
     form = Upper(params.left, params.output_zero_point, params.activation_min, params.activation_max, params.bits)
     if any(is_placeholder(array) for array in (weights, *constants.values())):
         return form, placeholder((len(weights), form.size), np.int32)
-    shift = params.input_zero_point + raised
-    folded = constants["bias"].astype(np.int64) - shift * weights.astype(np.int64).sum(axis=1)
+    taps = weights.astype(np.int64)
+    folded = constants["bias"].astype(np.int64) - (params.input_zero_point + raised) * taps.sum(axis=1)
+    if from_lowest:
+        low, high = (limit + raised for limit in view.inputs[0].quant.limits)
+        folded += np.minimum(taps * low, taps * high).sum(axis=1)
     bias = wrap32(folded << params.left).astype(np.int32)
     return form, np.stack([bias, constants["multiplier"]], axis=1)

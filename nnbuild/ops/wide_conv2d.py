@@ -15,7 +15,7 @@ import onnx
 
 from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
-from nnbuild.kernels import dual, horner, horner_armv6m, smlad
+from nnbuild.kernels import dual, horner, horner_armv6m, packed_armv6m, smlad
 from nnbuild.lower import Lowering, Output
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels
@@ -187,6 +187,13 @@ OPERATOR = Operator(
             horner_armv6m.supports_conv2d,
             horner_armv6m.scratch,
             horner_armv6m.conv2d_trips,
+        ),
+        Kernel(
+            "packed",
+            packed_armv6m.wide,
+            packed_armv6m.supports_wide,
+            packed_armv6m.scratch,
+            packed_armv6m.conv2d_trips,
         ),
         Kernel(
             "smlad",
