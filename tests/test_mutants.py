@@ -101,7 +101,7 @@ TEXT_MUTANTS = [
     ("wide_depthwise_conv2d", "outside[i] = 0", "outside[i] = 1"),
     ("wide_depthwise_conv2d", "nn_high_half(values)", "nn_low_half(values)"),
     ("wide_add", " - input2[", " + input2["),
-    ("wide_average_pool", "multiplier[values]", "multiplier[1]"),
+    ("wide_average_pool", "multiplier[rows * columns]", "multiplier[1]"),
     ("wide_softmax", "/ 64u", "/ 32u"),
     ("rescale", "nn_clamp(value", "nn_clamp(value + 1"),
 ]
@@ -120,6 +120,9 @@ V6M_MUTANTS = [
     ("fully_connected", "nn_shift_right(sum, 16) * low", "0u"),
     ("fully_connected", "nn_clamp(sum + own[0], 0, own[1])", "(sum + own[0])"),
     ("fully_connected", " - (fields[", " + (fields["),
+    ("wide_conv2d", " + 32768)", " + 32767)"),
+    ("wide_conv2d", " + (uint32_t)own[0]", ""),
+    ("wide_depthwise_conv2d", "own[1], 0x80000000u", "own[1], 0x70000000u"),
     ("conv2d", "= (word >> ", "= 3u + (word >> "),
     ("conv2d", ") << ", ") << 1 << "),
     ("add", " >> shift", " >> shift << 1 >> 1 << 0 | 1"),

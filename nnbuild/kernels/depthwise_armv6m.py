@@ -7,27 +7,27 @@ in the column that is missing; missing inputs are the zero point, so they are co
 layer. Its sizes are arguments, so that layers of one stride and one kind of border share the function; offsets in
 registers are no slower than those in the code.
 
+int16 inputs (`wide_depthwise_conv2d`) take the same code with halfwords, and another requantization.
+
 All other windows without dilation are computed one by one, all channels of each, where C finds or gathers them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from nnbuild.contract import Assembly, LayerView, Source
-from nnbuild.kernels.armv6m import channel, requantization
+from nnbuild.kernels.armv6m import by_product, channel, limits, requantization
 from nnbuild.ops.spatial import Window
 from nnbuild.target import Target
 
 COLUMNS = (
-    *("const int8_t *input", "int8_t *output", "const int8_t *weights", "const int32_t *scaling", "int32_t channels"),
+    *("const int8_t *weights", "const int32_t *scaling", "int32_t channels"),
     *("int32_t row", "int32_t rows", "int32_t inner", "int32_t zero", "const int32_t *end"),
 )
-WINDOW = (
-    *("const int8_t *window", "int8_t *output", "const int8_t *weights", "const int32_t *scaling"),
-    *("int32_t step", "const int32_t *end"),
-)
+WINDOW = ("const int8_t *weights", "const int32_t *scaling", "int32_t step", "const int32_t *end")
 TAPS = 64
 """The largest window: all its inputs are written one after the other."""
 
@@ -57,10 +57,24 @@ def render(view: LayerView, target: Target) -> Source:
     from nnbuild.ops import depthwise_conv2d
 
     source = depthwise_conv2d.render(view, target)
-    line, place = source.values["line"], view.params.window
-    if line is None:
-        return source
-    values = {"line": line, "low": view.params.activation_min}
+    line = source.values["line"]
+    return source if line is None else _assembled(source, view, {"line": line, "upper": None, "limits": ()})
+
+
+def wide(view: LayerView, target: Target) -> Source:
+    """A layer with 16-bit activations (`wide_depthwise_conv2d`)."""
+    from nnbuild.ops import wide_depthwise_conv2d
+
+    source = wide_depthwise_conv2d.render(view, target)
+    form = source.values["form"]
+    return _assembled(source, view, {"line": None, "upper": form, "limits": limits(form)})
+
+
+def _assembled(source: Source, view: LayerView, form: Mapping[str, Any]) -> Source:
+    """The C of `source` with its outputs computed in assembly."""
+    place, size = view.params.window, 2 if view.inputs[0].quant.wide else 1
+    types = {"source": f"{view.inputs[0].dtype}_t", "result": f"{view.output.dtype}_t"}
+    values = {**form, "low": view.params.activation_min, "size": size, **types}
     if by_columns(place):
         values |= {"stride": place.stride[0], **_borders(place)}
         own = replace(_columns(values), runs=_runs(place))
@@ -88,13 +102,19 @@ def _sizes(place: Window) -> dict[str, int]:
 
 def _columns(values: dict[str, Any]) -> Assembly:
     """Each part is as long as its fixed instructions and its rows of three inputs and products."""
-    line, bottom = values["line"], values["bottom"]
+    line, upper, bottom = values["line"], values["upper"], values["bottom"]
     border, single = values["left"] or values["right"], values["stride"] == 1
-    words = 2 + 2 * line.bounded + line.two_sided
-    output = requantization(line, values["low"]) + words + 2 * line.wide + (3 if single else 1)
+    resized = upper is not None and upper.bits // 8 != values["size"]
+    bounded = line is not None and line.bounded
+    if upper:
+        words, output = 2, by_product(upper) + 2
+    else:
+        words = 2 + 2 * line.bounded + line.two_sided
+        output = requantization(line, values["low"]) + words + 2 * line.wide
+    output += (3 + resized) if single else 1
     around = 27 + 3 * single + (7 + values["right"] + 3 * single if border else 0)
     channel = 45 + 2 * words + (6 if single else 8)
-    group = 50 + 2 * line.bounded + 3 * border + 3 * (values["left"] and not single)
+    group = 50 + 2 * bounded + 3 * border + 3 * (values["left"] and not single)
     inputs, products = 5, 9
     if single:
         column = 18 + inputs + 2 * products
@@ -103,7 +123,9 @@ def _columns(values: dict[str, Any]) -> Assembly:
         column = 17 + (1 if values["top"] else 2 + inputs + products)
         rows = 6 + 2 * inputs + 3 * products + output + (5 + output if bottom else 3)
     instructions = around + channel + group + column + rows
-    parameters = COLUMNS if single else (*COLUMNS, "int32_t output_row")
+    instructions += resized * (2 + border if single else 1)
+    data = (f"const {values['source']} *input", f"{values['result']} *output")
+    parameters = (*data, *COLUMNS) if single else (*data, *COLUMNS, "int32_t output_row")
     return Assembly("depthwise_armv6m.S.j2", "columns", "void", parameters, values, instructions)
 
 
@@ -124,8 +146,11 @@ def _window(values: dict[str, Any]) -> Assembly:
     rows, columns = values["rows"], values["columns"]
     several = columns > 1
     inputs = rows * (6 * columns - several) + rows - 1 + -(-rows * columns // 32)
-    instructions = 24 + 5 * several + inputs + channel(values["line"], values["low"])
-    parameters = (*WINDOW, "int32_t channels") if several else WINDOW
+    upper = values["upper"]
+    output = by_product(upper) if upper else channel(values["line"], values["low"])
+    instructions = 24 + 5 * several + inputs + output
+    data = (f"const {values['source']} *window", f"{values['result']} *output")
+    parameters = (*data, *WINDOW, "int32_t channels") if several else (*data, *WINDOW)
     return Assembly("depthwise_window_armv6m.S.j2", "window", "void", parameters, values, instructions)
 
 
@@ -135,7 +160,8 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
 
     params, outputs = view.params, view.output.size
     place: Window = params.window
-    two_sided = params.activation_min < params.output_zero_point < params.activation_max
+    narrow = not view.inputs[0].quant.wide and not view.output.quant.wide
+    two_sided = narrow and params.activation_min < params.output_zero_point < params.activation_max
     step = {"two_sided": outputs} if two_sided else {}
     if by_columns(place):
         strided = "strided_" if place.stride == (2, 2) else ""

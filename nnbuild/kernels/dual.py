@@ -1,8 +1,8 @@
 """Kernels for int16 inputs: two products at a time by SMLAD where the core has it, and the same bits elsewhere.
 
-`smlad` and `dual`, in assembly and in C, are for convolutions without groups and for matrix products. They take two
-pixels and two channels together: of a word with the weights of four inputs SXTB16 makes two pairs, which meet the
-inputs of both pixels; `smlad` takes int8 too, less its zero point. `pairs` is for depthwise windows and takes two
+`dual` is for convolutions without groups and for matrix products, in C; see smlad.py for assembly. It takes two pixels
+and two channels together: of a word with the weights of four inputs SXTB16 makes two pairs, which meet the inputs of
+both pixels. `pairs` is for depthwise windows and takes two
 channels of a pixel with each load, on every core. The zero point of int16 is 0, so what lies outside of the input adds
 nothing.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnbuild.contract import Assembly, LayerView, Source
+from nnbuild.contract import LayerView, Source
 from nnbuild.network import Array
 from nnbuild.placeholder import is_placeholder, placeholder
 from nnbuild.target import Target
@@ -40,10 +40,8 @@ def values(view: LayerView) -> dict[str, Any]:
 
 def supports_conv2d(view: LayerView, target: Target) -> str | None:
     """int16 inputs that all channels share, and a core with SMLAD."""
-    return _supports(view, target) if view.inputs[0].quant.wide else "its input is int8"
-
-
-def _supports(view: LayerView, target: Target) -> str | None:
+    if not view.inputs[0].quant.wide:
+        return "its input is int8"
     if view.params.groups != 1:
         return "groups share no inputs"
     return None if target.dsp else "this core has no DSP instructions"
@@ -60,86 +58,6 @@ def conv2d(view: LayerView, target: Target) -> Source:
     unrolled = max(count for count in range(1, FOURS + 1) if length // 4 % count == 0)
     more = {"fours": length // 4, "unrolled": unrolled, "tail": length % 4, "length": length}
     return Source("dual_conv2d.c.j2", {**values(view), **more}, {"weights": arranged(by_row), **own})
-
-
-def supports_smlad(view: LayerView, target: Target) -> str | None:
-    """Inputs that all channels share, assembly for a core with SMLAD, rows and channels that come out even."""
-    place = view.params.window
-    if target.mve or not target.assembly:
-        return "its assembly is for cores without MVE" if target.mve else "assembly is switched off"
-    if place.kernel[1] * place.input[2] % 4 or view.params.channels % 2 or place.dilation != (1, 1):
-        return "rows of windows are no multiple of 4, channels are odd, or windows dilated"
-    return _supports(view, target)
-
-
-def smlad(view: LayerView, target: Target) -> Source:
-    """Both windows are copied side by side, as int16, and one call makes all channels of both pixels."""
-    params, weights = view.params, view.constants["weights"]
-    flat = weights.reshape(params.channels, -1)
-    own = (view.constants["bias"].astype(np.int64) << params.left, view.constants["multiplier"])
-    place, fours = params.window, flat.shape[1] // 4
-    unrolled = max(count for count in range(1, FOURS + 1) if fours % count == 0)
-    calls = -(-place.pixels // 2)
-    blocks = calls * params.channels // 2
-    runs = {"call": calls, "block": blocks, "pass": blocks * fours // unrolled}
-    form = {"p": params, "result": f"{view.output.dtype}_t", "unrolled": unrolled}
-    dot = Assembly("dual_dot.S.j2", "dot", "void", _dot_parameters(view), form, _dot_length(params, unrolled), runs)
-    words = arranged(flat[:, None, :])
-    if not is_placeholder(words):
-        words = words.view("<i4").astype(np.int32)
-    else:
-        words = placeholder((words.size // 4,), np.int32)
-    return Source(
-        "wide_smlad_conv2d.c.j2",
-        {**values(view), "fours": fours, "length": place.kernel[1] * place.input[2]},
-        {"weights": words, "scaling": np.stack(own, axis=1).astype(np.int32).ravel()},
-        assembly=(dot,),
-    )
-
-
-def _dot_parameters(view: LayerView) -> tuple[str, ...]:
-    return (
-        *(
-            "const uint32_t *patch",
-            f"{view.output.dtype}_t *output",
-            "const int32_t *weights",
-            "const int32_t *scaling",
-        ),
-        *("int32_t step", "const int32_t *end", "const uint32_t *stop"),
-    )
-
-
-def _dot_length(params: Any, unrolled: int) -> int:
-    """Halfwords of dual_dot.S.j2."""
-    half = 2 ** (params.bits - 1)
-    saturates = params.activation_max == half - 1 and params.activation_min in (0, -half)
-    clamps = 4 * 2 if saturates else 8 + 4 * 6
-    return 52 + 28 * unrolled + clamps + (8 if params.output_zero_point else 0)
-
-
-def smlad_trips(view: LayerView, target: Target) -> dict[str, int]:
-    """The loops of dual_dot.S.j2, and those of C around them."""
-    place = view.params.window
-    taps = place.kernel[0] * place.kernel[1] * place.input[2]
-    calls = -(-place.pixels // 2)
-    blocks = calls * view.params.channels // 2
-    border = place.reaching_outside
-    narrow = "" if view.inputs[0].quant.wide else "narrow_"
-    return {
-        "pair": calls,
-        "block": blocks,
-        "four": blocks * taps // 4,
-        f"{narrow}copied": (place.pixels - border) * taps // 4,
-        "row": (place.pixels - border) * place.kernel[0],
-        f"{narrow}gathered": border * taps,
-        "gathered_tap": border * place.kernel[0] * place.kernel[1],
-    }
-
-
-def smlad_scratch(view: LayerView, target: Target) -> int:
-    """The patch of two windows."""
-    place = view.params.window
-    return int(place.kernel[0] * place.kernel[1] * place.input[2] * 4)
 
 
 def arranged(weights: Array) -> Array:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnbuild.contract import LayerView, Source
+from nnbuild.kernels import wide_requantize
 from nnbuild.kernels.exact_requantize import requantization
 from nnbuild.network import Array
 from nnbuild.placeholder import is_placeholder, placeholder
@@ -90,12 +91,12 @@ def fully_connected(view: LayerView, target: Target) -> Source:
     return _source("horner_fully_connected.c.j2", view, target)
 
 
-def wide(view: LayerView, target: Target) -> Source:
-    """A layer with 16-bit activations (`wide_conv2d`) without groups."""
+def wide(view: LayerView, target: Target, raised: int = 0) -> Source:
+    """A layer with 16-bit activations (`wide_conv2d`) without groups; the kernel adds `raised` to each input."""
     from nnbuild.kernels import dual
-    from nnbuild.ops import channels
 
     weights = view.constants["weights"]
     flat = weights.reshape(len(weights), -1)
-    own = channels.upper_constants(view.params, flat, view.constants)
-    return Source("wide_horner.c.j2", dual.values(view), {"weights": words(flat), **own})
+    form, own = wide_requantize.requantization(view, flat, raised)
+    values = {**dual.values(view), "form": form, "raised": raised, "spare": False}
+    return Source("wide_horner.c.j2", values, {"weights": words(flat), "scaling": own.ravel()})

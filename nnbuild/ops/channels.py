@@ -5,6 +5,7 @@ Also how they shrink: which input channels they read, and what is left of weight
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -81,16 +82,16 @@ def multipliers(scales: Array, output: QuantParams, reach: Array) -> dict[str, A
     }
 
 
-def upper_multipliers(scales: Array, output: QuantParams, reach: Array) -> dict[str, Array]:
-    """`multiplier` (int32) of each channel for `fixedpoint.scale_upper`, for sums of real scale `scales`."""
-    shift = left(reach)
-    found = [upper_multiplier(float(scale) / float(np.float64(output.scale)), shift) for scale in scales]
-    return {"multiplier": np.array(found, np.int32)}
+def upper_multipliers(scales: Array, output: QuantParams, reach: Array) -> tuple[int, dict[str, Array]]:
+    """`left` of a layer and `multiplier` (int32) of each channel for `fixedpoint.scale_upper`.
 
-
-def left(reach: Array) -> int:
-    """By how much the sums of a layer are shifted in front of their one product."""
-    return headroom(int(reach.max(initial=1)))
+    Sums have the real scales `scales`, and magnitudes up to `reach`. They are shifted as far as the largest multiplier
+    needs to fit, in steps of four, so that layers share code; less where sums would leave 32 bits.
+    """
+    real = [float(scale) / float(np.float64(output.scale)) for scale in scales]
+    needed = max(math.frexp(max(real, default=0.0))[1] + 1, 0)
+    left = min(-(-needed // 4) * 4, headroom(int(reach.max(initial=1))))
+    return left, {"multiplier": np.array([upper_multiplier(each, left) for each in real], np.int32)}
 
 
 def upper_constants(params: Any, weights: Array, constants: Mapping[str, Array]) -> dict[str, Array]:

@@ -13,6 +13,7 @@ from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, So
 from nnbuild.intervals import monotone
 from nnbuild.lower import Lowering, Output
 from nnbuild.network import Array, QuantParams
+from nnbuild.ops.pooling import walk, window_trips
 from nnbuild.ops.spatial import Window
 from nnbuild.target import Target
 
@@ -75,14 +76,14 @@ def reference(params: WideAveragePoolParams, constants: Mapping[str, Array], inp
 
 
 def render(view: LayerView, target: Target) -> Source:
-    """Sums of windows cut to the input; one product for each output."""
+    """Sums of windows, cut to the input where they reach outside; one product for each output."""
     params: WideAveragePoolParams = view.params
     counts = params.window.inside(params.pads_count)
     varied = bool(counts.min() < counts.max())
     types = {"source": f"{view.inputs[0].dtype}_t", "result": f"{view.output.dtype}_t"}
     multiplier = view.constants["multiplier"]
     values = {
-        **{"p": params, "w": params.window, "varied": varied, **types},
+        **{"p": params, "w": params.window, "walk": walk(params.window), "varied": varied, **types},
         "multiplier": int(multiplier[int(counts.max())]),
         "ends": tuple(end if params.pads_count else 0 for end in params.window.pad_end),
     }
@@ -91,14 +92,8 @@ def render(view: LayerView, target: Target) -> Source:
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of wide_average_pool.c.j2."""
-    place, count = view.params.window, view.params.window.input[2]
-    rows, columns = place.clipped()
-    return {
-        "pixel": place.pixels,
-        "output": view.output.size,
-        "row": rows * place.output[1] * count,
-        "tap": rows * columns * count,
-    }
+    place = view.params.window
+    return {"pixel": place.pixels, "output": view.output.size, **window_trips(place)}
 
 
 def cases() -> Iterable[Case]:

@@ -15,7 +15,7 @@ import onnx
 
 from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
-from nnbuild.kernels import dual, horner
+from nnbuild.kernels import dual, horner, horner_armv6m, packed_armv6m, smlad
 from nnbuild.lower import Lowering, Output
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels
@@ -64,12 +64,12 @@ def add(
     """The layer over `tensor`; its output has the window's shape, or `shape`."""
     quant, count = ctx.tensors[tensor].quant, len(of.weights)
     reach = channels.accumulators(ctx, node, of.weights.reshape(count, -1), of.bias, quant)
-    multipliers = channels.upper_multipliers(of.scales, output.quant, reach)
+    left, multipliers = channels.upper_multipliers(of.scales, output.quant, reach)
     params = WideConv2DParams(
         window=of.window,
         channels=count,
         groups=of.groups,
-        left=channels.left(reach),
+        left=left,
         bits=16 if output.quant.wide else 8,
         input_zero_point=quant.zero_point,
         output_zero_point=output.quant.zero_point,
@@ -157,6 +157,9 @@ def cases() -> Iterable[Case]:
         ("gemm", "Gemm", (1, 13), (7, 13), 0, {"transB": 1}, {}),
         ("gemm_even", "Gemm", (1, 16), (12, 16), 0, {"transB": 1}, relu),
         ("rows", "MatMul", (1, 4, 6), (6, 5), 1, {}, {"bias": False}),
+        ("1x1_of_1", "Conv", (1, 1, 3, 4), (5, 1, 1, 1), 0, {"pads": [1, 0, 0, 1]}, {}),
+        ("column_of_2", "Conv", (1, 2, 6, 4), (6, 2, 3, 1), 0, {"pads": [1, 0, 1, 0]}, {}),
+        ("column_of_3", "Conv", (1, 3, 5, 3), (7, 3, 2, 1), 0, {"pads": [0, 0, 1, 1]}, {}),
     ]
     for key, (source, target) in types.items():
         rows = {"16_8": table[1::2], "16_16": table, "8_16": table[::2]}[key]
@@ -179,12 +182,26 @@ OPERATOR = Operator(
     macs=macs,
     kernels=(
         Kernel(
+            "assembly",
+            horner_armv6m.wide,
+            horner_armv6m.supports_conv2d,
+            horner_armv6m.scratch,
+            horner_armv6m.conv2d_trips,
+        ),
+        Kernel(
+            "packed",
+            packed_armv6m.wide,
+            packed_armv6m.supports_wide,
+            packed_armv6m.scratch,
+            packed_armv6m.conv2d_trips,
+        ),
+        Kernel(
             "smlad",
-            dual.smlad,
-            dual.supports_smlad,
-            dual.smlad_scratch,
-            dual.smlad_trips,
-            outruns_library=lambda target: not target.mve,
+            smlad.wide,
+            smlad.supports_conv2d,
+            smlad.scratch,
+            smlad.conv2d_trips,
+            outruns_library=smlad.outruns_library,
         ),
         Kernel("dual", dual.conv2d, dual.supports_conv2d, dual.conv2d_scratch, dual.conv2d_trips),
         Kernel("horner", horner.wide, horner.supports_conv2d, scratch, horner.conv2d_trips),

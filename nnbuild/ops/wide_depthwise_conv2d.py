@@ -10,7 +10,7 @@ import onnx
 
 from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
-from nnbuild.kernels import dual
+from nnbuild.kernels import depthwise_armv6m, dual, smlad, smlad_depthwise, wide_requantize
 from nnbuild.lower import Lowering, Output
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, wide_conv2d
@@ -39,9 +39,10 @@ def add(ctx: Lowering, node: onnx.NodeProto, tensor: str, of: wide_conv2d.Weight
     """The layer over `tensor`."""
     quant, count = ctx.tensors[tensor].quant, len(of.weights)
     reach = channels.accumulators(ctx, node, of.weights.reshape(count, -1), of.bias, quant)
+    left, multipliers = channels.upper_multipliers(of.scales, output.quant, reach)
     params = WideDepthwiseConv2DParams(
         window=of.window,
-        left=channels.left(reach),
+        left=left,
         bits=16 if output.quant.wide else 8,
         input_zero_point=quant.zero_point,
         output_zero_point=output.quant.zero_point,
@@ -49,7 +50,7 @@ def add(ctx: Lowering, node: onnx.NodeProto, tensor: str, of: wide_conv2d.Weight
         activation_max=output.activation_max,
     )
     weights = packed(of.weights[..., 0].transpose(1, 2, 0))
-    constants = {"weights": weights, "bias": of.bias, **channels.upper_multipliers(of.scales, output.quant, reach)}
+    constants = {"weights": weights, "bias": of.bias, **multipliers}
     shape = (*of.window.output, count)
     return ctx.layer("wide_depthwise_conv2d", (tensor,), shape, output.quant, params, constants, node)
 
@@ -71,10 +72,10 @@ def macs(view: LayerView) -> int:
 
 def render(view: LayerView, target: Target) -> Source:
     """Sums over windows, channel by channel."""
-    params, weights = view.params, view.constants["weights"]
-    by_channel = packed(weights.transpose(2, 0, 1))
-    own = channels.upper_constants(params, by_channel.reshape(len(by_channel), -1), view.constants)
-    return Source("wide_depthwise_conv2d.c.j2", dual.values(view), {"weights": by_channel, **own})
+    by_channel = packed(view.constants["weights"].transpose(2, 0, 1))
+    form, own = wide_requantize.requantization(view, by_channel.reshape(len(by_channel), -1))
+    constants = {"weights": by_channel, "scaling": own.ravel()}
+    return Source("wide_depthwise_conv2d.c.j2", {**dual.values(view), "form": form}, constants)
 
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:
@@ -105,7 +106,7 @@ def cases() -> Iterable[Case]:
         ("1d", (4, 11), (5,), {"pads": [4, 0]}),
     ]
     for key, (source, target) in types.items():
-        for name, shape, kernel, attributes in table if key == "16_16" else table[::2]:
+        for name, shape, kernel, attributes in table:
             weights, own = (shape[0], 1, *kernel), {**attributes, "group": shape[0]}
             case = f"wide_depthwise_{name}_{key}"
             yield singles.weighted(case, "Conv", (1, *shape), weights, 0, source, target, own)
@@ -124,6 +125,21 @@ OPERATOR = Operator(
     reference=reference,
     macs=macs,
     kernels=(
+        Kernel(
+            "assembly",
+            depthwise_armv6m.wide,
+            depthwise_armv6m.supports,
+            wide_conv2d.scratch,
+            depthwise_armv6m.trips,
+        ),
+        Kernel(
+            "smlad",
+            smlad_depthwise.wide,
+            smlad_depthwise.supports,
+            smlad_depthwise.scratch,
+            smlad_depthwise.trips,
+            outruns_library=smlad.outruns_library,
+        ),
         Kernel("pairs", dual.depthwise, dual.supports_depthwise, dual.depthwise_scratch, dual.depthwise_trips),
         Kernel("direct", render, scratch=wide_conv2d.scratch, trips=trips),
     ),
