@@ -17,6 +17,7 @@ from tests import random_layers
 RANDOM = 80
 IN, OUT = QuantParams(0.05, -20), QuantParams(0.3, 5)
 RELU = QuantParams(0.2, -128)
+WIDE, WIDE_OUT = QuantParams(0.0002, 0, "int16"), QuantParams(0.0005, 0, "int16")
 SECOND, SUM = QuantParams(0.037, 11), QuantParams(0.083, 3)
 
 # name: (channels, height, width), (outputs, height, width of the window), stride, pads
@@ -81,8 +82,10 @@ def cases() -> Iterator[Case]:
     yield from _depthwise()
     for inputs, outputs in PRODUCTS:
         for name, output, clamp in (("plain", OUT, ()), ("relu", RELU, ("Relu",))):
-            label = f"fc_{inputs}x{outputs}_{name}"
-            yield singles.weighted(label, "Gemm", (1, inputs), (outputs, inputs), 0, IN, output, {"transB": 1}, clamp)
+            label, shapes = f"fc_{inputs}x{outputs}_{name}", ((1, inputs), (outputs, inputs))
+            yield singles.weighted(label, "Gemm", *shapes, 0, IN, output, {"transB": 1}, clamp)
+            if inputs <= 256:
+                yield singles.weighted(f"{label}_int16", "Gemm", *shapes, 0, WIDE, output, {"transB": 1}, clamp)
     yield from _others()
     yield from random_layers.cases(0, RANDOM)
     for operator in ALL:
@@ -95,6 +98,10 @@ def _convolutions() -> Iterator[Case]:
         pads = [pad if size > 1 else 0 for size in window[1:]] * 2
         attributes = {"strides": [stride] * 2, "pads": pads}
         yield singles.weighted(f"conv_{name}", "Conv", (1, *shape), weights, 0, IN, RELU, attributes, ("Relu",))
+        # Of many inputs with weights of 127 each the sum would not fit.
+        for source, output in ((WIDE, WIDE_OUT), (IN, WIDE_OUT)) if name not in ("deep", "few_inputs") else ():
+            key = f"conv_{name}_{source.dtype}_{output.dtype}"
+            yield singles.weighted(key, "Conv", (1, *shape), weights, 0, source, output, attributes, ("Relu",))
 
 
 def _depthwise() -> Iterator[Case]:
@@ -103,6 +110,9 @@ def _depthwise() -> Iterator[Case]:
         attributes = {"strides": [stride] * 2, "pads": pads, "group": shape[0]}
         weights = (shape[0], 1, *window)
         yield singles.weighted(f"depthwise_{name}", "Conv", (1, *shape), weights, 0, IN, RELU, attributes, ("Relu",))
+        for source, output in ((WIDE, WIDE_OUT), (IN, WIDE_OUT)):
+            key = f"depthwise_{name}_{source.dtype}_{output.dtype}"
+            yield singles.weighted(key, "Conv", (1, *shape), weights, 0, source, output, attributes, ("Relu",))
 
 
 def _others() -> Iterator[Case]:
@@ -113,6 +123,10 @@ def _others() -> Iterator[Case]:
             yield singles.several(f"{kind}_{text}_relu".lower(), kind, [shape, shape], [SECOND, IN], RELU, ("Relu",))
         for kind in ("Min", "Max"):
             yield singles.several(f"{kind}_{text}".lower(), kind, [shape, shape], [IN, IN], IN)
+        yield singles.several(f"add_{text}_int16", "Add", [shape, shape], [WIDE, IN], WIDE_OUT)
+        yield singles.several(f"add_{text}_to_int16", "Add", [shape, shape], [IN, IN], WIDE_OUT)
+        yield singles.requantization(f"rescale_{text}_narrower", shape, WIDE, IN)
+        yield singles.requantization(f"rescale_{text}_wider", shape, IN, WIDE)
         yield singles.unary(f"tanh_{text}", "Tanh", shape, IN, QuantParams(1 / 128, 0))
         yield singles.clamp(f"clamp_{text}", ("Clip", -0.5, 1.0), shape, IN, IN)
         yield singles.several(f"concat_{text}", "Concat", [shape, shape], [IN, IN], IN, attributes={"axis": 1})
@@ -121,10 +135,14 @@ def _others() -> Iterator[Case]:
         for kind, output in (("MaxPool", IN), ("AveragePool", IN), ("AveragePool", OUT)):
             name = f"{kind}_{channels}_{size}_{window}_{output.zero_point}".lower()
             yield singles.unary(name, kind, (1, channels, size, size), IN, output, attributes)
+            if kind == "AveragePool":
+                yield singles.unary(f"{name}_int16", kind, (1, channels, size, size), WIDE, output, attributes)
     for sizes in HISTORIES:
         yield singles.history(f"history_{'x'.join(map(str, sizes))}", HistoryParams(*sizes), IN)
     for rows, depth in ((1, 2), (1, 10), (1, 12), (1, 100), (8, 24)):
-        yield singles.unary(f"softmax_{rows}x{depth}", "Softmax", (1, rows, depth), IN, QuantParams(1 / 256, -128))
+        for source in (IN, WIDE):
+            name = f"softmax_{rows}x{depth}_{source.dtype}"
+            yield singles.unary(name, "Softmax", (1, rows, depth), source, QuantParams(1 / 256, -128))
     for channels, size in ((3, 20), (16, 9)):
         shape = (1, channels, size, size)
         yield singles.pad(f"pad_{channels}", shape, [0, 0, 1, 1, 0, 0, 1, 1], 0.0, IN)

@@ -32,7 +32,7 @@ CORES: Mapping[str, tuple[str, ...]] = {
     "mve": (),
 }
 MEASURED_ON = {"armv6m": "cortex-m0", "armv7m": "cortex-m3", "dsp": "cortex-m4", "mve": "cortex-m55"}
-NETWORKS_IN_ONE_IMAGE = 60
+NETWORKS_IN_ONE_IMAGE = 24
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ class _Models:
         found = []
         for port in self.network.inputs:
             tensor = self.network.tensors[port.tensor]
-            flat = np.empty(tensor.size, np.int8)
+            flat = np.empty(tensor.size, tensor.dtype)
             flat[self._places[port.name]] = tensor.quant.quantize(sample[port.name])
             found.append(flat)
         return found
@@ -118,14 +118,14 @@ class _Models:
 
     def _noisy(self, probe: Probe, by_tensor: Mapping[str, Probe]) -> Probe:
         """What shows the noise of an output: of indices, the values that they are of."""
-        if self.network.tensors[probe.tensor].dtype == "int8":
+        if not self.network.tensors[probe.tensor].indices:
             return probe
         layer = next(layer for layer in self.network.layers if layer.output == probe.tensor)
         return by_tensor.get(layer.inputs[0], probe)
 
     def _decision(self, real: Array, ours: Array) -> tuple[int, int]:
         """Arg-max in float and in int8, or the indices themselves where the network computes one."""
-        if self.network.tensors[self.first.tensor].dtype != "int8" and ours.size == 1:
+        if self.network.tensors[self.first.tensor].indices and ours.size == 1:
             return int(real[0]), int(ours[0])
         return int(np.argmax(real)), int(np.argmax(ours))
 
@@ -291,7 +291,7 @@ def _result(
 ) -> Accuracy:
     network = models.network
     first = network.tensors[models.first.tensor]
-    decides = first.size > 1 or first.dtype != "int8"
+    decides = first.size > 1 or first.indices
     agreeing = sum(count for (real, ours), count in counts.decisions.items() if real == ours)
     labelled = decides and counts.labels is not None
     real, ours = counts.right
@@ -345,7 +345,8 @@ def _weight_scales(layer: Layer) -> int | None:
     """How many different multipliers the outputs of a layer with weights have."""
     if "weights" not in layer.constants or "multiplier" not in layer.constants:
         return None
-    return len(set(zip(*(layer.constants[name].ravel().tolist() for name in ("multiplier", "shift")), strict=True)))
+    scales = [layer.constants[name].ravel().tolist() for name in ("multiplier", "shift") if name in layer.constants]
+    return len(set(zip(*scales, strict=True)))
 
 
 def _computed(model: onnx.ModelProto) -> set[str]:

@@ -22,7 +22,7 @@ from nnbuild.errors import CalibrationError
 from nnbuild.histogram import CHOICES, Histogram
 from nnbuild.network import Array
 from nnbuild.ranges import Ranges, outward
-from nnbuild.samples import Samples
+from nnbuild.samples import Sample, Samples
 
 AUTO = "auto"
 METHODS = (AUTO, *CHOICES)
@@ -42,7 +42,7 @@ def ranges(model: onnx.ModelProto, samples: Samples, method: str = DEFAULT_METHO
     constant = functools.cache(lambda name: numpy_helper.to_array(initializers[name]))
     digest = hashlib.sha256()
     count = 0
-    kept = simulation.Spread(range_choice.SAMPLES)
+    kept: simulation.Spread[Sample] = simulation.Spread(range_choice.SAMPLES)
     for sample in samples:
         kept.add(sample)
         for name in inputs:

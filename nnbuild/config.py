@@ -101,6 +101,16 @@ OPTIONS: dict[str, Option] = {
             "output; CMSIS-NN before 7.0.0 needs it; per_channel where not given",
         ),
         Option(
+            "int16",
+            "quantize",
+            values.layers,
+            "--int16",
+            '["kws_l07_add", "input_1"]',
+            "layers or nodes whose outputs have 16 bits, and inputs of the model that do; with `auto` those that "
+            "it takes to reach `min_sqnr`, `min_agreement` or `max_drop` within `ram`, but inputs and outputs of the "
+            "model only where they are named too; see [INT16.md](INT16.md)",
+        ),
+        Option(
             "states",
             "quantize",
             values.states,
@@ -373,6 +383,9 @@ class Variable:
 BOUNDS = {"agreement": "min_agreement", "sqnr": "min_sqnr", "drop": "max_drop"}
 """What accuracy is held against, and by which option: a share of 1, dB, a share of 1."""
 
+SEARCHED = (*BOUNDS.values(), "ram")
+"""The options that `int16="auto"` searches by."""
+
 DEFAULT_HOSTCC = "cc"
 
 VARIABLES: tuple[Variable, ...] = (
@@ -490,6 +503,9 @@ def _combined(options: Mapping[str, Any]) -> Iterable[Finding]:
         if name in options and "validation" not in options:
             hint = "add validation='kws_val.npz': samples that do not calibrate"
             yield Finding(f"option '{name}' needs validation", hint=hint)
+    if "auto" in options.get("int16", ()) and not set(BOUNDS.values()) & set(options):
+        hint = "add min_sqnr=36, say; the samples of `calibration` decide, those of `validation` judge"
+        yield Finding("option 'int16' with 'auto' needs min_sqnr, min_agreement or max_drop", hint=hint)
     if options.get("calibration") == SYNTHETIC:
         for name in (name for name in ("min_agreement", "min_sqnr") if name in options):
             hint = "calibrate with real samples"
@@ -553,17 +569,24 @@ def default_name(filename: str) -> str:
         raise ConfigError(f"'{stem}' is no prefix for C names", filename, "add name='kws' or rename the file") from None
 
 
+def quantizing(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that the int8 file depends on."""
+    aims = SEARCHED if "auto" in options.get("int16", ()) else ()
+    return {name: value for name, value in options.items() if OPTIONS[name].stage == "quantize" or name in aims}
+
+
 def arguments(options: Mapping[str, Any], stage: str) -> list[Any]:
     """The command-line arguments of one command; a path is left as it stands in `options`."""
     words: list[Any] = []
+    aims = SEARCHED if stage == "quantize" and "auto" in options.get("int16", ()) else ()
     for name, option in OPTIONS.items():
-        told = option.stage == stage or (option.stage == "build" and stage == "emit" and option.flag)
+        told = option.stage == stage or (option.stage == "build" and stage == "emit" and option.flag) or name in aims
         if not told or name not in options:
             continue
         value = options[name]
         if isinstance(value, tuple):
-            for key, text in value:
-                words += [option.flag, f"{key}={text}"]
+            for entry in value:
+                words += [option.flag, entry if isinstance(entry, str) else "=".join(entry)]
         else:
             words += [option.flag, repr(value) if isinstance(value, float) else value]
     return words

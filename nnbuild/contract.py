@@ -72,6 +72,9 @@ class Quantization:
     Input `recurrent` is a constant that the operator multiplies with its own output, quantized as `weights` are. Input
     `cell` is the start of a value that it carries in 16 bits, with a scale that is a power of two: the range of that
     value is `<output>_cell` of `Operator.internals`.
+
+    With `wide` input 0 (of operators without weights every input) and the output may be int16; others get an int8 copy
+    of what is. `wide_output` is whether the output may be too.
     """
 
     output: OutputRule = Calibrated()
@@ -83,6 +86,8 @@ class Quantization:
     parameters: frozenset[int] = frozenset()
     recurrent: int | None = None
     cell: int | None = None
+    wide: bool = False
+    wide_output: bool = True
 
 
 class Order(Enum):

@@ -182,7 +182,8 @@ def function_key(choice: Choice, source: Source, target: Target) -> str:
     """Layers with equal keys are calls of one C function."""
     arrays = [(name, str(array.dtype)) for name, array in source.data.items()]
     scratch = choice.kernel.scratch(choice.view, target) > 0
-    return repr((source.template, source.values, source.assembly, arrays, scratch, len(choice.layer.inputs)))
+    types = [tensor.dtype for tensor in (*choice.view.inputs, choice.view.output)]
+    return repr((source.template, source.values, source.assembly, arrays, scratch, types))
 
 
 def _weighed(kernel: str, trips: Mapping[str, int], target: Target, core: str) -> Work:

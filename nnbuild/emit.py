@@ -85,6 +85,16 @@ class _NamedPort:
     argument: str
     offset: int | None = None
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return int(np.dtype(self.tensor.dtype).itemsize)
+
+    @property
+    def bits(self) -> int:
+        """Bits of an element."""
+        return 8 * self.itemsize
+
 
 def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     """File name -> text: `<name>.c .h _weights.c _kernels.S .report.json`; `_selftest.c`, `_evaluate.c` if asked.
@@ -126,7 +136,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         "outputs": outputs,
         "parameters": _parameters(options, planned, inputs, outputs),
         "arguments": _arguments(options, planned, (*inputs, *outputs)),
-        "bytes_only": all(p.tensor.dtype == "int8" for p in outputs),
+        "bytes_only": all(p.tensor.dtype == "int8" for p in (*inputs, *outputs)),
         "placement": placement,
         "reserved": placement.reserved(name, options.arena),
         "arena": planned.arena,
@@ -215,7 +225,7 @@ def _parameters(
 ) -> str:
     """Those of `<name>_run`."""
     words = [f"void *{memory}" for memory in _callers_memory(options, planned)]
-    words += [f"const int8_t *{p.argument}" for p in inputs if p.offset is None]
+    words += [f"const {p.tensor.dtype}_t *{p.argument}" for p in inputs if p.offset is None]
     words += [f"{p.tensor.dtype}_t *{p.argument}" for p in outputs if p.offset is None]
     return ", ".join(words) or "void"
 
@@ -235,6 +245,8 @@ def _raw(options: EmitOptions, inputs: Sequence[_NamedPort]) -> RawInput | None:
         return None
     if len(inputs) != 1:
         raise ConfigError(f"raw_input needs a model with one input; this one has {len(inputs)}")
+    if inputs[0].tensor.quant.wide:
+        raise ConfigError("raw_input needs an input of int8; this model's is int16")
     return raw_input(*options.raw, inputs[0].tensor.quant)
 
 
@@ -309,9 +321,10 @@ def _cycles(step: _Step, target: Target) -> str:
 
 
 def _signature(step: _Step) -> str:
-    count = len(step.choice.layer.inputs)
-    parameters = ["const int8_t *input", *(f"const int8_t *input{n}" for n in range(2, count + 1))]
-    parameters.append(f"{step.choice.view.output.dtype}_t *output")
+    view = step.choice.view
+    numbers = ["", *range(2, len(view.inputs) + 1)]
+    parameters = [f"const {tensor.dtype}_t *input{n}" for n, tensor in zip(numbers, view.inputs, strict=False)]
+    parameters.append(f"{view.output.dtype}_t *output")
     parameters += [f"int8_t *{memory}" for memory in step.parameters]
     parameters += [f"const {array.dtype}_t *{key}" for key, array in step.source.data.items()]
     return _wrapped(f"static void {step.function}(", parameters, ")")

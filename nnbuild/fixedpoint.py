@@ -1,4 +1,4 @@
-"""Integer arithmetic of int8 networks, as TensorFlow Lite's reference kernels and CMSIS-NN define it.
+"""Integer arithmetic of quantized networks, as TensorFlow Lite's reference kernels and CMSIS-NN define it.
 
 Real multipliers become a 31-bit integer and a shift; products are rounded twice (gemmlowp: doubling high
 multiplication, then a rounding division by a power of two). All functions take and return numpy integers or arrays of
@@ -8,13 +8,15 @@ them and compute in int64, so that no intermediate can overflow; values that C h
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 import numpy as np
 
-from nnbuild.network import INT8_MAX, INT8_MIN, Array
+from nnbuild.errors import InternalError
+from nnbuild.network import INT8_MAX, INT8_MIN, LIMITS, Array, QuantParams
 
 Integers = Array | int
 
@@ -105,3 +107,52 @@ def requantize(accumulators: Integers, multiplier: Integers, shift: Integers) ->
 def saturate(values: Array, low: int = INT8_MIN, high: int = INT8_MAX) -> Array:
     """Integers clamped to [low, high] (within int8) as int8."""
     return np.asarray(np.clip(values, low, high).astype(np.int8))
+
+
+def saturate_as(dtype: str, values: Array, low: int, high: int) -> Array:
+    """Integers clamped to [low, high] and to what `dtype` ("int8" or "int16") holds, of that type."""
+    least, most = LIMITS[dtype]
+    return np.asarray(np.clip(values, max(low, least), min(high, most)).astype(dtype))
+
+
+# Layers with 16-bit activations. Nobody's firmware computes these beside us, so they round once, and halves up: that is
+# one instruction on cores that multiply to 64 bits.
+
+
+def upper_multiplier(real: float, left: int) -> int:
+    """m with real ~ m * 2^(left - 32), at most 2^31 - 1, as `scale_upper` takes it."""
+    return min(round_half_away(math.ldexp(real, 32 - left)), INT32_MAX)
+
+
+def headroom(reach: int) -> int:
+    """By how much sums of up to `reach` can be shifted to the left within 32 bits (at least 0)."""
+    return 31 - max(reach, 1).bit_length()
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """(a * factors[0] + b * factors[1] + ... + offset) >> shift, all in 32 bits for any inputs; halves go up."""
+
+    factors: tuple[int, ...]
+    offset: int
+    shift: int
+
+
+def plane(terms: Sequence[tuple[QuantParams, float]], output: QuantParams) -> Plane:
+    """The sum of values with these parameters, each times a real factor, in steps of `output`, not yet clamped."""
+    # Of factors beyond that any step of the input saturates.
+    reals = [min(max(factor * quant.scale / output.scale, -(2.0**17)), 2.0**17) for quant, factor in terms]
+    for shift in range(30, 0, -1):
+        factors = tuple(round_half_away(math.ldexp(real, shift)) for real in reals)
+        zeros = sum(factor * quant.zero_point for factor, (quant, _) in zip(factors, terms, strict=True))
+        offset = (output.zero_point << shift) + (1 << shift - 1) - zeros
+        reach = sum(-quant.limits[0] * abs(factor) for factor, (quant, _) in zip(factors, terms, strict=True))
+        if reach + abs(offset) < 2**31:
+            return Plane(factors, offset, shift)
+    raise InternalError(f"no plane for factors {reals}")
+
+
+def scale_upper(sums: Integers, multiplier: Integers, left: int) -> Array:
+    """(sums * 2^left) * multiplier / 2^32, halves up; sums * 2^left stay within 32 bits. Broadcasts."""
+    product = (np.asarray(sums, np.int64) << left) * np.asarray(multiplier, np.int64)
+    return np.asarray((product + 2**31) >> 32)

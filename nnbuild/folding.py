@@ -21,42 +21,15 @@ from nnbuild.network import Array
 from nnbuild.node_order import remove_dead_nodes, sort_nodes
 from nnbuild.node_types import output_types
 from nnbuild.onnxfile import MAX_ELEMENTS, MAX_NODES, opset, subgraphs
-from nnbuild.passes import qoperators
 from nnbuild.passes.graph import attribute, static_shape
 from nnbuild.placeholder import array_of, is_unread, tensor_of
 from nnbuild.states import RECURRENT
+from nnbuild.unsupported import FOLDABLE, finding, hint_for, unsupported
 
 MAX_ACTIVATION = 2**24  # elements of one activation
 MAX_MACS = 2**32  # of one node
 
-# Data movement and arithmetic that exporters use to compute shapes, bounds and indexes. All of them allocate no more
-# than a few times their output, whose size is bounded before they run.
-_FOLDABLE_NAMES = (
-    "Abs Add And Cast CastLike Ceil Clip Concat ConstantOfShape CumSum Div Dropout Equal Exp Expand Flatten Floor "
-    "Gather GatherElements GatherND Greater GreaterOrEqual Identity Less LessOrEqual Log MatMul Max Mean Min Mod Mul "
-    "Neg NonZero Not OneHot Or Pad Pow QuantizeLinear Range Reciprocal ReduceMax ReduceMean ReduceMin ReduceProd "
-    "ReduceSum Relu Reshape Round ScatterElements ScatterND Shape Sign Size Slice Split Sqrt Squeeze Sub Sum Tile "
-    "Transpose Trilu Unsqueeze Where Xor"
-)
-FOLDABLE = frozenset(_FOLDABLE_NAMES.split())
-
-_CONTROL_FLOW = frozenset(("If", "Loop", "Scan"))
 _SEVERAL_OUTPUTS = frozenset(("Split", *RECURRENT))
-_QOPERATORS = frozenset(
-    (
-        "QGemm",
-        "QLinearAdd",
-        "QLinearAveragePool",
-        "QLinearConv",
-        "QLinearGlobalAveragePool",
-        "QLinearMatMul",
-        "QLinearSoftmax",
-    )
-)
-_DYNAMIC = frozenset(("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger"))
-_DYNAMIC_HINT = "scales must be constants: quantize statically, or give the float model"
-_OPTIMIZED_HINT = "onnxruntime's optimizations write it: give the model as it was exported"
-_QOPERATOR_HINT = "quantize in the QDQ format (QuantFormat.QDQ), or give the float model"
 
 # Attributes that shape inference and runtimes divide by, or that have one meaning only within bounds.
 _POSITIVE = frozenset(("strides", "dilations", "kernel_shape", "group"))
@@ -84,7 +57,7 @@ class _Folder:
 
     def report(self, node: NodeProto, message: str, hint: str = "") -> None:
         """Note what is wrong with `node`; what it writes stays unknown, and nobody complains about that again."""
-        self.findings.append(_finding(node, self.file, message, hint))
+        self.findings.append(finding(node, self.file, message, hint))
         self.unknown.update(node.output)
 
     def run(self) -> None:
@@ -115,7 +88,7 @@ class _Folder:
         elif twice:
             self.report(node, f"writes '{twice[0]}' a second time", "the file is damaged")
         elif (reason := unsupported(node, self.supported) or self._missing(node)) is not None:
-            self.report(node, reason, _hint(node))
+            self.report(node, reason, hint_for(node))
         elif any(value in self.unknown for value in node.input):
             self.unknown.update(node.output)
         elif (reason := self._malformed(node) or _bad_attribute(node)) is not None:
@@ -296,38 +269,6 @@ class _Folder:
         graph.value_info.extend(helper.make_value_info(name, self.types[name]) for name in written)
 
 
-def unsupported(node: NodeProto, supported: Collection[str]) -> str | None:
-    """What stands against the node wherever it is; None for an operator that is `supported` or can be folded."""
-    if node.domain not in ("", "ai.onnx"):
-        return f"operator '{node.domain}.{node.op_type}' is not an ONNX operator"
-    if node.op_type in supported or node.op_type in FOLDABLE or node.op_type == "Constant":
-        return None
-    if node.op_type in _CONTROL_FLOW:
-        return f"control flow ({node.op_type}) that depends on data is not supported"
-    kind = "is not supported" if defs.has(node.op_type, "") else "is not an ONNX operator"
-    return f"operator '{node.op_type}' {kind}"
-
-
-def check_operators(model: onnx.ModelProto, file: str, supported: Collection[str]) -> None:
-    """ModelError with each live node that no folding can help: what `fold` says, also where shapes are unknown."""
-    live = onnx.GraphProto()
-    live.CopyFrom(model.graph)
-    remove_dead_nodes(live)
-    inputs = {value.name for value in live.input}
-    findings = []
-    for node in live.node:
-        reason = None if qoperators.known(node) else unsupported(node, supported)
-        if reason is not None and (node.op_type != "If" or node.input[0] in inputs):
-            findings.append(_finding(node, file, reason, _hint(node)))
-    if findings:
-        raise ModelError.of(findings)
-
-
-def _finding(node: NodeProto, file: str, message: str, hint: str = "") -> Finding:
-    name = node.name or (node.output[0] if node.output else "")
-    return Finding(message, f"{file}: node '{name}' ({node.op_type})", hint)
-
-
 def fold(model: onnx.ModelProto, file: str, supported: Collection[str]) -> None:
     """Fold the constants of `model`, whose inputs have static shapes, in place.
 
@@ -357,15 +298,6 @@ def _rename(node: NodeProto, renamed: dict[str, str]) -> None:
             value.name = renamed.get(value.name, value.name)
         for inner in graph.node:
             _rename(inner, renamed)
-
-
-def _hint(node: NodeProto) -> str:
-    """What to do about an operator that a tool has written in place of the exporter's."""
-    if node.op_type in _DYNAMIC:
-        return _DYNAMIC_HINT
-    if node.op_type in _QOPERATORS:
-        return _QOPERATOR_HINT
-    return _OPTIMIZED_HINT if node.domain == "com.microsoft" else ""
 
 
 def _schema(op_type: str, version: int) -> Any:

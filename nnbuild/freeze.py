@@ -20,7 +20,8 @@ from nnbuild.calibrate import digest_of
 from nnbuild.errors import CalibrationError, ConfigError, Finding
 from nnbuild.files import write_bytes, write_text
 from nnbuild.onnxfile import external_files, inside, parse, read_model
-from nnbuild.pipeline import Request, input_shapes, quantized
+from nnbuild.pipeline import Quantized, Request, input_shapes, quantized
+from nnbuild.precision_names import AUTO
 
 _SCHEMA = 1
 _TOOLS = ("numpy", "onnx", "onnxruntime")
@@ -33,7 +34,7 @@ def lock_path(int8_file: str) -> Path:
     return path.with_suffix(".lock") if path.suffix == ".onnx" else path.with_name(path.name + ".lock")
 
 
-def freeze(request: Request, int8_file: str) -> None:
+def freeze(request: Request, int8_file: str) -> Quantized:
     """Quantize, write the int8 file and its lock."""
     result = quantized(request)
     calibration = None
@@ -48,7 +49,10 @@ def freeze(request: Request, int8_file: str) -> None:
         "versions": {"nnbuild": __version__, **{name: metadata.version(name) for name in _TOOLS}},
     }
     write_bytes(int8_file, result.content)
+    if result.found is not None:
+        document["int16"] = json.loads(result.found.metadata())
     write_text(lock_path(int8_file), json.dumps(document, indent=1, sort_keys=True) + "\n")
+    return result
 
 
 def frozen(request: Request, int8_file: str) -> bytes:
@@ -106,6 +110,10 @@ def _options(request: Request) -> dict[str, Any]:
         options["ranges"] = _sha256(_read(Path(request.ranges)))
     if request.fully_connected is not None:
         options["fully_connected"] = request.fully_connected
+    if request.int16:
+        options["int16"] = list(request.int16)
+    if AUTO in request.int16:
+        options.update({name: value for name, value in asdict(request.aim).items() if value is not None})
     if request.states is not None:
         options["states"] = request.states if isinstance(request.states, str) else dict(request.states)
     if request.stream is not None:

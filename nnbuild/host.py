@@ -52,7 +52,7 @@ def observed(network: Network) -> Network:
     writers = {layer.output: layer for layer in network.layers}
     more = []
     for port in network.outputs:
-        values = writers[port.tensor].inputs[0] if network.tensors[port.tensor].dtype != "int8" else port.tensor
+        values = writers[port.tensor].inputs[0] if network.tensors[port.tensor].indices else port.tensor
         if values not in shown:
             shown.add(values)
             more.append(Port(f"{port.name}_values", values, network.tensors[values].shape, port.layout))
@@ -150,7 +150,7 @@ class Process:
         self._running = subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def run(self, inputs: Sequence[Array]) -> Mapping[str, Array]:
-        """The outputs of one inference by tensor, flat; `inputs` are int8, in the order of the network's.
+        """The outputs of one inference by tensor, flat; `inputs` are integers, in the order of the network's.
 
         The program reads all inputs before it writes, so neither side waits for the other for good.
         """

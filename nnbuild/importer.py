@@ -8,7 +8,6 @@ QuantizeLinear or DequantizeLinear skips onnxruntime, which would merge neighbou
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -16,17 +15,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto, helper, inliner, shape_inference
+from onnx import TensorProto, inliner, shape_inference
 
-from nnbuild import explicit_states
+from nnbuild import explicit_states, ports
 from nnbuild import stream as stream_of_model
 from nnbuild.errors import ConfigError, Finding, InternalError, ModelError, NNBuildError, first_line
 from nnbuild.explicit_states import States
-from nnbuild.folding import check_operators, fold
+from nnbuild.folding import fold
 from nnbuild.moving import MOVING
 from nnbuild.node_order import positions, restore_order
 from nnbuild.onnxfile import (
-    MAX_ELEMENTS,
     MAX_NODES,
     Load,
     check_size,
@@ -55,6 +53,7 @@ from nnbuild.passes.modern_opset import declare, raise_opset
 from nnbuild.passes.unary_forms import SWISH_OPSET
 from nnbuild.remarks import note, remarks
 from nnbuild.stream import Stream
+from nnbuild.unsupported import check_operators
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -141,7 +140,7 @@ def _with_all_others(
         lambda: check_tensors(model, path, load),
         lambda: _inline_functions(model, file),
         lambda: default_domain.rename(model),
-        lambda: _fix_inputs(model, file, dict(input_shapes or {})),
+        lambda: ports.fix_inputs(model, file, dict(input_shapes or {})),
         lambda: check_operators(model, file, _supported(operators)),
     )
     for step in steps:
@@ -176,12 +175,12 @@ def _folded(
 ) -> tuple[onnx.ModelProto, bool]:
     """The model before any runtime sees it: one graph of known operators with static shapes; and whether it is QDQ."""
     _inline_functions(model, file)
-    _check_ports(model, file)
+    ports.check_names(model, file)
     element_types.convert(model, file)
     default_domain.rename(model)
     qoperators.expand(model)
     _drop_remarks(model)
-    _fix_inputs(model, file, dict(input_shapes or {}))
+    ports.fix_inputs(model, file, dict(input_shapes or {}))
     quantized = is_qdq(model)
     fold(model, file, _supported(operators))
     _check_types(model, file, quantized)
@@ -241,78 +240,6 @@ def _drop_remarks(model: onnx.ModelProto) -> None:
         part.ClearField("doc_string")
         if "metadata_props" in part.DESCRIPTOR.fields_by_name:
             del part.metadata_props[:]
-
-
-def _check_ports(model: onnx.ModelProto, file: str) -> None:
-    """Every input and output has a name of its own."""
-    findings = []
-    for kind, values in (("input", model.graph.input), ("output", model.graph.output)):
-        names = [value.name for value in values]
-        if "" in names:
-            findings.append(Finding(f"an {kind} has no name", file))
-        twice = [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
-        findings += [Finding(f"{kind} '{name}' is listed twice", file) for name in twice]
-    inputs = {value.name for value in model.graph.input}
-    direct = [value.name for value in model.graph.output if value.name and value.name in inputs]
-    findings += [Finding(f"output '{name}' is an input: nothing computes it", file) for name in direct]
-    if findings:
-        raise ModelError.of(findings)
-
-
-def _fix_inputs(model: onnx.ModelProto, file: str, given: dict[str, tuple[int, ...]]) -> None:
-    """Give every input its static shape; initializers listed among the inputs (IR 3) are none."""
-    graph = model.graph
-    constants = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constants]
-    unknown = [name for name in given if name not in {value.name for value in inputs}]
-    if unknown:
-        names = ", ".join(value.name for value in inputs)
-        raise ConfigError(f"the model has no input '{unknown[0]}'", file, f"its inputs are {names}")
-    if not inputs:
-        raise ModelError("the model has no input", file)
-    findings: list[Finding] = []
-    fixed = []
-    for value in inputs:
-        shape = _input_shape(value, file, given.get(value.name), findings)
-        fixed.append(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, shape))
-    if findings:
-        raise ModelError.of(findings)
-    del graph.input[:]
-    graph.input.extend(fixed)
-
-
-def _input_shape(
-    value: onnx.ValueInfoProto, file: str, given: tuple[int, ...] | None, findings: list[Finding]
-) -> tuple[int, ...]:
-    name = value.name
-    dims = list(value.type.tensor_type.shape.dim)
-    declared = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims]
-    as_text = ",".join(str(dim) for dim in declared)
-    ranked = value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape")
-
-    def report(message: str, hint: str = "") -> tuple[int, ...]:
-        findings.append(Finding(message, f"{file}: input '{name}'", hint))
-        return ()
-
-    if given is not None:
-        if ranked and (
-            len(given) != len(dims)
-            or any(isinstance(dim, int) and dim != wish for dim, wish in zip(declared, given, strict=True))
-        ):
-            return report(f"shape {','.join(map(str, given))} was given, but the model declares {as_text}")
-        shape = given
-    elif not ranked:
-        return report("has no shape", f"give --input-shape {name}=1,...")
-    else:
-        resolved = [1 if index == 0 and not isinstance(dim, int) else dim for index, dim in enumerate(declared)]
-        if any(not isinstance(dim, int) for dim in resolved):
-            example = ",".join("N" if not isinstance(dim, int) else str(dim) for dim in resolved)
-            return report(f"has the dynamic shape {as_text}", f"give --input-shape {name}={example} with numbers for N")
-        shape = tuple(int(dim) for dim in resolved)
-    size = math.prod(shape)
-    if size < 1 or any(dim < 1 for dim in shape) or size > MAX_ELEMENTS or not 0 < len(shape) <= 8:
-        return report(f"shape {as_text or 'without dimensions'} is empty or too large")
-    return shape
 
 
 def _check_types(model: onnx.ModelProto, file: str, quantized: bool) -> None:

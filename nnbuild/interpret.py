@@ -16,7 +16,7 @@ States = dict[str, Array]
 
 
 def run_all(network: Network, inputs: Sequence[Array], states: States | None = None) -> dict[str, Array]:
-    """Every tensor of one inference by name, flat int8. `inputs`: one int8 array for each of the network's inputs.
+    """Every tensor of one inference by name, flat. `inputs`: for each of the network's inputs an array of its type.
 
     `states` go in and come out changed; without them the network starts anew.
     """
@@ -24,8 +24,9 @@ def run_all(network: Network, inputs: Sequence[Array], states: States | None = N
     values: dict[str, Array] = {}
     for port, array in zip(network.inputs, inputs, strict=True):
         flat = np.asarray(array)
-        if flat.dtype != np.int8 or flat.size != network.tensors[port.tensor].size:
-            raise ValueError(f"input {port.name}: {flat.dtype}{flat.shape}, expected int8 {port.shape}")
+        tensor = network.tensors[port.tensor]
+        if flat.dtype != tensor.dtype or flat.size != tensor.size:
+            raise ValueError(f"input {port.name}: {flat.dtype}{flat.shape}, expected {tensor.dtype} {port.shape}")
         values[port.tensor] = flat.ravel()
 
     def of(tensor: str) -> Array:
@@ -54,6 +55,6 @@ def run_layer(network: Network, layer: Layer, inputs: Sequence[Array], states: S
 
 
 def run(network: Network, inputs: Sequence[Array], states: States | None = None) -> list[Array]:
-    """The outputs of one inference, int8, in the shapes of the network's output ports; `states` as in `run_all`."""
+    """The outputs of one inference in the shapes of the network's output ports; `states` as in `run_all`."""
     values = run_all(network, inputs, states)
     return [values[port.tensor].reshape(port.shape) for port in network.outputs]

@@ -1,7 +1,7 @@
-"""What values a tensor can hold, whatever the model's input: an exact int8 interval for each channel.
+"""What values a tensor can hold, whatever the model's input: an exact interval of integers for each channel.
 
 A channel is a position along the last axis of `Tensor.shape`. An operator says what its output can be by `bounds`;
-where it does not, all of int8. Intervals may be too wide, never too narrow: a reachable value lies inside.
+where it does not, all of the type. Intervals may be too wide, never too narrow: a reachable value lies inside.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnbuild.network import INT8_MAX, INT8_MIN, Array, Tensor
+from nnbuild.network import Array, Tensor
 
 if TYPE_CHECKING:
     from nnbuild.contract import LayerView
@@ -49,9 +49,9 @@ Rule = Callable[["LayerView", Sequence[Interval]], Interval]
 
 
 def anything(tensor: Tensor) -> Interval:
-    """All of int8."""
-    channels = tensor.channels
-    return Interval(np.full(channels, INT8_MIN), np.full(channels, INT8_MAX))
+    """All of the tensor's type."""
+    least, most = tensor.quant.limits
+    return Interval(np.full(tensor.channels, least), np.full(tensor.channels, most))
 
 
 def monotone(reference: Reference) -> Rule:
@@ -82,7 +82,7 @@ def corners(reference: Reference) -> Rule:
 def _ends(view: LayerView, inputs: Sequence[Interval], sides: Sequence[str]) -> list[Array]:
     """Each input, flat, with all its elements at the low or high end."""
     return [
-        getattr(interval.spread(tensor.size), side).astype(np.int8)
+        getattr(interval.spread(tensor.size), side).astype(tensor.dtype)
         for interval, tensor, side in zip(inputs, view.inputs, sides, strict=True)
     ]
 

@@ -40,7 +40,7 @@ class Probe:
 
     def quantized(self, real: Array, computed: Array) -> Array:
         """`real` as the tensor holds it; elements that the value lacks, and indices, are those of `computed`."""
-        if computed.dtype != np.int8:
+        if computed.dtype != self.quant.dtype:
             return computed
         flat = computed.copy()
         flat[slice(None) if self.index is None else self.index] = self.quant.quantize(real)

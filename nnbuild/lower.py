@@ -23,7 +23,7 @@ from nnbuild.remarks import Remark, remarked
 from nnbuild.states import keeps_states
 from nnbuild.stream import stream_of
 
-_STORED = frozenset((onnx.TensorProto.INT8, onnx.TensorProto.UINT8))
+_STORED = frozenset((onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16))
 """Element types of quantized values."""
 
 _STORED_TAKEN = frozenset(("MaxPool", "Pad", "ReduceMax", "ReduceMin"))
@@ -100,13 +100,22 @@ class Lowering:
 
     # What operators read.
 
-    def activation(self, node: onnx.NodeProto, position: int = 0, indices: bool = False) -> Activation:
-        """Input `position` of `node`, which must be a quantized activation, or with `indices` may be integers."""
+    def activation(
+        self, node: onnx.NodeProto, position: int = 0, indices: bool = False, wide: bool = False
+    ) -> Activation:
+        """Input `position` of `node`, which must be a quantized activation of 8 bits.
+
+        With `indices` it may be integers or have 16 bits, with `wide` it may have 16 bits.
+        """
         value = self.values.get(node.input[position])
         if not isinstance(value, Activation):
             raise self.refuse(node, f"input {position} is not a quantized activation", "quantize the whole model")
-        if self.tensors[value.tensor].dtype != "int8" and not indices:
+        tensor = self.tensors[value.tensor]
+        if tensor.indices and not indices:
             raise self.refuse(node, f"input {position} are indices, which only views may read", "do it in C")
+        if tensor.quant.wide and not (indices or wide):
+            hint = "quantize it to int8 in front of this node"
+            raise self.refuse(node, f"input {position} is int16, which this operator does not take", hint)
         return value
 
     def constant(self, node: onnx.NodeProto, position: int) -> Constant | None:
@@ -120,11 +129,12 @@ class Lowering:
         """Parameters of the tensor that holds `activation`."""
         return self.tensors[activation.tensor].quant
 
-    def output(self, node: onnx.NodeProto, default: QuantParams | None = None) -> Output:
+    def output(self, node: onnx.NodeProto, default: QuantParams | None = None, wide: bool = False) -> Output:
         """Follow the only reader of `node`'s output through clamps to its QuantizeLinear and absorb those nodes.
 
         Views in front of a QuantizeLinear stay, and it finds its parameters there already. `default` serves an output
-        that nobody quantizes, for operators whose output scale is fixed or that of their input.
+        that nobody quantizes, for operators whose output scale is fixed or that of their input. Only with `wide` it may
+        have 16 bits.
         """
         value, low, high = node.output[0], -math.inf, math.inf
         while True:
@@ -145,6 +155,9 @@ class Lowering:
             quant = default
         else:
             raise self._unquantized(node, value)
+        if quant.wide and not wide:
+            hint = "quantize it to int8, or have it rescaled behind that"
+            raise self.refuse(node, "its output is int16, which this operator does not write", hint)
         return Output(value, quant, qdq.quantized_bound(low, quant), qdq.quantized_bound(high, quant))
 
     def _unquantized(self, node: onnx.NodeProto, value: str) -> ModelError:
@@ -176,10 +189,13 @@ class Lowering:
         zero = np.zeros(1, np.uint8) if zero_point is None else zero_point.values.ravel()
         if zero.size != 1:
             raise self.refuse(node, f"{zero.size} zero points for one scale", "quantize activations per tensor")
-        if zero.dtype not in (np.dtype(np.int8), np.dtype(np.uint8)):
-            raise self.refuse(node, f"activations of {zero.dtype} are not supported", "use int8 or uint8")
+        if zero.dtype not in (np.dtype(np.int8), np.dtype(np.uint8), np.dtype(np.int16)):
+            raise self.refuse(node, f"activations of {zero.dtype} are not supported", "use int8, uint8 or int16")
+        if zero.dtype == np.int16 and zero[0]:
+            raise self.refuse(node, f"int16 with zero point {int(zero[0])} is not supported", "quantize symmetrically")
         offset = 128 if zero.dtype == np.uint8 else 0
-        quant = QuantParams(float(np.float32(scale.values.ravel()[0])), int(zero[0]) - offset)
+        dtype = "int16" if zero.dtype == np.int16 else "int8"
+        quant = QuantParams(float(np.float32(scale.values.ravel()[0])), int(zero[0]) - offset, dtype)
         if not (math.isfinite(quant.scale) and quant.scale > 0):
             raise self.refuse(node, f"scale {quant.scale} is not a positive number")
         return quant
@@ -196,7 +212,7 @@ class Lowering:
         flat = wanted.ravel()
         if flat.size == tensor.size and layout.is_contiguous(flat):
             return activation.tensor
-        if tensor.dtype != "int8":
+        if tensor.indices:
             raise self.refuse(node, "indices cannot be moved about", "do it in C")
         from nnbuild.ops.transpose import copy
 
@@ -227,11 +243,11 @@ class Lowering:
         params: Any,
         constants: Mapping[str, Array],
         node: onnx.NodeProto,
-        dtype: str = "int8",
+        dtype: str = "",
     ) -> str:
-        """Add a layer; returns the name of its output tensor."""
+        """Add a layer; returns the name of its output tensor, which has the type of `quant` unless `dtype` says so."""
         name = f"l{len(self.layers):02d}_{op}"
-        self.tensors[name] = Tensor(name, shape, quant, dtype)
+        self.tensors[name] = Tensor(name, shape, quant, dtype or quant.dtype)
         self.layers.append(Layer(name, op, inputs, name, params, dict(constants), qdq.name(node)))
         return name
 
@@ -298,13 +314,13 @@ class Lowering:
                 raise self.refuse(node, f"it computes with the integers of '{name}' as they are stored", hint)
 
     def _input(self, value: onnx.ValueInfoProto) -> None:
-        """An int8 or uint8 input is an activation at once; a float one at its QuantizeLinear."""
+        """An input of integers is an activation at once; a float one at its QuantizeLinear."""
         name = value.name
         kind = value.type.tensor_type.elem_type
         first = self._first_quantization(name)
-        if kind not in (onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.UINT8):
+        if kind != onnx.TensorProto.FLOAT and kind not in _STORED:
             kind_name = onnx.TensorProto.DataType.Name(kind)
-            raise ModelError(f"input '{name}' is {kind_name}", self.where, "inputs are float, int8 or uint8")
+            raise ModelError(f"input '{name}' is {kind_name}", self.where, "inputs are float, int8, uint8 or int16")
         if first is None and name in self.readers:
             hint = "calibrate and quantize it first, or feed it through QuantizeLinear"
             raise ModelError(f"input '{name}' is never quantized", self.where, hint)
@@ -319,7 +335,7 @@ class Lowering:
             index = np.moveaxis(layout.contiguous(last), -1, 1)
             words = "x".join(str(n) for n in last)
             shape = last
-        self.tensors[tensor] = Tensor(tensor, layout.memory_shape(shape), quant)
+        self.tensors[tensor] = Tensor(tensor, layout.memory_shape(shape), quant, quant.dtype)
         self.inputs.append(Port(name, tensor, tuple(shape), words))
         self.values[name] = Activation(tensor, index)
 
@@ -362,8 +378,9 @@ class Lowering:
         if quant == self.quant(value):
             self.values[node.output[0]] = value
             return
-        from nnbuild.ops.lookup import requantize
+        from nnbuild.ops import lookup, rescale
 
+        requantize = rescale.requantize if quant.wide or self.quant(value).wide else lookup.requantize
         requantize(self, node, value, quant)
 
     def _quantized_constant(self, node: onnx.NodeProto, value: Constant) -> Constant:
@@ -412,7 +429,7 @@ class Lowering:
         node = onnx.helper.make_node("Identity", [value.name], [value.name], name=value.name)
         tensor = self.arrange(produced, produced.index, node, produced.shape)
         taken = {port.tensor for port in (*self.inputs, *self.outputs)}
-        if tensor in taken and self.tensors[tensor].dtype != "int8":
+        if tensor in taken and self.tensors[tensor].indices:
             raise self.refuse(node, "indices are an output already", "take it once")
         if tensor in taken:
             from nnbuild.ops.transpose import copy

@@ -1,4 +1,4 @@
-"""The lowered network: NHWC, int8, integers only. What the C does, before any choice of kernel.
+"""The lowered network: NHWC, int8 and int16, integers only. What the C does, before any choice of kernel.
 
 All records are frozen. Shapes leave out the batch, which is 1: a feature map is (height, width, channels), a vector
 is (features,). `Network.verify` states the invariants; every stage after lowering may rely on them.
@@ -22,33 +22,55 @@ Array = npt.NDArray[Any]
 
 INT8_MIN, INT8_MAX = -128, 127
 
+LIMITS: Mapping[str, tuple[int, int]] = {"int8": (INT8_MIN, INT8_MAX), "int16": (-(2**15), 2**15 - 1)}
+"""The least and the greatest value of each type that real numbers are stored in."""
+
 
 @dataclass(frozen=True, slots=True)
 class QuantParams:
-    """real = scale * (q - zero_point), per tensor; `scale` is a float32 value held in a Python float."""
+    """real = scale * (q - zero_point), per tensor; `scale` is a float32 value held in a Python float.
+
+    `dtype` is "int8", or "int16" with a zero point of 0.
+    """
 
     scale: float
     zero_point: int
+    dtype: str = "int8"
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The least and the greatest value of the type."""
+        return LIMITS[self.dtype]
+
+    @property
+    def wide(self) -> bool:
+        """Whether values have 16 bits."""
+        return self.dtype == "int16"
 
     def quantize(self, values: Array) -> Array:
-        """float (any shape) -> int8 of that shape, round half to even as ONNX QuantizeLinear, saturated."""
+        """float (any shape) -> integers of that shape, round half to even as ONNX QuantizeLinear, saturated."""
         with np.errstate(over="ignore"):
             scaled = np.rint(np.asarray(values, np.float32) / np.float32(self.scale)) + self.zero_point
-        return np.asarray(np.clip(scaled, INT8_MIN, INT8_MAX).astype(np.int8))
+        return np.asarray(np.clip(scaled, *self.limits).astype(self.dtype))
 
     def dequantize(self, values: Array) -> Array:
-        """int8 (any shape) -> float32 of that shape."""
+        """Integers (any shape) -> float32 of that shape."""
         return ((values.astype(np.int32) - self.zero_point) * np.float32(self.scale)).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """An activation, of int8 unless `dtype` says "int32": an index, with scale 1 and zero point 0."""
+    """An activation, of int8 or int16 as `quant` says; or, where `dtype` says "int32", indices, with scale 1."""
 
     name: str
     shape: tuple[int, ...]
     quant: QuantParams
     dtype: str = "int8"
+
+    @property
+    def indices(self) -> bool:
+        """Whether the values are no quantized real numbers but counts."""
+        return self.dtype not in LIMITS
 
     @property
     def size(self) -> int:
@@ -176,6 +198,10 @@ class Network:
         for tensor in self.tensors.values():
             if tensor.size <= 0 or not math.isfinite(tensor.quant.scale) or tensor.quant.scale <= 0:
                 raise InternalError(f"tensor {tensor.name} has shape {tensor.shape} and scale {tensor.quant.scale}")
+            if tensor.dtype != tensor.quant.dtype and not tensor.indices:
+                raise InternalError(f"tensor {tensor.name} is {tensor.dtype}, its quantization {tensor.quant.dtype}")
+            if tensor.quant.wide and tensor.quant.zero_point:
+                raise InternalError(f"tensor {tensor.name} has 16 bits and zero point {tensor.quant.zero_point}")
 
     def _verify_views(self) -> None:
         ports = {port.tensor for port in (*self.inputs, *self.outputs)}
@@ -221,4 +247,5 @@ class Network:
 def _as_json(tensor: Tensor) -> dict[str, Any]:
     """Its fields; the type only where it is another than int8, so that ids of networks stay what they were."""
     fields = asdict(tensor)
+    del fields["quant"]["dtype"]
     return fields if tensor.dtype != "int8" else {name: fields[name] for name in ("name", "shape", "quant")}

@@ -203,6 +203,14 @@ def shapes(value: Any) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(pairs))
 
 
+def layers(value: Any) -> tuple[str, ...]:
+    """Names of layers, nodes and inputs, each once, in their order; `"auto"` is one of them, and may stand alone."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError("must be 'auto' or a list of names, such as ['kws_l07_add', 'input_1']")
+    return tuple(dict.fromkeys(names))
+
+
 def pins(value: Any) -> tuple[tuple[str, str], ...]:
     """`{layer: kernel}` as sorted pairs."""
     words = [word for pair in value.items() for word in pair] if isinstance(value, Mapping) else [None]

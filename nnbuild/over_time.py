@@ -116,6 +116,8 @@ def _advanced(view: LayerView, port: Port | None, flows: Sequence[_Flow | None])
 
     An output of the model, `port`, in whose shape time is no axis is made of all rows as well.
     """
+    if any(tensor.quant.wide for tensor in (*view.inputs, view.output)):
+        return "it has int16 values, and a stream keeps int8"
     times = [flow.time if flow else None for flow in flows]
     sliding = BY_NAME[view.layer.op].slides(view, times)
     if isinstance(sliding, str):

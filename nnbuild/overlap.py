@@ -115,8 +115,8 @@ def by_rows(rows: int, inputs: int, outputs: int, together: int = 1) -> Overlap:
     return Overlap(below(reads, writes), rows * inputs)
 
 
-def by_elements(offsets: Array, size: int) -> Overlap:
-    """A copy of single bytes of `size`: byte i of the output is that of the input at `offsets[i]`."""
+def by_elements(offsets: Array, size: int, element: int) -> Overlap:
+    """A copy of single elements of `element` bytes, from an input of `size` bytes: output i is that at `offsets[i]`."""
     index = np.arange(offsets.size)
-    reads, writes = (np.stack([start, start + 1], axis=1) for start in (offsets, index))
+    reads, writes = (np.stack([start, start + 1], axis=1) * element for start in (offsets, index))
     return Overlap(below(reads, writes, whole=True), size)

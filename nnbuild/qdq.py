@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from nnbuild.fixedpoint import round_half_away
-from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
+from nnbuild.network import Array, QuantParams
 
 VIEWS = frozenset(
     (
@@ -98,8 +98,9 @@ def clamp_bounds(node: onnx.NodeProto, constant: Callable[[str], Array | None]) 
 
 
 def quantized_bound(bound: float, quant: QuantParams) -> int:
-    """A clamp's real bound in int8: round(bound / scale) + zero_point, saturated; infinities give the int8 limits."""
+    """A clamp's bound as stored: round(bound / scale) + zero_point, saturated; infinities give the type's limits."""
+    least, most = quant.limits
     if math.isinf(bound):
-        return INT8_MIN if bound < 0 else INT8_MAX
+        return least if bound < 0 else most
     limited = min(max(bound / quant.scale, -1e6), 1e6)
-    return min(max(round_half_away(limited) + quant.zero_point, INT8_MIN), INT8_MAX)
+    return min(max(round_half_away(limited) + quant.zero_point, least), most)

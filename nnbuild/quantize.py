@@ -2,24 +2,28 @@
 
 The rule of each operator (`nnbuild.contract.Quantization`) says what happens to it; this stage knows none by name.
 Scheme (TensorFlow Lite's quantization specification): activations int8, asymmetric, per tensor; weights int8 in
-[-127, 127], symmetric, per channel; bias int32 with scale input * weight. Zero is always exact.
+[-127, 127], symmetric, per channel; bias int32 with scale input * weight. Zero is always exact. Values that are asked
+for are int16, symmetric; a reader that takes no such gets an int8 copy, a second Q/DQ pair behind the first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto
+from onnx.helper import np_dtype_to_tensor_dtype
 
 from nnbuild.contract import Calibrated, Fixed, Masked, Quantization, SameAsInput
-from nnbuild.errors import CalibrationError, Finding, ModelError
-from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
+from nnbuild.errors import CalibrationError, ConfigError, Finding, ModelError
+from nnbuild.network import INT8_MAX, INT8_MIN, LIMITS, Array, QuantParams
+from nnbuild.onnxfile import opset
 from nnbuild.passes.graph import Graph
 from nnbuild.passes.masks import in_front_of_softmax
+from nnbuild.passes.modern_opset import declare
 from nnbuild.placeholder import is_placeholder
 from nnbuild.ranges import Range, Ranges
 
@@ -30,6 +34,8 @@ _SHARES = tuple(1.0 - step / 50 for step in range(21))  # of the largest weight 
 _WORTH = 0.999  # of the least error so far is what another one must reach
 _MAX_BIAS = 2.0**30  # leaves as much of an int32 for the sum of products
 _FINE_BIAS = 2.0**20  # where all weights of a channel are 0, its bias is stored in so many steps
+_WIDE_OPSET = 21  # the first in which QuantizeLinear writes int16
+_WIDE_REACH = 2  # times the range: unseen samples leave it, and of 16 bits one is to spare for them
 _MIN_SCALE = 1e-10  # of an activation: products of scales stay normal float32 numbers
 
 _CLAMPS = frozenset(("Relu", "Clip"))
@@ -48,33 +54,105 @@ class _Step:
         """The value that gets a Q/DQ pair."""
         return str((self.clamp or self.node).output[0])
 
+    @property
+    def names(self) -> set[str]:
+        """By which the step is asked for: its node's and its clamp's, or where they have none their outputs'."""
+        return {node.name or node.output[0] for node in (self.node, self.clamp) if node is not None}
+
+    def takes_wide(self, graph: Graph) -> bool:
+        """Whether the step reads int16. Products of two computed values do not."""
+        weights = self.rule.weights
+        return self.rule.wide and (weights is None or graph.constant(self.node, weights) is not None)
+
+    def writes_wide(self, graph: Graph) -> bool:
+        """Whether the step's output may be int16 where its inputs are not."""
+        return self.takes_wide(graph) and self.rule.wide_output and isinstance(self.rule.output, Calibrated)
+
+
+@dataclass(frozen=True, slots=True)
+class _Params:
+    """Parameters of each value that gets a Q/DQ pair; those that are int16 have some of an int8 copy in `narrow`."""
+
+    own: dict[str, QuantParams]
+    narrow: dict[str, QuantParams]
+
+    def seen(self, wide: bool) -> Mapping[str, QuantParams]:
+        """What a step sees that takes int16, or none."""
+        return self.own if wide else {**self.own, **self.narrow}
+
 
 FULLY_CONNECTED = ("per_channel", "per_tensor")
 
 
 def quantize(
-    model: onnx.ModelProto, ranges: Ranges, rules: Rules | None = None, fully_connected: str = "per_channel"
+    model: onnx.ModelProto,
+    ranges: Ranges,
+    rules: Rules | None = None,
+    fully_connected: str = "per_channel",
+    int16: Collection[str] = (),
 ) -> onnx.ModelProto:
     """The QDQ form of an imported float `model`, which is left alone; `rules` by ONNX type, default `nnbuild.ops`.
 
     `fully_connected="per_tensor"` gives all weights of a Gemm or MatMul one scale: less accurate, but without a
-    multiplier and shift for each output, and what CMSIS-NN before 7.0.0 needs.
-    Raises CalibrationError where `ranges` belong to another model, ModelError where an operator has no rule.
+    multiplier and shift for each output, and what CMSIS-NN before 7.0.0 needs. `int16` names nodes whose outputs have
+    16 bits, and inputs of the model that do.
+    Raises CalibrationError where `ranges` belong to another model, ModelError where an operator has no rule,
+    ConfigError for names in `int16` that nothing has or that cannot be.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = Graph(copy)
     steps = _steps(graph, _default_rules() if rules is None else rules)
     _refuse_infinite(graph, steps)
-    params = _activations(graph, steps, ranges)
+    wide = _asked_for(graph, steps, int16)
+    params = _activations(graph, steps, ranges, wide)
+    takers = {id(step.node) for step in steps if step.takes_wide(graph)}
     for step in steps:
-        _quantize_constants(graph, step, params, fully_connected == "per_tensor")
+        _quantize_constants(graph, step, params.seen(id(step.node) in takers), fully_connected == "per_tensor")
         if step.rule.cell is not None:
             _quantize_cell(graph, step, step.rule.cell, ranges)
-    for value, quant in params.items():
-        _insert_pair(graph, value, quant)
+    for value, quant in params.own.items():
+        dequantized = _insert_pair(graph, value, quant)
+        if quant.wide:
+            _insert_copy(graph, value, dequantized, params.narrow[value], takers)
     graph.commit()
+    if wide:
+        declare(copy, max(_WIDE_OPSET, opset(copy)))
     return copy
+
+
+def wide_values(model: onnx.ModelProto) -> list[tuple[str, str]]:
+    """(name, value) of each node of an imported float `model` whose output may be int16, as `quantize` takes the name.
+
+    Inputs and outputs of the model are left out.
+    """
+    graph = Graph(model)
+    steps = _steps(graph, _default_rules())
+    return [
+        (step.node.name or step.node.output[0], step.output)
+        for step in steps
+        if step.writes_wide(graph) and step.output not in graph.outputs
+    ]
+
+
+def _asked_for(graph: Graph, steps: Sequence[_Step], names: Iterable[str]) -> set[str]:
+    """The values of these nodes and inputs; ConfigError lists what cannot be int16."""
+    values: set[str] = set()
+    findings = []
+    for name in names:
+        step = next((step for step in steps if name in step.names), None)
+        if step is None and name in graph.inputs:
+            values.add(name)
+        elif step is None:
+            hint = "layers are named in reports, nodes and inputs in the model"
+            findings.append(Finding(f"int16 of '{name}': there is no such layer, node or input", hint=hint))
+        elif step.writes_wide(graph):
+            values.add(step.output)
+        else:
+            findings.append(Finding(f"int16 of '{name}': a {step.node.op_type} cannot write it", hint="leave it out"))
+    if findings:
+        raise ConfigError.of(findings)
+    return values
 
 
 def calibrated_values(model: onnx.ModelProto) -> list[str]:
@@ -91,6 +169,13 @@ def parameters(span: Range) -> QuantParams:
     scale = float(np.float32(max((high - low) / (INT8_MAX - INT8_MIN), _MIN_SCALE)))
     zero_point = round(INT8_MIN - low / scale)
     return QuantParams(scale, min(max(zero_point, INT8_MIN), INT8_MAX))
+
+
+def wide_parameters(span: Range) -> QuantParams:
+    """int16 parameters that cover the range and as much beyond, symmetric."""
+    most = LIMITS["int16"][1]
+    largest = _WIDE_REACH * max(-span[0], span[1], 0.0)
+    return QuantParams(float(np.float32(max(largest / most, _MIN_SCALE))), 0, "int16")
 
 
 def weight_scales(channels: Array, bias: Array | None, input_scale: float) -> Array:
@@ -152,27 +237,34 @@ def _steps(graph: Graph, rules: Rules) -> list[_Step]:
     return steps
 
 
-def _activations(graph: Graph, steps: list[_Step], ranges: Ranges) -> dict[str, QuantParams]:
+def _activations(graph: Graph, steps: list[_Step], ranges: Ranges, wide: Collection[str]) -> _Params:
     """Parameters of each value that gets a Q/DQ pair, inputs first, in the order of the graph."""
     missing = [name for name in (*graph.inputs, *(step.output for step in steps)) if name not in ranges.tensors]
     if missing:
         message = f"the ranges hold nothing for '{missing[0]}': they belong to another model"
         raise CalibrationError(message, hint="calibrate this model")
     params = {name: parameters(ranges.tensors[name]) for name in graph.inputs}
+    found = _Params(params, {name: params[name] for name in graph.inputs if name in wide})
+    params.update({name: wide_parameters(ranges.tensors[name]) for name in found.narrow})
     for step in steps:
         output = step.rule.output
         if graph.types.get(step.output, TensorProto.FLOAT) != TensorProto.FLOAT:
             continue  # indices
         if isinstance(output, Fixed):
             params[step.output] = output.quant
-        elif isinstance(output, SameAsInput) and step.node.input[output.index] in params:
-            params[step.output] = params[step.node.input[output.index]]
+        elif isinstance(output, SameAsInput) and (source := step.node.input[output.index]) in params:
+            params[step.output] = found.seen(step.takes_wide(graph))[source]
+            if params[step.output].wide:
+                found.narrow[step.output] = found.narrow[source]
         elif isinstance(output, Masked):
             params[step.output] = parameters(_masked(graph, step, ranges))
         else:
             params[step.output] = parameters(ranges.tensors[step.output])
-    _share_scales(graph, steps, params)
-    return params
+            if step.output in wide:
+                found.narrow[step.output] = params[step.output]
+                params[step.output] = wide_parameters(ranges.tensors[step.output])
+    _share_scales(graph, steps, found)
+    return found
 
 
 def _masked(graph: Graph, step: _Step, ranges: Ranges) -> Range:
@@ -191,7 +283,7 @@ def _masked(graph: Graph, step: _Step, ranges: Ranges) -> Range:
     return max(low, seen[0]), min(high, seen[1])
 
 
-def _share_scales(graph: Graph, steps: list[_Step], params: dict[str, QuantParams]) -> None:
+def _share_scales(graph: Graph, steps: list[_Step], params: _Params) -> None:
     """Hand the parameters of an output that has one scale with its inputs to those that are free to take them.
 
     Backwards, so that a Concat of Concats has one scale. Inputs of the model keep theirs.
@@ -200,7 +292,9 @@ def _share_scales(graph: Graph, steps: list[_Step], params: dict[str, QuantParam
     for step in reversed(steps):
         if step.rule.inputs_like_output:
             free = [value for value in step.node.input if value in calibrated and graph.sole_reader(value) is step.node]
-            params.update(dict.fromkeys(free, params[step.output]))
+            shared = params.own[step.output]
+            params.own.update(dict.fromkeys((value for value in free if value not in params.narrow), shared))
+            params.narrow.update(dict.fromkeys((value for value in free if value in params.narrow), shared))
 
 
 def _refuse_infinite(graph: Graph, steps: Sequence[_Step]) -> None:
@@ -354,14 +448,45 @@ def _dequantize(graph: Graph, node: NodeProto, name: str, stored: Array, scales:
     return value
 
 
-def _insert_pair(graph: Graph, value: str, quant: QuantParams) -> None:
-    """QuantizeLinear and DequantizeLinear behind `value`; the name of a graph output stays with the last."""
+def _insert_copy(graph: Graph, value: str, dequantized: str, quant: QuantParams, takers: Collection[int]) -> None:
+    """An int8 pair behind `dequantized`, the int16 form of `value`, for readers whose id is not in `takers`."""
+    nodes = [node for node in graph.readers(dequantized) if id(node) not in takers]
+    if not nodes:
+        return
+    copy = graph.unique(f"{value}_int8")
+    producer = graph.producer(dequantized)
+    assert producer is not None
+    constants = _constants(graph, f"{value}_int8", quant)
+    shape = graph.shape(value)
+    quantized = graph.add_node(
+        "QuantizeLinear", [dequantized, *constants], f"{copy}_quantized", shape,
+        name=f"{copy}_quantized", element=TensorProto.INT8, after=producer,
+    )  # fmt: skip
+    graph.add_node(
+        "DequantizeLinear", [quantized.output[0], *constants], copy, shape, name=f"{copy}_dequantized", after=quantized
+    )
+    for node in nodes:
+        for index, name in enumerate(node.input):
+            if name == dequantized:
+                graph.set_input(node, index, copy)
+
+
+def _constants(graph: Graph, name: str, quant: QuantParams) -> list[str]:
+    """Scale and zero point of a Q/DQ pair."""
+    return [
+        graph.add_constant(f"{name}_scale", np.float32(quant.scale)),
+        graph.add_constant(f"{name}_zero_point", np.dtype(quant.dtype).type(quant.zero_point)),
+    ]
+
+
+def _insert_pair(graph: Graph, value: str, quant: QuantParams) -> str:
+    """QuantizeLinear and DequantizeLinear behind `value`; the name of a graph output stays with the last.
+
+    Returns the value behind them.
+    """
     producer = graph.producer(value)
     shape = graph.shape(value)
-    constants = [
-        graph.add_constant(f"{value}_scale", np.float32(quant.scale)),
-        graph.add_constant(f"{value}_zero_point", np.int8(quant.zero_point)),
-    ]
+    constants = _constants(graph, value, quant)
     source, result = value, graph.unique(f"{value}_dequantized")
     readers = graph.readers(value)
     if value in graph.outputs and producer is not None:
@@ -372,7 +497,7 @@ def _insert_pair(graph: Graph, value: str, quant: QuantParams) -> None:
     place = {"after": producer} if producer is not None else {"before": graph.nodes[0] if graph.nodes else first}
     quantize_node = graph.add_node(
         "QuantizeLinear", [source, *constants], quantized, shape,
-        name=quantized, element=TensorProto.INT8, **place,
+        name=quantized, element=np_dtype_to_tensor_dtype(np.dtype(quant.dtype)), **place,
     )  # fmt: skip
     if result != value:
         for node in readers:
@@ -382,3 +507,4 @@ def _insert_pair(graph: Graph, value: str, quant: QuantParams) -> None:
     graph.add_node(
         "DequantizeLinear", [quantized, *constants], result, shape, name=f"{value}_dequantized", after=quantize_node
     )
+    return result

@@ -20,7 +20,7 @@ import sys
 import traceback
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,17 @@ class Samples:
         files = _files(path)
         for file in files:
             yield str(file), _from_file(file, self.inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed(Samples):
+    """Samples that are at hand; `spec` only says where they are from."""
+
+    given: Sequence[Sample] = ()
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Each of them."""
+        return iter(self.given)
 
 
 def load(spec: str, inputs: Shapes) -> Samples:

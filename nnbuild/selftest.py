@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnbuild import interpret
-from nnbuild.network import Array, Network
+from nnbuild.network import Array, Network, Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class SelftestSample:
-    """Pseudo-random inputs by their `seed`, divided by 2^damping, and the outputs expected, flat int8."""
+    """Pseudo-random inputs by their `seed`, divided by 2^damping, and the outputs expected, flat."""
 
     seed: int
     damping: int
@@ -37,16 +37,17 @@ def _selftest_sample(network: Network, seed: int, damping: int, states: interpre
     state = seed
     inputs = []
     for port in network.inputs:
-        values, state = _pseudorandom(network.tensors[port.tensor].size, state, damping)
+        values, state = _pseudorandom(network.tensors[port.tensor], state, damping)
         inputs.append(values)
     outputs = tuple(output.ravel() for output in interpret.run(network, inputs, states))
     return SelftestSample(seed, damping, outputs)
 
 
-def _pseudorandom(size: int, state: int, damping: int) -> tuple[Array, int]:
+def _pseudorandom(tensor: Tensor, state: int, damping: int) -> tuple[Array, int]:
     """The self-test's input: a linear congruential generator (Numerical Recipes), its top bits around zero."""
-    values = np.empty(size, np.int64)
-    for index in range(size):
+    values = np.empty(tensor.size, np.int64)
+    bits = 8 * np.dtype(tensor.dtype).itemsize
+    for index in range(tensor.size):
         state = (state * 1664525 + 1013904223) & 0xFFFFFFFF
-        values[index] = (state >> (24 + damping)) - (128 >> damping)
-    return values.astype(np.int8), state
+        values[index] = (state >> (32 - bits + damping)) - (1 << bits - 1 >> damping)
+    return values.astype(tensor.dtype), state

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import onnx
@@ -25,6 +25,7 @@ Values = Mapping[str, Array]
 
 _THREADS = 2
 _SQUASHING = frozenset(("LogSoftmax", "Sigmoid", "Softmax"))
+_PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,14 +37,14 @@ def each(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         return list(pool.map(function, items))
 
 
-class Spread:
+class Spread(Generic[T]):
     """At most `most` samples of a stream of any length, evenly spread over it; no more than twice as many are held."""
 
     def __init__(self, most: int) -> None:
         self._most, self._stride, self._count = most, 1, 0
-        self._held: list[Sample] = []
+        self._held: list[T] = []
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: T) -> None:
         """The next one of the stream."""
         if self._count % self._stride == 0:
             self._held.append(sample)
@@ -52,7 +53,7 @@ class Spread:
             self._held, self._stride = self._held[::2], 2 * self._stride
 
     @property
-    def samples(self) -> list[Sample]:
+    def samples(self) -> list[T]:
         """Those that are kept, in their order."""
         count = len(self._held)
         most = min(self._most, count)
@@ -64,12 +65,18 @@ def judged(graph: Graph) -> list[str]:
 
     Behind a Softmax only the few samples that are near to two classes would count.
     """
-    found: list[str] = []
-    for name in graph.outputs:
-        producer = graph.producer(name)
-        squashed = producer is not None and producer.op_type in _SQUASHING
-        found.append(producer.input[0] if squashed and producer is not None else name)
-    return list(dict.fromkeys(name for name in found if graph.producer(name) is not None))
+    found = dict.fromkeys(squashed(graph, name)[0] for name in graph.outputs)
+    return [name for name in found if graph.producer(name) is not None]
+
+
+def squashed(graph: Graph, output: str) -> tuple[str, list[NodeProto]]:
+    """Where `output` is judged, and the nodes from there to it, Q/DQ pairs among them; none where it is so itself."""
+    name, nodes = output, list[NodeProto]()
+    while (node := graph.producer(name)) is not None and node.op_type in (*_PAIR, *_SQUASHING):
+        name, nodes = node.input[0], [node, *nodes]
+        if node.op_type in _SQUASHING:
+            return name, nodes
+    return output, []
 
 
 def noise(real: Sequence[Values], ours: Sequence[Values]) -> float:

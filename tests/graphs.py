@@ -81,7 +81,8 @@ def feeds_for(proto: onnx.ModelProto, seed: int = 1, spread: float = 3.0) -> dic
         if value.type.tensor_type.elem_type == TensorProto.FLOAT:
             found[value.name] = rng.normal(0, spread, shape).astype(np.float32)
         else:
-            found[value.name] = rng.integers(-128, 128, shape).astype(np.int8)
+            limits = np.iinfo(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+            found[value.name] = rng.integers(limits.min, limits.max + 1, shape).astype(limits.dtype)
     return found
 
 

@@ -40,14 +40,20 @@ def shared_library(folder: Path, files: Mapping[str, str], compiler: Sequence[st
     return ctypes.CDLL(str(output))
 
 
-def call(library: ctypes.CDLL, function: str, inputs: Sequence[Array], sizes: Sequence[int]) -> list[Array]:
-    """`function(inputs..., outputs...)` with deliberately odd addresses; checks the bytes around each output."""
+def call(
+    library: ctypes.CDLL, function: str, inputs: Sequence[Array], sizes: Sequence[int], even: bool = False
+) -> list[Array]:
+    """`function(inputs..., outputs...)` with deliberately odd addresses; checks the bytes around each output.
+
+    16-bit inputs lie at even addresses, and with `even` the outputs do.
+    """
     outputs = [np.full(size + 34, 77, np.int8) for size in sizes]
-    shifted = [np.concatenate([np.zeros(1, np.int8), np.ascontiguousarray(array).ravel()]) for array in inputs]
-    pointers = [ctypes.c_void_p(array.ctypes.data + 1) for array in shifted]
-    pointers += [ctypes.c_void_p(array.ctypes.data + 17) for array in outputs]
+    shifted = [np.concatenate([np.zeros(1, array.dtype), np.ascontiguousarray(array).ravel()]) for array in inputs]
+    pointers = [ctypes.c_void_p(array.ctypes.data + array.itemsize) for array in shifted]
+    start = 18 if even else 17
+    pointers += [ctypes.c_void_p(array.ctypes.data + start) for array in outputs]
     assert getattr(library, function)(*pointers) == 0
     for array, size in zip(outputs, sizes, strict=True):
-        assert (array[:17] == 77).all(), "wrote in front of its output"
-        assert (array[17 + size :] == 77).all(), "wrote behind its output"
-    return [array[17 : 17 + size].copy() for array, size in zip(outputs, sizes, strict=True)]
+        assert (array[:start] == 77).all(), "wrote in front of its output"
+        assert (array[start + size :] == 77).all(), "wrote behind its output"
+    return [array[start : start + size].copy() for array, size in zip(outputs, sizes, strict=True)]

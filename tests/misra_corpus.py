@@ -53,7 +53,7 @@ def _served(network: Network, kernel: str, target: Target) -> Iterator[str]:
     for layer in network.layers:
         own = [each for each in BY_NAME[layer.op].kernels if each.name == kernel]
         served = own and own[0].supports(LayerView.of(network, layer), target) is None
-        if served and layer.op in ("conv2d", "fully_connected"):
+        if served and layer.op in ("conv2d", "fully_connected", "wide_conv2d"):
             yield layer.name
 
 

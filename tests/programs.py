@@ -157,7 +157,7 @@ def _case(name: str, case: Case, in_arena: bool, gaps: Sequence[tuple[int, int]]
     outputs = [interpret.run(case.network, [values[k] for values in case.inputs], states)[0] for k in range(count)]
     expected = np.array([output.ravel().view(np.int8) for output in outputs])
     inputs = [
-        f"(const int8_t *){name}_in{position} + sample * {values.shape[1]}"
+        f"(const {values.dtype}_t *){name}_in{position} + sample * {values.shape[1]}"
         for position, values in enumerate(case.inputs)
     ]
     return [
@@ -181,24 +181,24 @@ def _reset(name: str) -> list[str]:
 
 def _run(name: str, case: Case, keeps: bool, inputs: Sequence[str]) -> list[str]:
     words = f"{name}_run(arena, {'states, ' if keeps else ''}{', '.join(inputs)}, "
-    if not gives_indices(case):
+    if output_type(case) == "int8":
         return [f"    return {words}output);"]
     return [
-        f"    static int32_t indices[{name.upper()}_OUTPUT_SIZE];",
-        f"    if ({words}indices) != 0) {{ return 1; }}",
-        "    memcpy(output, indices, sizeof indices);",
+        f"    static {output_type(case)}_t values[{name.upper()}_OUTPUT_SIZE];",
+        f"    if ({words}values) != 0) {{ return 1; }}",
+        "    memcpy(output, values, sizeof values);",
         "    return 0;",
     ]
 
 
-def gives_indices(case: Case) -> bool:
-    """Whether the output is of int32."""
-    return case.network.tensors[case.network.outputs[0].tensor].dtype == "int32"
+def output_type(case: Case) -> str:
+    """int8, int16, or int32 of indices."""
+    return case.network.tensors[case.network.outputs[0].tensor].dtype
 
 
 def output_bytes(case: Case, number: int) -> str:
     """The size of the output of model m<number>, in C."""
-    return f"{4 if gives_indices(case) else 1} * M{number}_OUTPUT_SIZE"
+    return f"{np.dtype(output_type(case)).itemsize} * M{number}_OUTPUT_SIZE"
 
 
 def _run_in_arena(name: str, case: Case, inputs: Sequence[str], gaps: Sequence[tuple[int, int]]) -> list[str]:
@@ -207,12 +207,12 @@ def _run_in_arena(name: str, case: Case, inputs: Sequence[str], gaps: Sequence[t
         offsets = [f"{name.upper()}_INPUT_{own.upper()}_OFFSET" for own in _own_names(case)]
     return [
         *(
-            f"    memcpy(arena + {offset}, {source}, {values.shape[1]});"
+            f"    memcpy(arena + {offset}, {source}, {values[0].nbytes});"
             for offset, source, values in zip(offsets, inputs, case.inputs, strict=True)
         ),
         f"    if ({name}_run(arena{', states' if keeps_states(case) else ''}) != 0) {{ return 1; }}",
         *(f"    if (!all_fill(arena + {offset}, {size})) {{ return 1; }}" for offset, size in gaps),
-        f"    memcpy(output, {name}_output(arena), {4 if gives_indices(case) else 1} * {name.upper()}_OUTPUT_SIZE);",
+        f"    memcpy(output, {name}_output(arena), sizeof({output_type(case)}_t) * {name.upper()}_OUTPUT_SIZE);",
         "    return 0;",
     ]
 
@@ -229,7 +229,7 @@ def _own_names(case: Case) -> list[str]:
 
 def _array(name: str, values: Array) -> str:
     """Bytes as little-endian words of 64 bits, which compile several times as fast as bytes one by one."""
-    flat = np.ascontiguousarray(values, np.int8).ravel()
+    flat = np.ascontiguousarray(values).ravel().view(np.int8)
     words = np.pad(flat, (0, -flat.size % 8)).view("<u8").tolist()
     rows = ["    " + ", ".join(f"0x{word:x}u" for word in words[n : n + 6]) for n in range(0, len(words), 6)]
     return f"static const uint64_t {name}[{len(words)}] = {{\n" + ",\n".join(rows) + "\n};"

@@ -48,13 +48,25 @@ class _Dice:
         found = {"kernel_shape": kernel, "strides": stride, "dilations": dilation, "pads": pads}
         return found if min(spans) > 0 else None
 
-    def case(self, name: str) -> Case | None:
-        """A layer of any kind; None where the dice do not fit together."""
+    def types(self, wide: bool) -> tuple[QuantParams, QuantParams]:
+        """Of input and output; with `wide` one of them is int16, or both are."""
         quant = QuantParams(0.05, self.number(-128, 127))
         output = QuantParams(float(self.rng.choice([0.05, 0.1, 0.3, 1.0])), self.number(-128, 127))
-        clamp = ("Relu",) if self.chance(0.3) else ()
+        if not wide:
+            return quant, output
+        which = self.number(0, 2)
+        fine = float(self.rng.choice([0.00003, 0.0002, 0.001, 0.004]))
+        source = quant if which == 0 else QuantParams(0.0002, 0, "int16")
+        return source, output if which == 1 else QuantParams(fine, 0, "int16")
+
+    def case(self, name: str, wide: bool = False) -> Case | None:
+        """A layer of any kind, with `wide` with int16 values; None where the dice do not fit together."""
+        quant, output = self.types(wide)
+        clamp: tuple[Any, ...] = ("Relu",) if self.chance(0.3) else ()
+        if wide and self.chance(0.2):
+            clamp = ("Clip", -90 * output.scale, 77 * output.scale)
         shape = (1, self.number(1, 24)) if self.chance(0.4) else (self.number(1, 9), self.number(1, 9))
-        kind = str(self.rng.choice(KINDS))
+        kind = str(self.rng.choice(KINDS[:-2] if wide else KINDS))
         if kind == "matmul":
             rows, count, outputs = self.number(1, 4), self.number(1, 70), self.number(1, 40)
             product = (1, rows, count), (count, outputs)
@@ -81,13 +93,13 @@ class _Dice:
         return (inputs, inputs, inputs) if kind == "depthwise" else (inputs, self.channels(), 1)
 
 
-def cases(seed: int, count: int) -> Iterator[Case]:
-    """`count` layers; those that nnbuild refuses in words are no test of kernels."""
+def cases(seed: int, count: int, wide: bool = False) -> Iterator[Case]:
+    """`count` layers, `wide` with int16 values; those that nnbuild refuses in words are no test of kernels."""
     dice = _Dice(seed)
     found = 0
     while found < count:
         try:
-            case = dice.case(f"random_{seed}_{found}")
+            case = dice.case(f"random_{seed}_{found}", wide)
         except NNBuildError:
             continue
         if case is not None:

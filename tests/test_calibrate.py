@@ -323,6 +323,18 @@ def test_histogram_counts_every_value_once() -> None:
     assert max(abs(values)) <= found.width * 4096
 
 
+def test_a_value_is_half_a_bin_from_its_centre() -> None:
+    """After bins have merged as well; the extremes are those of all parts, whichever comes first."""
+    values = np.array([-90.0, 7.3, -0.4, 2.6, 0.013, -3.2, 0.4, 900.0, -5.0, 1.0, 250.0], np.float32)
+    for ordered in (values, values[::-1]):
+        found = statistics(ordered)
+        assert (found.low, found.high) == (-90.0, 900.0)
+        assert found.width <= 0.5
+        centres, counts = found.centres()
+        assert counts.sum() == len(values)
+        assert all(np.abs(centres - value).min() <= found.width / 2 for value in values)
+
+
 def test_percentile_leaves_out_single_values_only_among_many() -> None:
     values = np.random.default_rng(0).uniform(-1, 1, 300_000)
     values[7] = 1000.0

@@ -46,6 +46,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "method": [("minmax", "minmax")],
     "corrections": [("none", "none"), ("bias,rounding", "rounding,bias"), (["equalize"], "equalize")],
     "fully_connected": [("per_tensor", "per_tensor"), ("per_channel", "per_channel")],
+    "int16": [("x", ("x",)), (["kws_l07_add", "x", "x"], ("kws_l07_add", "x"))],
     "rounding": [("single", "single"), ("double", "double")],
     "states": [({"h0": "hn", "c0": "cn"}, (("c0", "cn"), ("h0", "hn"))), ("keep", "keep")],
     "stream_axis": [(1, 1), (3, 3)],
@@ -84,6 +85,7 @@ BAD: dict[str, list[Any]] = {
     "method": ["magic", 3],
     "corrections": ["magic", 3, [], "bias,none"],
     "fully_connected": ["per_layer", True],
+    "int16": ["", [], {"x": "y"}, [1], [""], True],
     "rounding": ["", 1],
     "states": ["", "all", {}, {"h0": ""}, {"h0": 1}, ["h0=hn"], True],
     "stream_axis": [0, -1, 16, True, "1", 1.0],
@@ -232,7 +234,8 @@ def test_arguments_are_those_of_the_commands() -> None:
         for name, value in options.items():
             attribute = config.OPTIONS[name].flag.removeprefix("--").replace("-", "_")
             stored = getattr(parsed, attribute)
-            expected = [f"{k}={v}" for k, v in value] if isinstance(value, tuple) else value
+            entries = value if isinstance(value, tuple) else ()
+            expected = [entry if isinstance(entry, str) else "=".join(entry) for entry in entries] or value
             assert stored == expected, name
 
 

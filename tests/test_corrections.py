@@ -136,7 +136,7 @@ def test_channels_are_equalized_where_enough_samples_show_them(count: int, helps
 
 
 def test_a_stream_is_held_in_bounded_memory() -> None:
-    kept = simulation.Spread(10)
+    kept: simulation.Spread[samples.Sample] = simulation.Spread(10)
     for index in range(1000):
         kept.add({"x": np.array([index])})
     assert len(kept.samples) == 10

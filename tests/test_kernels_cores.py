@@ -29,10 +29,11 @@ from .cmsis_library import HOST
 from .conftest import ROOT
 
 CASES = [case for operator in ALL for case in operator.cases()]
-IMAGE = {name: 40 if core.small else 200 for name, core in qemu.CORES.items()} | {HOST: 200}
-"""Cases in one image: what fits into 256 KB of flash, and into an exit status."""
+IMAGE = {name: 40 if core.small else 160 for name, core in qemu.CORES.items()} | {HOST: 200}
+"""Cases in one image: what fits into its flash, and into an exit status."""
 SAMPLES = 2
 RANDOM = 60
+RANDOM_ON = [(name, wide) for name in ("m0", "m3", "m4", "m7", "m33", "m55") for wide in (False, True)]
 SANITIZE = ("-fsanitize=address",)
 """On this machine, CMSIS-NN included, so that no function reads or writes where it must not."""
 RESCALING = {"add", "average_pool", "conv2d", "depthwise_conv2d", "fully_connected", "mul", "prelu"}
@@ -187,16 +188,16 @@ def test_lines_of_three_products(single: bool, assembly: bool, tmp_path: Path, m
     assert "nn_scale_wide(nn_clamp(" in text
 
 
-@pytest.mark.parametrize("name", ["m0", "m3", "m4", "m7", "m33", "m55"])
+@pytest.mark.parametrize(("name", "wide"), RANDOM_ON)
 @pytest.mark.parametrize("seed", range(1, 2 + int(os.environ.get("NNBUILD_SWEEP", "0"))))
-def test_random_layers_with_assembly(seed: int, name: str, tmp_path: Path) -> None:
-    """Sizes of windows and channels of any kind. NNBUILD_SWEEP=N adds N times as many."""
+def test_random_layers_with_assembly(seed: int, name: str, wide: bool, tmp_path: Path) -> None:
+    """Sizes of windows and channels of any kind, also with int16 values. NNBUILD_SWEEP=N adds N times as many."""
     qemu.need()
-    cases = list(random_layers.cases(seed, RANDOM))
+    cases = list(random_layers.cases(seed, RANDOM, wide))
     core = roomy(name)
     status, printed = run_direct(tmp_path, core, cases)
     assert (status, printed) == (0, ""), explain(status, printed, cases)
-    assert (tmp_path / "kernels.S").exists()
+    assert (tmp_path / "kernels.S").exists() == (not wide or name not in ("m3", "m55"))
 
 
 SHIFTED = """
@@ -224,21 +225,25 @@ def alone(case: Case, layer: Layer) -> Case:
     return replace(case, network=replace(network, tensors=tensors, layers=(layer,), inputs=ports[0], outputs=ports[1]))
 
 
-@pytest.mark.parametrize("by", range(4))
-def test_inputs_may_have_any_alignment(by: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("op", "by"), [*(("conv2d", by) for by in range(4)), ("wide_conv2d", 0), ("wide_conv2d", 2)])
+def test_inputs_may_have_any_alignment(op: str, by: int, tmp_path: Path) -> None:
     """Kernels that read words look where their windows lie."""
     qemu.need()
     machine = roomy("m0")
-    cases = [alone(case, layer) for case in CASES for layer in case.network.layers if layer.op == "conv2d"]
+    cases = [alone(case, layer) for case in CASES for layer in case.network.layers if layer.op == op]
     cases = [case for case in cases if case.network.layers[0].params.window.input[2] % 4 == 0]
     assert len(cases) > 3
     sources = programs.write(tmp_path, cases, machine.target, backend="direct")
     main = tmp_path / "main.c"
-    text = re.sub(r"(\(const int8_t \*\)m\d+_in0 \+ sample \* (\d+))", r"shifted(\1, \2)", main.read_text())
+    text = re.sub(
+        r"(\(const (int8|int16)_t \*\)m\d+_in0 \+ sample \* (\d+))",
+        r"(const \2_t *)(const void *)shifted((const int8_t *)(\1), \3 * sizeof(\2_t))",
+        main.read_text(),
+    )
     main.write_text(text.replace("int main(void);", SHIFTED.replace("BY", str(by)), 1))
     status, printed = qemu.run(qemu.link(tmp_path, programs.units(tmp_path, sources), machine), machine)
     assert (status, printed) == (0, ""), explain(status, printed, cases)
-    assert "shifted((const int8_t *)m0_in0" in text
+    assert "shifted((const int8_t *)((const int" in text
 
 
 def roomy(core: str) -> qemu.Core:

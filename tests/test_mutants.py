@@ -104,6 +104,14 @@ TEXT_MUTANTS = [
     ("history", "= *input++;", "= *input;"),
     ("history", "_initial_state[i", "_initial_state[0 * i"),
     ("arg_max", "i] <= input", "i] < input"),
+    ("wide_conv2d", "0x80000000u", "0u"),
+    ("wide_conv2d", "c - (d << 8) - total", "c - (d << 8)"),
+    ("wide_depthwise_conv2d", "outside[i] = 0", "outside[i] = 1"),
+    ("wide_depthwise_conv2d", "nn_high_half(values)", "nn_low_half(values)"),
+    ("wide_add", " - input2[", " + input2["),
+    ("wide_average_pool", "multiplier[rows * columns]", "multiplier[1]"),
+    ("wide_softmax", "/ 64u", "/ 32u"),
+    ("rescale", "nn_clamp(value", "nn_clamp(value + 1"),
 ]
 V6M_MUTANTS = [
     ("conv_transpose", "low + 0x4000u", "low"),
@@ -120,6 +128,9 @@ V6M_MUTANTS = [
     ("fully_connected", "nn_shift_right(sum, 16) * low", "0u"),
     ("fully_connected", "nn_clamp(sum + own[0], 0, own[1])", "(sum + own[0])"),
     ("fully_connected", " - (fields[", " + (fields["),
+    ("wide_conv2d", " + 32768)", " + 32767)"),
+    ("wide_conv2d", " + (uint32_t)own[0]", ""),
+    ("wide_depthwise_conv2d", "own[1], 0x80000000u", "own[1], 0x70000000u"),
     ("conv2d", "= (word >> ", "= 3u + (word >> "),
     ("conv2d", ") << ", ") << 1 << "),
     ("add", " >> shift", " >> shift << 1 >> 1 << 0 | 1"),
@@ -167,7 +178,8 @@ def mutated(layer: Layer) -> Iterator[tuple[str, Layer]]:
         for label, changed in _neighbours(field.name, value):
             yield label, replace(layer, params=replace(layer.params, **{field.name: changed}))
     for name, array in layer.constants.items():
-        step = {"multiplier": 1 << 22, "exponential": 1 << 20}.get(name.removeprefix("recurrent_"), 1)
+        steps = {"multiplier": 1 << 22, "exponential": 1 << 20, "quarters": 1 << 22, "parts": 1 << 28}
+        step = steps.get(name.removeprefix("recurrent_"), 1)
         changed_array = np.where(array > 0, array - array.dtype.type(step), array + array.dtype.type(step))
         yield name, replace(layer, constants={**layer.constants, name: changed_array.astype(array.dtype)})
 
@@ -179,6 +191,8 @@ def _neighbours(name: str, value: Any) -> list[tuple[str, Any]]:
         return [(name, value - 1)]
     if name in ("low", "high", "fill") or name.endswith(("zero_point", "shift")):
         return [(f"{name}+1", value + 1), (f"{name}-1", value - 1)]
+    if name in ("left", "offset", "factor"):
+        return [(name, value + max(1, abs(value) >> 6))]
     if name == "output_multiplier":
         return [(name, value - (1 << 24))]
     if name == "signs":

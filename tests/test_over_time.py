@@ -432,11 +432,15 @@ def test_channels_that_hold_one_value_are_not_kept(tmp_path: Path) -> None:
 
 
 def refused(
-    folder: Path, nodes: Sequence[onnx.NodeProto], constants: Mapping[str, Any], stream: Stream | None = None
+    folder: Path,
+    nodes: Sequence[onnx.NodeProto],
+    constants: Mapping[str, Any],
+    stream: Stream | None = None,
+    int16: Sequence[str] = (),
 ) -> str:
     path = save(folder, model(nodes, {"x": (1, 3, 12)}, ["y"], constants))
     np.savez(folder / "x.npz", x=np.random.default_rng(0).normal(0, 1, (9, 3, 12)).astype(np.float32))
-    request = Request(str(path), str(folder / "x.npz"), stream=stream or Stream(2))
+    request = Request(str(path), str(folder / "x.npz"), stream=stream or Stream(2), int16=tuple(int16))
     int8 = onnx.load_from_string(quantized(request).content)
     with pytest.raises(ModelError) as caught:
         lower(int8, "m.onnx")
@@ -470,6 +474,40 @@ def test_recurrent_layers(tmp_path: Path) -> None:
 def test_constants_that_change_along_time(tmp_path: Path) -> None:
     text = refused(tmp_path, [node("Mul", "x w", "y", name="envelope")], {"w": weights(1, 3, 12)})
     assert text == "m.onnx: node 'envelope' (mul): cannot stream: what it takes is not the same at all times"
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [("first", "'first' (wide_conv2d)"), ("second", "'second' (wide_conv2d)"), ("x", "'first' (transpose)")],
+)
+def test_values_of_16_bits(tmp_path: Path, name: str, own: str) -> None:
+    nodes = [node("Conv", "x w", "a", name="first"), node("Conv", "a v", "y", name="second")]
+    text = refused(tmp_path, nodes, {"w": weights(4, 3, 3), "v": weights(4, 4, 3)}, int16=[name])
+    assert text.splitlines()[0] == f"m.onnx: node {own}: cannot stream: it has int16 values, and a stream keeps int8"
+
+
+def test_values_of_16_bits_behind_a_stream(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", "x w", "a"),
+        node("GlobalAveragePool", "a", "m"),
+        node("Flatten", "m", "f"),
+        node("Gemm", "f g", "h", name="wide"),
+        node("Gemm", "h g", "y"),
+    ]
+    path = save(tmp_path, model(nodes, {"x": (1, 3, 12)}, ["y"], {"w": weights(4, 3, 3), "g": weights(4, 4)}))
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).normal(0, 1, (9, 3, 12)).astype(np.float32))
+    request = Request(str(path), str(tmp_path / "x.npz"), stream=Stream(2), int16=("wide",))
+    int8 = onnx.load_from_string(quantized(request).content)
+    whole, stream = traced(int8, "", "")[0], lower(int8)
+    assert any(tensor.quant.wide for tensor in stream.tensors.values())
+    assert differing(whole, stream, 2, 30) == []
+
+
+def test_values_of_16_bits_are_not_looked_for(tmp_path: Path) -> None:
+    path = save(tmp_path, model([node("Conv", "x w", "y")], {"x": (1, 3, 12)}, ["y"], {"w": weights(4, 3, 3)}))
+    np.savez(tmp_path / "x.npz", x=np.zeros((9, 3, 12), np.float32))
+    with pytest.raises(ConfigError, match="'stream_axis' and int16='auto' exclude each other"):
+        quantized(Request(str(path), str(tmp_path / "x.npz"), stream=Stream(2), int16=("auto",)))
 
 
 def test_time_that_is_turned_round(tmp_path: Path) -> None:

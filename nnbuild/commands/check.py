@@ -37,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     stream_arguments.add(parser)
     parser.add_argument("--input-layout", choices=["NHWC"], default="", help="take NCHW inputs channels last")
     parser.add_argument("--fully-connected", choices=("per_channel", "per_tensor"), default="per_channel")
+    parser.add_argument(
+        "--int16", action="append", default=[], metavar="LAYER|auto", help="values of 16 bits as in a build; repeatable"
+    )
     parser.add_argument("--cmsis-nn", metavar="DIR", help="the firmware's CMSIS-NN: a checkout or an unpacked pack")
     parser.add_argument("--backend", choices=("auto", "direct", "cmsis_nn"), default="auto", help="whose kernels")
     parser.add_argument("--optimize", choices=GOALS, default="balanced", help="as in a build")
@@ -71,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
                     stream_frames=arguments.stream_frames,
                     input_layout=arguments.input_layout,
                     fully_connected=arguments.fully_connected,
+                    int16=arguments.int16,
                     cmsis_nn=arguments.cmsis_nn,
                     backend=arguments.backend,
                     optimize=arguments.optimize,

@@ -19,10 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model_arguments.add_model(parser)
     model_arguments.add_calibration(parser)
     model_arguments.add_quantization(parser)
+    model_arguments.add_int16(parser)
     parser.add_argument("-o", "--output", required=True, metavar="m.int8.onnx")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Quantize and write both files."""
-    freeze(model_arguments.request(arguments), arguments.output)
+    """Quantize, write both files, and say what a search found."""
+    found = freeze(model_arguments.request(arguments), arguments.output).found
+    model_arguments.tell(found)
     return 0

@@ -10,7 +10,10 @@ from nnbuild.calibrate import DEFAULT_METHOD, METHODS
 from nnbuild.commands import stream_arguments
 from nnbuild.corrections import NAMES
 from nnbuild.errors import ConfigError
+from nnbuild.option_values import own_size, parse_decibel, parse_loss, parse_share
 from nnbuild.pipeline import Request
+from nnbuild.precision_judge import Aim
+from nnbuild.precision_report import Found
 from nnbuild.quantize import FULLY_CONNECTED
 from nnbuild.states import KEEP
 from nnbuild.stream import Stream, stream_options
@@ -78,6 +81,38 @@ def add_quantization(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_int16(parser: argparse.ArgumentParser) -> None:
+    """--int16, and what its search aims at."""
+    parser.add_argument(
+        "--int16",
+        action="append",
+        default=[],
+        metavar="LAYER|auto",
+        help="a layer, node or input whose values have 16 bits, or those that reach the aim below; repeatable",
+    )
+    parser.add_argument("--min-sqnr", metavar="DB", help="aim of --int16 auto")
+    parser.add_argument("--min-agreement", metavar="SHARE", help="aim of --int16 auto")
+    parser.add_argument(
+        "--max-drop", metavar="SHARE", help="aim of --int16 auto, by labels in array 'y' of the samples"
+    )
+    parser.add_argument("--ram", metavar="16K", help="the most that may live at once, of what --int16 auto takes")
+
+
+def _aim(arguments: argparse.Namespace) -> Aim:
+    return Aim(
+        min_sqnr=None if arguments.min_sqnr is None else parse_decibel(arguments.min_sqnr),
+        min_agreement=None if arguments.min_agreement is None else parse_share(arguments.min_agreement),
+        max_drop=None if arguments.max_drop is None else parse_loss(arguments.max_drop),
+        ram=None if arguments.ram is None else own_size(arguments.ram),
+    )
+
+
+def tell(found: Found | None) -> None:
+    """Print what a search for 16 bits found."""
+    if found is not None:
+        print("\n".join(found.lines()), flush=True)
+
+
 def shapes(words: list[str]) -> dict[str, tuple[int, ...]]:
     """`NAME=1,3,32,32` words as a mapping; a name may hold '='."""
     found: dict[str, tuple[int, ...]] = {}
@@ -118,4 +153,6 @@ def request(arguments: argparse.Namespace) -> Request:
         None if corrections is None else option_values.subset(*NAMES)(corrections),
         getattr(arguments, "ranges", None),
         stream(arguments),
+        int16=tuple(getattr(arguments, "int16", ())),
+        aim=_aim(arguments) if hasattr(arguments, "int16") else Aim(),
     )

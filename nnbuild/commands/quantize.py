@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model_arguments.add_model(parser)
     model_arguments.add_calibration(parser)
     model_arguments.add_quantization(parser)
+    model_arguments.add_int16(parser)
     parser.add_argument("--frozen", metavar="m.int8.onnx", help="check the lock of this int8 file, and copy it")
     parser.add_argument("-o", "--output", required=True, metavar="m.int8.onnx")
 
@@ -31,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Quantize, or check and copy the frozen file, and write."""
     request = model_arguments.request(arguments)
-    content = frozen(request, arguments.frozen) if arguments.frozen else quantized(request).content
-    write_bytes(arguments.output, content)
+    if arguments.frozen:
+        write_bytes(arguments.output, frozen(request, arguments.frozen))
+        return 0
+    result = quantized(request)
+    write_bytes(arguments.output, result.content)
+    model_arguments.tell(result.found)
     return 0

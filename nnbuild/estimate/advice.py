@@ -76,7 +76,7 @@ class _Search:
         self.now = now
         self.budgets: Sequence[Fits] = ()
         self.judged: dict[str, tuple[Figures, Edit] | None] = {}
-        self.base = figures(network_of(model, "", setup.input_layout, setup.per_tensor), setup)
+        self.base = figures(network_of(model, "", setup.input_layout, setup.per_tensor, setup.int16), setup)
         self.widths = widths(self.graph)
 
     def judge(self, edit: Edit) -> tuple[Figures, Edit] | None:
@@ -91,7 +91,8 @@ class _Search:
         if changed is None:
             return None
         try:
-            found = figures(network_of(changed[0], "", self.setup.input_layout, self.setup.per_tensor), self.setup)
+            own = self.setup
+            found = figures(network_of(changed[0], "", own.input_layout, own.per_tensor, own.int16), own)
         except NNBuildError:
             return None
         return found.moved(self.now, self.base), changed[1]

@@ -23,7 +23,8 @@ from nnbuild.lower import lower
 from nnbuild.network import Array, Network
 from nnbuild.onnxfile import is_qdq
 from nnbuild.optimize import Aim
-from nnbuild.option_values import GOALS, parse_size
+from nnbuild.option_values import GOALS, layers, parse_size
+from nnbuild.precision_names import AUTO
 from nnbuild.quantize import FULLY_CONNECTED
 from nnbuild.stream import stream_options
 from nnbuild.target import named
@@ -43,6 +44,7 @@ def check(
     stream: tuple[int | None, int | None],
     input_layout: str,
     fully_connected: str,
+    int16: str | Sequence[str] | None,
     cmsis_nn: str | os.PathLike[str] | None,
     backend: str,
     optimize: str,
@@ -65,9 +67,18 @@ def check(
     timing = Timing(cpu, wait_states=waits or 0, mul_cycles=mul_cycles)
     cycles = int(limits.latency.us * limits.latency.mhz) if limits.latency else None
     aim = Aim(optimize, limits.flash, limits.ram, cycles, timing.wait_states, mul_cycles)
-    setup = Setup(target, timing, backend, input_layout, fully_connected == "per_tensor", aim)
+    wide = _wide(int16)
+    named_values = tuple(name for name in wide if name != AUTO)
+    setup = Setup(target, timing, backend, input_layout, fully_connected == "per_tensor", named_values, aim)
     shapes = {name: tuple(shape) for name, shape in (input_shape or {}).items()}
-    return judge(Path(path), setup, limits, shapes, advise, states, stream_options(*stream))
+    return judge(Path(path), setup, limits, shapes, advise, states, stream_options(*stream), AUTO in wide)
+
+
+def _wide(int16: str | Sequence[str] | None) -> tuple[str, ...]:
+    try:
+        return layers(int16) if int16 else ()
+    except ConfigError as error:
+        raise ConfigError(f"{error.findings[0].message}, not {int16!r}", "int16") from None
 
 
 def _limits(flash: int | str | None, ram: int | str | None, latency: str | None) -> Limits:
@@ -96,7 +107,8 @@ def run(
     outputs = {}
     for position, port in enumerate(network.outputs):
         values = np.concatenate([sample[position] for sample in samples]) if samples else np.zeros((0, *port.shape[1:]))
-        values = values.astype(np.int8) if integers else network.tensors[port.tensor].quant.dequantize(values)
+        tensor = network.tensors[port.tensor]
+        values = values.astype(tensor.dtype) if integers else tensor.quant.dequantize(values)
         outputs[port.name] = values[0] if one else values
     return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
@@ -119,7 +131,7 @@ def _network(file: str, stamp: tuple[int, int], single_rounding: bool) -> Networ
 
 
 def _inputs(network: Network, x: Array | Mapping[str, Array], where: str) -> tuple[list[Array], bool, bool]:
-    """(N, ...) int8 for each input; whether `x` was one sample; whether it held integers."""
+    """(N, ...) integers for each input; whether `x` was one sample; whether it held integers."""
     given: Mapping[str, Any] = x if isinstance(x, Mapping) else {network.inputs[0].name: x}
     names = [port.name for port in network.inputs]
     if sorted(given) != sorted(names):
@@ -135,11 +147,12 @@ def _inputs(network: Network, x: Array | Mapping[str, Array], where: str) -> tup
         if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
             raise ConfigError(f"input '{port.name}' takes finite numbers", where)
         values = values.reshape(-1, *sample)
-        if values.dtype != np.int8:
+        dtype = network.tensors[port.tensor].dtype
+        if values.dtype != dtype:
             values = network.tensors[port.tensor].quant.quantize(values)
         arrays.append(values)
         ones.add(one)
-        kinds.add(np.asarray(given[port.name]).dtype == np.int8)
+        kinds.add(np.asarray(given[port.name]).dtype == dtype)
     if len(ones) > 1 or len(kinds) > 1 or len({len(values) for values in arrays}) > 1:
-        raise ConfigError("its inputs differ in their number of samples, or are int8 and float", where)
+        raise ConfigError("its inputs differ in their number of samples, or are integers and float", where)
     return arrays, ones == {True}, kinds == {True}

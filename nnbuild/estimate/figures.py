@@ -29,6 +29,7 @@ class Setup:
     backend: str = "auto"
     input_layout: str = ""
     per_tensor: bool = False
+    int16: tuple[str, ...] = ()
     aim: Aim = field(default_factory=Aim)
 
 

@@ -7,6 +7,7 @@ made up. They differ from each other as real ones do, so that a change of scale 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from nnbuild.onnxfile import is_qdq
 from nnbuild.passes import FLOAT_RULES, simplify
 from nnbuild.passes.graph import Graph
 from nnbuild.placeholder import placeholder
+from nnbuild.precision_names import named
 from nnbuild.quantize import quantize
 from nnbuild.ranges import Range, Ranges
 from nnbuild.shrink import shrink
@@ -29,20 +31,26 @@ _LOGITS = 24
 """What trained classifiers hand to Softmax reaches about so far; the length of its table depends on it."""
 
 
-def network_of(model: onnx.ModelProto, where: str, input_layout: str = "", per_tensor: bool = False) -> Network:
+def network_of(
+    model: onnx.ModelProto, where: str, input_layout: str = "", per_tensor: bool = False, int16: Sequence[str] = ()
+) -> Network:
     """The network of an imported model, float or QDQ, that may hold placeholders; its numbers mean nothing.
 
-    `per_tensor` is `fully_connected="per_tensor"` of a build. ModelError as a build has it. An int8 model of which all
-    is known is shrunk as in a build; of others only a build can tell.
+    `per_tensor` is `fully_connected="per_tensor"` of a build, `int16` names values of 16 bits as there. ModelError as a
+    build has it, ConfigError for names that nothing has. An int8 model of which all is known is shrunk as in a build;
+    of others only a build can tell.
     """
     if is_qdq(model):
         return shrink(lower(model, where, input_layout))
     scales = "per_tensor" if per_tensor else "per_channel"
     try:
-        model = quantize(model, made_up_ranges(model), fully_connected=scales)
+        spans = made_up_ranges(model)
+        quantized = quantize(model, spans, fully_connected=scales)
+        if int16:
+            quantized = quantize(model, spans, fully_connected=scales, int16=named(quantized, int16))
     except ModelError as error:
         raise error.within(where) from None
-    return lower(model, where, input_layout)
+    return lower(quantized, where, input_layout)
 
 
 def made_up_ranges(model: onnx.ModelProto) -> Ranges:

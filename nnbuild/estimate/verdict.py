@@ -28,6 +28,9 @@ _HOPELESS = 100
 """So many times over a limit, halved inputs and layers of an eighth of their outputs do not help."""
 
 
+_SEARCHED = "int16='auto' is judged without the values that it would find: that takes samples; name them"
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The most that the model may take; None where there is no limit. Bytes; microseconds at a clock, or cycles.
@@ -150,8 +153,11 @@ def judge(
     advise: bool = True,
     states: States | None = None,
     stream: Stream | None = None,
+    searched: bool = False,
 ) -> Check:
     """Judge the .onnx file at `path`, float or int8 QDQ, by its shapes; nothing is run and no large weights are read.
+
+    `searched` says that a build will look for further values of 16 bits, which is noted.
 
     ModelError with all that stands against the model, as in a build; ConfigError for a limit on latency on a core
     whose cycles nobody knows.
@@ -159,8 +165,12 @@ def judge(
     if limits.latency is not None and cost.basis(setup.timing.core) is None:
         raise ConfigError(f"no cycles are known for '{setup.target.cpu}'", "latency", "name a Cortex-M")
     outline = import_outline(path, input_shapes, states, stream)
-    found = figures(network_of(outline.model, str(path), setup.input_layout, setup.per_tensor), setup)
+    if setup.int16 and is_qdq(outline.model):
+        raise ConfigError("the model is already quantized: int16 has no meaning", str(path))
+    network = network_of(outline.model, str(path), setup.input_layout, setup.per_tensor, setup.int16)
+    found = figures(network, setup)
     notes = [f"external data '{name}' is missing; shapes suffice here, a build needs it" for name in outline.missing]
+    notes += [_SEARCHED] if searched else []
     notes += _timing_notes(setup, limits)
     check = Check(path.name, setup, limits, found, budgets(found, limits, setup), (), tuple(notes), advise)
     return check if check.fits or check.hopeless or not advise else _advised(check, outline.model)

@@ -56,6 +56,8 @@ def _kernel(
     def available(view: LayerView, target: Target) -> str | None:
         if target.cmsis_nn is None:
             return "CMSIS-NN is not given"
+        if any(tensor.dtype != "int8" for tensor in (*view.inputs, view.output)):
+            return "values are not int8"
         reason = supports(view, target)
         if reason is not None:
             return reason

@@ -11,30 +11,30 @@ Where the output lies over the input, the same function takes the map turned, on
 into a row above (or below, where it goes from the end) nobody reads any more. Of each channel, that is, for channels
 come one after the other; so the distance is one of whole pixels.
 
+int16 inputs (`wide_depthwise_conv2d`) take the same code with halfwords, and another requantization.
+
 All other windows without dilation are computed one by one, all channels of each, where C finds or gathers them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from nnbuild import overlap
 from nnbuild.contract import Assembly, LayerView, Order, Overlap, Source
-from nnbuild.kernels.armv6m import channel, requantization
+from nnbuild.kernels.armv6m import by_product, channel, limits, requantization
 from nnbuild.network import Array
 from nnbuild.ops.spatial import Window
 from nnbuild.placeholder import packed
 from nnbuild.target import Target
 
 COLUMNS = (
-    *("const int8_t *input", "int8_t *output", "const int8_t *weights", "const int32_t *scaling", "int32_t step"),
+    *("const int8_t *weights", "const int32_t *scaling", "int32_t step"),
     *("int32_t row", "int32_t rows", "int32_t inner", "int32_t zero", "const int32_t *end"),
 )
-WINDOW = (
-    *("const int8_t *window", "int8_t *output", "const int8_t *weights", "const int32_t *scaling"),
-    *("int32_t step", "const int32_t *end"),
-)
+WINDOW = ("const int8_t *weights", "const int32_t *scaling", "int32_t step", "const int32_t *end")
 TAPS = 64
 """The largest window: all its inputs are written one after the other."""
 
@@ -82,12 +82,32 @@ def render(view: LayerView, target: Target) -> Source:
     from nnbuild.ops import depthwise_conv2d
 
     source = depthwise_conv2d.render(view, target)
-    line, place = source.values["line"], view.params.window
+    if by_columns(view.params.window):
+        source = _for_columns(view, source)
+    line = source.values["line"]
+    return source if line is None else _assembled(source, view, {"line": line, "upper": None, "limits": ()})
+
+
+def wide(view: LayerView, target: Target) -> Source:
+    """A layer with 16-bit activations (`wide_depthwise_conv2d`)."""
+    from nnbuild.ops import wide_depthwise_conv2d
+
+    source = wide_depthwise_conv2d.render(view, target)
+    form = source.values["form"]
+    return _assembled(source, view, {"line": None, "upper": form, "limits": limits(form)})
+
+
+def _assembled(source: Source, view: LayerView, form: Mapping[str, Any]) -> Source:
+    """The C of `source` with its outputs computed in assembly."""
+    place, size = view.params.window, 2 if view.inputs[0].quant.wide else 1
+    types = {"source": f"{view.inputs[0].dtype}_t", "result": f"{view.output.dtype}_t"}
+    values = {**form, "low": view.params.activation_min, "size": size, **types}
     if by_columns(place):
-        return _by_columns(view, source)
-    if line is None:
-        return source
-    values = {"line": line, "low": view.params.activation_min, "rows": place.kernel[0], "columns": place.kernel[1]}
+        walked, single = _walked(view), place.stride[0] == 1
+        values |= {"stride": place.stride[0], **_borders(walked), "turned": walked is not place and not single}
+        own = replace(_columns(values), runs=_runs(walked))
+        return replace(source, values={**source.values, "by_columns": _sizes(view)}, assembly=(own,))
+    values |= {"rows": place.kernel[0], "columns": place.kernel[1]}
     pixels = place.pixels
     runs = {"call": pixels, "channel": pixels * place.input[2]}
     return replace(source, assembly=(replace(_window(values), runs=runs),))
@@ -106,17 +126,11 @@ def _walked(view: LayerView) -> Window:
     return place if view.order is Order.ANY else turned(place)
 
 
-def _by_columns(view: LayerView, source: Source) -> Source:
-    """The first form of the layer that `source` computes window by window."""
-    place, walked = view.params.window, _walked(view)
+def _for_columns(view: LayerView, source: Source) -> Source:
+    """The C of the first form for the layer that `source` computes window by window."""
     weights, tap = _weights(source.data["weights"], view.order)
     values = {**source.values, "by_columns": _sizes(view), "tap": tap}
-    source = replace(source, values=values, data={**source.data, "weights": weights})
-    if values["line"] is None:
-        return source
-    form = {"line": values["line"], "low": view.params.activation_min, "stride": place.stride[0], **_borders(walked)}
-    form["turned"] = place.stride[0] == 2 and walked is not place
-    return replace(source, assembly=(replace(_columns(form), runs=_runs(walked)),))
+    return replace(source, values=values, data={**source.data, "weights": weights})
 
 
 def _weights(by_channel: Array, order: Order) -> tuple[Array, str]:
@@ -142,8 +156,9 @@ def _sizes(view: LayerView) -> dict[str, int]:
     """
     place, walked = view.params.window, _walked(view)
     borders, channels = _borders(walked), place.input[2]
+    pixel, output_pixel = channels * view.inputs[0].element_bytes, channels * view.output.element_bytes
     sign = -1 if view.backwards else 1
-    steps, output = (channels, place.input[1] * channels), (channels, place.output[1] * channels)
+    steps, output = (pixel, place.input[1] * pixel), (output_pixel, place.output[1] * output_pixel)
     if walked is not place:
         steps, output = steps[::-1], output[::-1]
     rows = (walked.output[0] - 1) * place.stride[0] + 3 - borders["top"] - borders["bottom"]
@@ -158,13 +173,19 @@ def _sizes(view: LayerView) -> dict[str, int]:
 
 def _columns(values: dict[str, Any]) -> Assembly:
     """Each part is as long as its fixed instructions and its rows of three inputs and products."""
-    line, bottom = values["line"], values["bottom"]
+    line, upper, bottom = values["line"], values["upper"], values["bottom"]
     border, single = values["left"] or values["right"], values["stride"] == 1
-    words = 2 + 2 * line.bounded + line.two_sided
-    output = requantization(line, values["low"]) + words + 2 * line.wide + (3 if single else 1)
+    resized = upper is not None and upper.bits // 8 != values["size"]
+    bounded = line is not None and line.bounded
+    if upper:
+        words, output = 2, by_product(upper) + 2
+    else:
+        words = 2 + 2 * line.bounded + line.two_sided
+        output = requantization(line, values["low"]) + words + 2 * line.wide
+    output += (3 + resized) if single else 1
     around = 27 + 3 * single + (7 + values["right"] + 3 * single if border else 0)
     channel = 45 + 2 * words + (6 if single else 8)
-    group = 50 + 2 * line.bounded + 3 * border + 3 * (values["left"] and not single)
+    group = 50 + 2 * bounded + 3 * border + 3 * (values["left"] and not single)
     inputs, products = 5, 9
     if single:
         column = 18 + inputs + 2 * products
@@ -173,7 +194,9 @@ def _columns(values: dict[str, Any]) -> Assembly:
         column = 17 + values["turned"] + (1 if values["top"] else 2 + inputs + products)
         rows = 6 + 2 * inputs + 3 * products + output + (5 + output if bottom else 3)
     instructions = around + channel + group + column + rows
-    parameters = COLUMNS if single else (*COLUMNS, "int32_t output_row")
+    instructions += resized * (2 + border if single else 1)
+    data = (f"const {values['source']} *input", f"{values['result']} *output")
+    parameters = (*data, *COLUMNS) if single else (*data, *COLUMNS, "int32_t output_row")
     parameters = parameters if not values["turned"] else (*parameters, "int32_t output_step")
     return Assembly("depthwise_armv6m.S.j2", "columns", "void", parameters, values, instructions)
 
@@ -195,8 +218,11 @@ def _window(values: dict[str, Any]) -> Assembly:
     rows, columns = values["rows"], values["columns"]
     several = columns > 1
     inputs = rows * (6 * columns - several) + rows - 1 + -(-rows * columns // 32)
-    instructions = 24 + 5 * several + inputs + channel(values["line"], values["low"])
-    parameters = (*WINDOW, "int32_t channels") if several else WINDOW
+    upper = values["upper"]
+    output = by_product(upper) if upper else channel(values["line"], values["low"])
+    instructions = 24 + 5 * several + inputs + output
+    data = (f"const {values['source']} *window", f"{values['result']} *output")
+    parameters = (*data, *WINDOW, "int32_t channels") if several else (*data, *WINDOW)
     return Assembly("depthwise_window_armv6m.S.j2", "window", "void", parameters, values, instructions)
 
 
@@ -206,7 +232,8 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
 
     params, outputs = view.params, view.output.size
     place: Window = params.window
-    two_sided = params.activation_min < params.output_zero_point < params.activation_max
+    narrow = not view.inputs[0].quant.wide and not view.output.quant.wide
+    two_sided = narrow and params.activation_min < params.output_zero_point < params.activation_max
     step = {"two_sided": outputs} if two_sided else {}
     if by_columns(place):
         strided = "strided_" if place.stride == (2, 2) else ""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnbuild.contract import LayerView, Source
+from nnbuild.kernels import wide_requantize
 from nnbuild.kernels.exact_requantize import requantization
 from nnbuild.network import Array
 from nnbuild.placeholder import is_placeholder, placeholder
@@ -89,3 +90,14 @@ def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:
 def fully_connected(view: LayerView, target: Target) -> Source:
     """A fully connected layer."""
     return _source("horner_fully_connected.c.j2", view, target)
+
+
+def wide(view: LayerView, target: Target, raised: int = 0) -> Source:
+    """A layer with 16-bit activations (`wide_conv2d`) without groups; the kernel adds `raised` to each input."""
+    from nnbuild.kernels import dual
+
+    weights = view.constants["weights"]
+    flat = weights.reshape(len(weights), -1)
+    form, own = wide_requantize.requantization(view, flat, raised)
+    values = {**dual.values(view), "form": form, "raised": raised, "spare": False}
+    return Source("wide_horner.c.j2", values, {"weights": words(flat), "scaling": own.ravel()})

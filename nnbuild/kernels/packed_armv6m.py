@@ -9,12 +9,13 @@ well, shifted below that part, and they are subtracted when the fields are taken
 
 Words take 2 to 4 bytes for a weight of one byte. Eight low registers hold five words, the input, and the pointers to
 inputs and words; accumulators are high registers. Beside the assembly stands the same in C for other compilers; sums
-without a line in 32 bits (exact_requantize.py) are Horner words in C.
+without a line in 32 bits (exact_requantize.py) are Horner words in C. Outputs of int16 are made by a product of
+64 bits from halves (`wide`, wide_requantize.py); inputs are bytes in any case, sums of int16 leave no bits to others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,11 @@ import numpy as np
 
 from nnbuild.contract import Assembly, LayerView, Source
 from nnbuild.fixedpoint import wrap32
-from nnbuild.kernels import horner, horner_armv6m
-from nnbuild.kernels.armv6m import channel
+from nnbuild.kernels import horner, horner_armv6m, wide_requantize
+from nnbuild.kernels.armv6m import by_product, channel, limits
 from nnbuild.kernels.exact_requantize import Form
 from nnbuild.kernels.exact_requantize import requantization as scaling
+from nnbuild.kernels.wide_requantize import Upper
 from nnbuild.network import INT8_MAX, INT8_MIN, Array
 from nnbuild.placeholder import is_placeholder, placeholder
 from nnbuild.target import Target
@@ -33,7 +35,6 @@ from nnbuild.target import Target
 if TYPE_CHECKING:
     from nnbuild.ops.spatial import Window
 
-PARAMETERS = (*horner_armv6m.ARRAYS, *horner_armv6m.SIZES)
 ACCUMULATORS = ("r12", "lr", "r8", "r9", "r10", "r11")
 """Those that a function may change without saving them come first."""
 AT_ONCE = 5
@@ -179,13 +180,39 @@ def scratch(view: LayerView, target: Target) -> int:
 
 def conv2d(view: LayerView, target: Target) -> Source:
     """A conv2d layer without groups."""
-    from nnbuild.ops.conv2d import gathers
-
     place: Window = view.params.window
     raised = 0 if in_place(place) else 128
     source = _source("packed_conv2d.c.j2", view, target, view.params.channels, place.pixels, raised)
-    if source is None:
-        return horner.conv2d(view, target, raised)
+    return horner.conv2d(view, target, raised) if source is None else _over_windows(source, view)
+
+
+def supports_wide(view: LayerView, target: Target) -> str | None:
+    """As horner_armv6m.py; and int8 inputs, whose sums are fields of no more bits than there are."""
+    if view.inputs[0].quant.wide:
+        return "its input is int16"
+    taps = view.constants["weights"].size // view.params.channels
+    if (INT8_MAX - INT8_MIN) * -INT8_MIN * taps >= 1 << MOST_BITS:
+        return "its sums are too long"
+    return horner_armv6m.supports_conv2d(view, target)
+
+
+def wide(view: LayerView, target: Target) -> Source:
+    """A layer with int8 inputs and int16 outputs (`wide_conv2d`) without groups."""
+    place, outputs = view.params.window, view.params.channels
+    raised = 0 if in_place(place) else 128
+    weights = view.constants["weights"].reshape(outputs, -1)
+    upper, own = wide_requantize.requantization(view, weights, from_lowest=True)
+    form = {"line": None, "upper": upper, "limits": limits(upper), "result": f"{view.output.dtype}_t"}
+    constants = {"scaling": own.ravel()}
+    source = _packed("packed_conv2d.c.j2", view, weights, place.pixels, raised, form, constants)
+    return _over_windows(source, view)
+
+
+def _over_windows(source: Source, view: LayerView) -> Source:
+    """The C of `source` with its window found, or copied into a patch."""
+    from nnbuild.ops.conv2d import gathers
+
+    place, raised = view.params.window, source.values["raised"]
     values = {"w": place, "gathers": gathers(place), "copied": 0, "backwards": view.backwards}
     if not raised:
         return replace(source, values={**source.values, **values})
@@ -217,11 +244,25 @@ def _source(
     line, constants = scaling(view, weights, view.params.input_zero_point, target, from_lowest=True)
     if line is None:
         return None
-    own = packing(weights)
+    form = {"line": line, "upper": None, "limits": (), "result": "int8_t"}
+    return _packed(template, view, weights, windows, raised, form, constants)
+
+
+def _packed(
+    template: str,
+    view: LayerView,
+    weights: Array,
+    windows: int,
+    raised: int,
+    output: Mapping[str, Any],
+    constants: Mapping[str, Array],
+) -> Source:
+    """The same for a way in which sums become outputs."""
+    own, outputs = packing(weights), len(weights)
     pieces = own.pieces()
     passes, unrolled, tail = _split(weights.shape[1])
     form: dict[str, Any] = {
-        "line": line,
+        **output,
         "low": view.params.activation_min,
         "unsigned": raised > 0,
         "accumulators": ACCUMULATORS[: own.words],
@@ -235,8 +276,19 @@ def _source(
     runs = {"call": windows, "block": windows * own.blocks(outputs)}
     if passes > 1:
         runs["pass"] = runs["block"] * passes
-    dot = Assembly("packed_armv6m.S.j2", "dot", "void", PARAMETERS, form, _instructions(**form), runs)
-    values = {"p": view.params, "line": line, "own": own, "pieces": pieces, "raised": raised}
+    arrays = ("const int8_t *inputs", f"{output['result']} *output", *horner_armv6m.ARRAYS[2:])
+    parameters = (*arrays, *horner_armv6m.SIZES)
+    dot = Assembly("packed_armv6m.S.j2", "dot", "void", parameters, form, _instructions(**form), runs)
+    size = (output["upper"] or output["line"]).size
+    values = {
+        "p": view.params,
+        "line": output["line"],
+        "upper": output["upper"],
+        "size": size,
+        "own": own,
+        "pieces": pieces,
+        "raised": raised,
+    }
     values |= {"length": passes * unrolled, "outputs": outputs}
     return Source(template, values, {"weights": words(weights, own, raised), **constants}, assembly=(dot,))
 
@@ -246,7 +298,10 @@ def _split(inputs: int) -> tuple[int, int, int]:
 
 
 def _instructions(
-    line: Form,
+    line: Form | None,
+    upper: Upper | None,
+    limits: Sequence[str],
+    result: str,
     low: int,
     unsigned: bool,
     accumulators: Sequence[str],
@@ -262,7 +317,8 @@ def _instructions(
     saved, loads = max(count - 2, 0), _loads(count)
     around = 5 + 2 * saved + 2 * (saved > 0) + 3 * (not flat)
     block = 1 + loads + count + (not flat or tail > 0) + 4 * (not flat) + 2 + (0 if once else 10)
-    outputs = sum(len(lines) for lines, _ in fields) + len(fields) * (channel(line, low) + 1)
+    output = by_product(upper) if upper else channel(line, low) if line else 0
+    outputs = sum(len(lines) for lines, _ in fields) + len(fields) * (output + 1)
     return around + block + (unrolled + tail) * (2 - unsigned + loads + 2 * count) + outputs
 
 
@@ -289,7 +345,8 @@ def _trips(view: LayerView, weights: Array, windows: int) -> dict[str, int]:
     blocks = windows * packed.blocks(outputs)
     inputs = blocks * taps
     params = view.params
-    two_sided = params.activation_min < params.output_zero_point < params.activation_max
+    narrow = not view.output.quant.wide
+    two_sided = narrow and params.activation_min < params.output_zero_point < params.activation_max
     output = {"two_sided_output" if two_sided else "output": windows * outputs}
     own = {"block": blocks, "pass": blocks * _split(taps)[0], **output}
     return {**own, "input": inputs, "load": inputs * _loads(packed.words), "word": inputs * packed.words}

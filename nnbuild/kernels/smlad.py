@@ -6,6 +6,9 @@ lower channel. The first sum less the second is 256 times the upper channel's, a
 pair has b = -128 and a negative a, and in products, the lower weight is raised by 128, and 128 times the sum of the
 inputs is taken off. All of it is modulo 2^32, so nothing can overflow; the sticky Q flag may be set, nobody reads it.
 
+int16 inputs (`wide_conv2d`) leave no room for that: a word holds the bytes of two channels for two inputs, SXTB16 makes
+a pair of each channel, and SMLAD multiplies it with the inputs as they are. All else is the same.
+
 Inputs are taken four at a time: SXTB16 makes pairs (0, 2) and (1, 3) of them, and weights lie in that order. A
 convolution unpacks the windows of two pixels into a patch and shares each word of weights between them, four channels
 at a time; one function does so for all windows of a row that lie in the input, whatever their size. A row of a window
@@ -25,8 +28,14 @@ import numpy as np
 
 from nnbuild import fixedpoint, overlap
 from nnbuild.contract import Assembly, LayerView, Order, Overlap, Source
-from nnbuild.kernels import horner
-from nnbuild.kernels.smlad_requantize import Requantization, output_length, outputs_length, requantization
+from nnbuild.kernels import horner, wide_requantize
+from nnbuild.kernels.smlad_requantize import (
+    Requantization,
+    output_length,
+    outputs_length,
+    requantization,
+)
+from nnbuild.kernels.wide_requantize import Upper
 from nnbuild.network import INT8_MIN, Array
 from nnbuild.placeholder import is_placeholder, placeholder
 from nnbuild.target import Target
@@ -42,10 +51,10 @@ FLAT = 4
 """Fours of inputs up to which a convolution has code of its own, without a loop."""
 OUTPUTS = 8
 """Channels that a fully connected layer computes together."""
-GATHER = ("const int8_t *window", "int8_t *patch", "int32_t length", "int32_t skip", "int32_t rows")
+GATHER = ("int8_t *patch", "int32_t length", "int32_t skip", "int32_t rows")
 ARRAYS = ("const int8_t *inputs", "int8_t *output", "const int32_t *weights", "const int32_t *scaling")
 PIXELS = (
-    *("const int8_t *window", "int8_t *output", "const int32_t *weights", "int8_t *patch", "int32_t count"),
+    *("const int32_t *weights", "int8_t *patch", "int32_t count"),
     *("int32_t advance", "int32_t rows", "int32_t length", "int32_t skip", "int32_t channels", "int32_t step"),
     "int32_t fours",
 )
@@ -63,17 +72,20 @@ def overlapping(weights: Array) -> Array:
     return np.concatenate([weights[..., :lead], gap, weights[..., lead:]], axis=2)
 
 
-def packed(place: Window) -> tuple[int, ...]:
-    """(rows, whole fours of each, bytes left over) of windows whose left over bytes make one four; () for others."""
+def packed(place: Window, size: int = 1) -> tuple[int, ...]:
+    """(rows, whole fours of each, bytes left over) of windows whose left over bytes make one four; () for others.
+
+    Inputs are of `size` bytes; rows of int16 are not packed.
+    """
     rows, (words, tail) = place.kernel[0], divmod(place.kernel[1] * place.input[2], 4)
     useful = 0 < tail < rows * tail <= 4 and words > 0 and rows * words <= PACKED and place.dilation == (1, 1)
-    return (rows, words, tail) if useful else ()
+    return (rows, words, tail) if useful and size == 1 else ()
 
 
-def _rows(place: Window, weights: Array) -> Array:
+def _rows(place: Window, weights: Array, size: int) -> Array:
     """The weights (channels, ...) of windows as rows of whole fours."""
     flat = weights.reshape(len(weights), place.kernel[0], -1)
-    parts = packed(place)
+    parts = packed(place, size)
     if not parts:
         return overlapping(flat)
     rows, words, tail = parts
@@ -106,6 +118,21 @@ def words(weights: Array, block: int, offset: int = 128) -> Array:
     half = (256 * channel[:, :, 1] + channel[:, :, 0] + offset) & 0xFFFF
     word = half[..., 0, :] | half[..., 1, :] << 16
     return np.asarray(fixedpoint.wrap32(word.transpose(0, 2, 3, 4, 1)).astype(np.int32).ravel())
+
+
+def two_by_two(weights: Array) -> Array:
+    """(channels, rows, inputs) int8 -> int32 words for int16 inputs, by blocks of four channels.
+
+    A word has two channels' weights for an input in its lower half, and for the next input in its upper one.
+    """
+    channels, rows, inputs = weights.shape
+    blocks, twos = -(-channels // 4), -(-inputs // 4) * 2
+    if is_placeholder(weights):
+        return placeholder((blocks * rows * twos * 2,), np.int32)
+    padded = np.pad(weights, ((0, 4 * blocks - channels), (0, 0), (0, 2 * twos - inputs)))
+    # Axes: block, pair of channels, channel of it, row, two inputs, which of them.
+    own = padded.reshape(blocks, 2, 2, rows, twos, 2).transpose(0, 3, 4, 1, 5, 2)
+    return np.ascontiguousarray(own).reshape(-1, 4).view("<i4").astype(np.int32).ravel()
 
 
 def bytes_of_four(weights: Array) -> Array:
@@ -170,6 +197,11 @@ def supports_conv2d(view: LayerView, target: Target) -> str | None:
     return supports(view, target) or horner.supports_conv2d(view, target)
 
 
+def input_size(view: LayerView) -> int:
+    """Bytes of an input."""
+    return 2 if view.inputs[0].quant.wide else 1
+
+
 def _segmented(place: Window) -> bool:
     """Whether windows that need it are unpacked pixel by pixel; where pixels are no words, C gathers them first."""
     from nnbuild.ops.conv2d import gathers
@@ -182,23 +214,24 @@ def _unrolled(dsp: bool) -> int:
     return PAIRED if dsp else MLA
 
 
-def _fours(place: Window) -> int:
+def _fours(place: Window, size: int) -> int:
     """Fours of inputs of an unpacked window."""
-    parts = packed(place)
+    parts = packed(place, size)
     return parts[0] * parts[1] + 1 if parts else place.kernel[0] * -(-place.kernel[1] * place.input[2] // 4)
 
 
-def _patch(place: Window, dsp: bool) -> tuple[int, int]:
+def _patch(place: Window, dsp: bool, size: int) -> tuple[int, int]:
     """Bytes of the pixel, or the window in whole words, that C prepares for borders, and of two unpacked windows."""
     from nnbuild.ops.conv2d import gathers
 
     whole = -(-place.kernel[0] * place.kernel[1] * place.input[2] // 4) * 4 if gathers(place) else 0
-    return place.input[2] if _segmented(place) else whole, _fours(place) * (16 if dsp else 8)
+    own = place.input[2] if _segmented(place) else whole
+    return size * own, _fours(place, size) * (16 if dsp else 8)
 
 
 def scratch(view: LayerView, target: Target) -> int:
     """Both patches."""
-    return sum(_patch(view.params.window, target.dsp))
+    return sum(_patch(view.params.window, target.dsp, input_size(view)))
 
 
 def inside(place: Window) -> tuple[range, range]:
@@ -277,43 +310,61 @@ def _sequences(view: LayerView) -> list[Array]:
 
 def conv2d(view: LayerView, target: Target) -> Source:
     """A conv2d layer without groups, two pixels at a time."""
+    weights = view.constants["weights"]
+    found = requantization(view, weights.reshape(len(weights), -1), scaled=8 if target.dsp else 0)
+    return _spared(horner.conv2d(view, target), view) if found is None else _conv2d(view, target, *found)
+
+
+def wide(view: LayerView, target: Target) -> Source:
+    """A layer with 16-bit activations (`wide_conv2d`) without groups."""
+    weights = view.constants["weights"]
+    flat = weights.reshape(len(weights), -1)
+    if not view.inputs[0].quant.wide and not is_placeholder(flat):
+        # The sums of upper channels are 256 times as large.
+        reach = -INT8_MIN * int(np.abs(flat.astype(np.int64)).sum(axis=1).max(initial=0))
+        if reach >= 1 << 31 - 8:
+            return _spared(horner.wide(view, target), view)
+    return _conv2d(view, target, *wide_requantize.requantization(view, flat))
+
+
+def _spared(source: Source, view: LayerView) -> Source:
+    """Another kernel's form, for which there is scratch memory that it may not need."""
     from nnbuild.ops.conv2d import gathers
 
-    place, weights = view.params.window, view.constants["weights"]
-    found = requantization(view, weights.reshape(len(weights), -1), scaled=8 if target.dsp else 0)
-    if found is None:
-        source = horner.conv2d(view, target)
-        return replace(source, values={**source.values, "spare": not gathers(place)})
-    form, own = found
+    return replace(source, values={**source.values, "spare": not gathers(view.params.window)})
+
+
+def _conv2d(view: LayerView, target: Target, form: Requantization | Upper, own: Array) -> Source:
+    from nnbuild.ops.conv2d import gathers
+
+    place, weights, size = view.params.window, view.constants["weights"], input_size(view)
     length = place.kernel[1] * place.input[2]
-    by_row, parts = _rows(place, weights), packed(place)
-    offset = 128 if target.dsp and wraps(by_row) else 0
-    patch, fours = _patch(place, target.dsp)[0], _fours(place)
+    by_row, parts = _rows(place, weights, size), packed(place, size)
+    offset = 128 if size == 1 and target.dsp and wraps(by_row) else 0
+    patch, fours = _patch(place, target.dsp, size)[0], _fours(place, size)
     flat, short = fours if fours <= FLAT or parts else 0, length if length < 4 else 0
-    core = {"dsp": target.dsp, "offset": offset}
+    types = {"source": f"{view.inputs[0].dtype}_t", "result": f"{view.output.dtype}_t"}
+    core = {"dsp": target.dsp, "offset": offset, "source": types["source"]}
     pixels = {"form": form, **core, "flat": flat, "short": short, "packed": parts}
     count, run = _runs(place)
     values = {
-        **{"p": view.params, "w": place, "gathers": gathers(place), "form": form, "length": length, **core},
+        **{"p": view.params, "w": place, "gathers": gathers(place), "form": form, "length": length, **core, **types},
         **{"segmented": _segmented(place), "patch": patch, "fours": fours, "runs": count, "run": run},
         "packed": parts,
         **{"inside": inside(place), "border": place.pixels > count * run, "together": _together(view)},
     }
-    gather = {**core, "short": short}
-    parameters = (*PIXELS, *(TOTALS if offset else ()))
-    halfwords = _pixels_length(form, target.dsp, offset, flat, short, parts)
+    window = f"const {types['source']} *window"
+    parameters = (window, f"{types['result']} *output", *PIXELS, *(TOTALS if offset else ()))
+    halfwords = _pixels_length(form, core, flat, short, parts)
     runs = _pixels_runs(view, 0 if flat else _unrolled(target.dsp))
     assembly = [Assembly("smlad_pixels.S.j2", "pixels", "void", parameters, pixels, halfwords, runs)]
     if values["border"]:
-        halfwords = _gather_length(target.dsp, offset, short)
-        runs = _gather_runs(place)
-        assembly.append(Assembly("smlad_gather.S.j2", "gather", "int32_t", GATHER, gather, halfwords, runs))
-    return Source(
-        "smlad_conv2d.c.j2",
-        values,
-        {"weights": with_constants(words(by_row, 4, offset) if target.dsp else bytes_of_four(by_row), own)},
-        assembly=tuple(assembly),
-    )
+        halfwords = _gather_length(core, short)
+        runs = _gather_runs(place, size)
+        gather = {**core, "short": short}
+        assembly.append(Assembly("smlad_gather.S.j2", "gather", "int32_t", (window, *GATHER), gather, halfwords, runs))
+    arranged = two_by_two(by_row) if size == 2 else words(by_row, 4, offset) if target.dsp else bytes_of_four(by_row)
+    return Source("smlad_conv2d.c.j2", values, {"weights": with_constants(arranged, own)}, assembly=tuple(assembly))
 
 
 def fully_connected(view: LayerView, target: Target) -> Source:
@@ -341,8 +392,8 @@ def fully_connected(view: LayerView, target: Target) -> Source:
 
 def _pixels_runs(view: LayerView, unrolled: int) -> dict[str, int]:
     """Of smlad_pixels.S.j2; `unrolled` fours are in one pass of its loop, 0 where it has none."""
-    place = view.params.window
-    (count, run), fours, length = _runs(place), _fours(place), place.kernel[1] * place.input[2]
+    place, size = view.params.window, input_size(view)
+    (count, run), fours, length = _runs(place), _fours(place, size), place.kernel[1] * place.input[2]
     patched, single = _pairs_at_borders(view)
     windows = count * -(-run // 2)
     pairs = windows + patched
@@ -350,7 +401,7 @@ def _pixels_runs(view: LayerView, unrolled: int) -> dict[str, int]:
     blocks = pairs * (whole + (left > 0))
     runs = {"call": (count if run else 0) + patched, "pair": pairs, "alone": count * (run % 2) + single}
     runs |= {"window": windows, "block": blocks, "whole": pairs * whole, "byte": pairs * left}
-    if not packed(place):
+    if not packed(place, size):
         runs |= _rows_runs(windows * place.kernel[0], length, "unpack")
     if unrolled:
         # The first pass of a block begins in the middle.
@@ -359,14 +410,14 @@ def _pixels_runs(view: LayerView, unrolled: int) -> dict[str, int]:
     return runs
 
 
-def _gather_runs(place: Window) -> dict[str, int]:
+def _gather_runs(place: Window, size: int) -> dict[str, int]:
     """Of smlad_gather.S.j2: C calls it for a pixel, for a window as one row, or for its rows."""
     count, run = _runs(place)
     calls, rows, length = place.pixels - count * run, place.kernel[0], place.kernel[1] * place.input[2]
     if _segmented(place):
         calls, rows, length = calls * rows * place.kernel[1], 1, place.input[2]
-    elif packed(place):
-        rows, length = 1, 4 * _fours(place)
+    elif packed(place, size):
+        rows, length = 1, 4 * _fours(place, size)
     return {"call": calls, **_rows_runs(calls * rows, length, "four")}
 
 
@@ -386,19 +437,28 @@ def _row_runs(view: LayerView, unrolled: int) -> dict[str, int]:
 # How long the functions are, in halfwords; a test compares with what assemblers make of them.
 
 
-def _gather_length(dsp: bool, offset: int, short: int) -> int:
+def _gather_length(core: Mapping[str, Any], short: int) -> int:
+    if core["source"] == "int16_t":
+        return 18 if short else 35
+    dsp, offset = core["dsp"], core["offset"]
     unpack = (11 if offset else 7) if dsp else 2
     return 14 + (2 if offset else 0) + (unpack + (3 if short == 3 else 0) if short else 12 + 2 * unpack)
 
 
-def _pixels_length(form: Requantization, dsp: bool, offset: int, flat: int, short: int, parts: tuple[int, ...]) -> int:
+def _pixels_length(
+    form: Requantization | Upper, core: Mapping[str, Any], flat: int, short: int, parts: tuple[int, ...]
+) -> int:
+    dsp, offset, wide = core["dsp"], core["offset"], core["source"] == "int16_t"
     unpack = (21 if offset else 13) if dsp else 3
     windows = (14 if short == 3 else 8) + unpack if short else 26 + 2 * unpack
+    if wide:
+        windows = (7 if short else 30) + 8 * (flat or 17)
     if parts:
         rows, whole, tail = parts
         windows = 2 * rows - 2 + rows * whole * (unpack + 2) + 6 * rows * tail + unpack + (0 if dsp else 1)
     flat_length, loop = (76 + 56 * flat, 1070) if dsp else (72 + 120 * flat, 702)
-    return (flat_length if flat else loop) + (26 if offset else 0) + windows + outputs_length(form, dsp)
+    storing = 8 if form.bits == 16 else 0
+    return (flat_length if flat else loop) + (26 if offset else 0) + windows + storing + outputs_length(form, dsp)
 
 
 def _row_length(form: Requantization, dot: Mapping[str, Any]) -> int:
@@ -409,20 +469,22 @@ def _row_length(form: Requantization, dot: Mapping[str, Any]) -> int:
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of smlad_pixels.S.j2 and smlad_gather.S.j2, and those of C around them."""
-    place = view.params.window
-    rows, fours = place.kernel[0], _fours(place)
+    place, size = view.params.window, input_size(view)
+    rows, fours = place.kernel[0], _fours(place, size)
     runs, run = _runs(place)
     border = place.pixels - runs * run
     inner = runs * -(-run // 2)
     pairs = inner + _pairs_at_borders(view)[0]
     blocks = pairs * -(-view.params.channels // 4)
-    own = {"pair": pairs, "block": blocks, "four": blocks * fours, "run": runs}
-    own |= {"pass": blocks * -(-(fours - 1) // _unrolled(target.dsp)) if fours > FLAT and not packed(place) else 0}
-    own |= {"row": inner * rows, "unpacked": inner * fours}
+    wide = "wide_" if size == 2 else ""
+    own = {"pair": pairs, "block": blocks, f"{wide}four": blocks * fours, "run": runs}
+    loops = fours > FLAT and not packed(place, size)
+    own |= {"pass": blocks * -(-(fours - 1) // _unrolled(target.dsp)) if loops else 0}
+    own |= {"row": inner * rows, f"{wide}unpacked": inner * fours}
     if not border:
         return own
     taps = border * rows * place.kernel[1]
-    own |= {"border": border, "copied": border * fours, "position": place.pixels}
+    own |= {"border": border, f"{wide}copied": border * fours, "position": place.pixels}
     return {**own, "segment" if _segmented(place) else "gathered": taps * (1 if _segmented(place) else place.input[2])}
 
 

@@ -6,18 +6,20 @@ line is proved at the 255 sums at which the reference's output changes; the frac
 halves are rounded away from zero there, and where the scales of channels are too far apart.
 
 Otherwise the reference's own roundings, with constants that hold rounding and zero point; a scale of a half or more has
-neither form.
+neither form. Layers with 16-bit activations have a third one, which is one rounded product (wide_requantize.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from nnbuild import fixedpoint
 from nnbuild.contract import LayerView
 from nnbuild.kernels.exact_requantize import Channels
+from nnbuild.kernels.wide_requantize import Upper
 from nnbuild.network import INT8_MAX, INT8_MIN, Array
 from nnbuild.placeholder import is_placeholder, placeholder
 
@@ -47,6 +49,7 @@ class Requantization:
     lowered: bool
     low: int
     high: int
+    bits: ClassVar[int] = 0
 
     @property
     def size(self) -> int:
@@ -154,8 +157,13 @@ def output_length(form: Requantization, dsp: bool = True) -> int:
     return 7 + (2 if form.nearest else 0) + (2 if form.lowered else 0) + clamp
 
 
-def outputs_length(form: Requantization, dsp: bool = True) -> int:
+def outputs_length(form: Requantization | Upper, dsp: bool = True) -> int:
     """`outputs`: four channels of two pixels."""
+    if isinstance(form, Upper):
+        limits = 0 if form.saturates else sum(4 if limit < 0 else 2 for limit in (form.low, form.high))
+        clamp = 2 if form.saturates else 6
+        own = 8 * (4 + (2 if form.zero else 0) + clamp) + limits
+        return own + 2 * 2 + (4 * 2 if form.bits == 16 else 6 * 2)
     if form.raised:
         return 60 if dsp else 68
     return 4 * 2 + 8 * output_length(form, dsp) + 2 * 6

@@ -17,7 +17,7 @@ from nnbuild.intervals import corners
 from nnbuild.kernels import cmsis_nn, mve, mve_add
 from nnbuild.lower import Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
-from nnbuild.ops import broadcast, lookup
+from nnbuild.ops import broadcast, lookup, wide_add
 from nnbuild.target import Target
 
 LEFT_SHIFT = 20
@@ -50,10 +50,14 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     """Add(a, b) or Sub(a, b); at least one of them is computed."""
     if lookup.arithmetic(ctx, node):
         return
-    walk = broadcast.pair(ctx, node, broadcast.operand(ctx, node, 0), broadcast.operand(ctx, node, 1))
-    output = ctx.output(node)
+    walk = broadcast.pair(ctx, node, *(broadcast.operand(ctx, node, place, wide=True) for place in (0, 1)))
+    output = ctx.output(node, wide=True)
     second = -1 if node.op_type == "Sub" else 1
     signs = (second, 1) if walk.swapped else (1, second)
+    if any(quant.wide for quant in (*walk.quants, output.quant)):
+        name = wide_add.add(ctx, node, walk, signs, output)
+        ctx.define(output.value, name, walk.index)
+        return
     params = _params(walk, signs, output.quant, output.activation_min, output.activation_max)
     name = ctx.layer("add", walk.inputs, walk.shape, output.quant, params, walk.constants, node)
     ctx.define(output.value, name, walk.index)
@@ -191,7 +195,7 @@ OPERATOR = Operator(
     summary="sum or difference of two values, or of a value and a constant",
     onnx=("Add", "Sub"),
     lower=lower,
-    quantization=lambda node: Quantization(fuses_clamp=True),
+    quantization=lambda node: Quantization(fuses_clamp=True, wide=True),
     params=AddParams,
     reference=reference,
     bounds=corners(reference),

@@ -21,7 +21,7 @@ from nnbuild.kernels.exact_requantize import single_requantization
 from nnbuild.kernels.upper_half import upper
 from nnbuild.lower import Activation, Lowering, Output
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
-from nnbuild.ops import reduction
+from nnbuild.ops import reduction, wide_average_pool
 from nnbuild.ops.pooling import walk, window_trips
 from nnbuild.ops.spatial import Window, divides_window, window, without_in_window
 from nnbuild.sliding import by_window
@@ -50,7 +50,7 @@ class AveragePoolParams:
 
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     """AveragePool, GlobalAveragePool, or ReduceMean and ReduceSum over any axes."""
-    activation = ctx.activation(node)
+    activation = ctx.activation(node, wide=True)
     place, tensor, index = _place(ctx, node, activation)
     if place.dilation != (1, 1):
         raise ctx.refuse(node, "dilation is not supported", "use a depthwise convolution")
@@ -60,10 +60,14 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
         raise ctx.refuse(node, f"a mean of {int(counts.max())} values is not supported", f"at most {MAX_COUNT}")
     if counts.min() == 0:
         raise ctx.refuse(node, "some windows hold nothing but padding", "use smaller pads")
-    output = ctx.output(node)
-    divides = node.op_type != "ReduceSum"
-    params, constants = _integers(ctx.quant(activation), output, place, pads_count, counts, divides)
-    name = ctx.layer("average_pool", (tensor,), (*place.output, place.input[2]), output.quant, params, constants, node)
+    output = ctx.output(node, wide=True)
+    divides, quant = node.op_type != "ReduceSum", ctx.quant(activation)
+    if quant.wide or output.quant.wide:
+        name = wide_average_pool.add(ctx, node, tensor, place, pads_count, divides, output)
+    else:
+        params, constants = _integers(quant, output, place, pads_count, counts, divides)
+        shape = (*place.output, place.input[2])
+        name = ctx.layer("average_pool", (tensor,), shape, output.quant, params, constants, node)
     if index is None:
         ctx.define_spatial(output.value, name, activation.index.ndim)
     else:
@@ -234,7 +238,7 @@ OPERATOR = Operator(
     summary="mean of a window, or of all of space",
     onnx=("AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum"),
     lower=lower,
-    quantization=lambda node: Quantization(fuses_clamp=True),
+    quantization=lambda node: Quantization(fuses_clamp=True, wide=True),
     params=AveragePoolParams,
     reference=reference,
     bounds=monotone(reference),

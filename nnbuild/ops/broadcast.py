@@ -53,11 +53,11 @@ class Pair:
     swapped: bool
 
 
-def operand(ctx: Lowering, node: onnx.NodeProto, position: int) -> Activation | Constant:
-    """Input `position` of `node`: computed, or a constant of int8 with one scale."""
+def operand(ctx: Lowering, node: onnx.NodeProto, position: int, wide: bool = False) -> Activation | Constant:
+    """Input `position` of `node`: computed (with `wide` also int16), or a constant of int8 with one scale."""
     constant = ctx.constant(node, position)
     if constant is None:
-        return ctx.activation(node, position)
+        return ctx.activation(node, position, wide=wide)
     if constant.scale is None or constant.zero_point is None or constant.scale.size != 1:
         message = f"its constant (input {position}) is not quantized per tensor"
         raise ctx.refuse(node, message, "quantize the whole model")

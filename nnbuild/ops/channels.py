@@ -5,13 +5,14 @@ Also how they shrink: which input channels they read, and what is left of weight
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
-from nnbuild.fixedpoint import INT32_MAX, quantize_multiplier, requantize, saturate
+from nnbuild.fixedpoint import INT32_MAX, headroom, quantize_multiplier, requantize, saturate, upper_multiplier
 from nnbuild.intervals import Interval
 from nnbuild.lower import Constant
 from nnbuild.network import Array, QuantParams
@@ -81,17 +82,41 @@ def multipliers(scales: Array, output: QuantParams, reach: Array) -> dict[str, A
     }
 
 
-def accumulators(ctx: Lowering, node: onnx.NodeProto, flat: Array, offsets: Array, zero_point: int) -> Array:
+def upper_multipliers(scales: Array, output: QuantParams, reach: Array) -> tuple[int, dict[str, Array]]:
+    """`left` of a layer and `multiplier` (int32) of each channel for `fixedpoint.scale_upper`.
+
+    Sums have the real scales `scales`, and magnitudes up to `reach`. They are shifted as far as the largest multiplier
+    needs to fit, in steps of four, so that layers share code; less where sums would leave 32 bits.
+    """
+    real = [float(scale) / float(np.float64(output.scale)) for scale in scales]
+    needed = max(math.frexp(max(real, default=0.0))[1] + 1, 0)
+    left = min(-(-needed // 4) * 4, headroom(int(reach.max(initial=1))))
+    return left, {"multiplier": np.array([upper_multiplier(each, left) for each in real], np.int32)}
+
+
+def upper_constants(params: Any, weights: Array, constants: Mapping[str, Array]) -> dict[str, Array]:
+    """What kernels of 16-bit layers read of each channel: `bias`, times 2^left and for raw inputs, and `multiplier`.
+
+    `weights` is (channels, taps).
+    """
+    folded = constants["bias"].astype(np.int64) - params.input_zero_point * weights.astype(np.int64).sum(axis=1)
+    return {"bias": (folded << params.left).astype(np.int32), "multiplier": constants["multiplier"]}
+
+
+def accumulators(ctx: Lowering, node: onnx.NodeProto, flat: Array, offsets: Array, quant: QuantParams) -> Array:
     """The largest magnitude of each channel's sum with weights (channels, taps) and biases, in any order of adding.
 
-    ModelError where a sum could leave int32 for some input.
+    `quant` is that of the inputs. ModelError where a sum could leave int32 for some input.
     """
+    zero_point = quant.zero_point
     total = np.abs(flat.astype(np.int64)).sum(axis=1)
     folded = offsets.astype(np.int64) - zero_point * flat.astype(np.int64).sum(axis=1)
-    reach = 128 * total + np.maximum(np.abs(folded), np.abs(offsets.astype(np.int64)))
+    reach = -quant.limits[0] * total + np.maximum(np.abs(folded), np.abs(offsets.astype(np.int64)))
     if reach.max(initial=0) > INT32_MAX - 255:
         channel = int(reach.argmax())
         hint = "its weight scale is too small for its bias; quantize this channel with a larger one"
+        if quant.wide:
+            hint = "keep its input in 8 bits"
         raise ctx.refuse(node, f"the 32-bit sum of channel {channel} can overflow", hint)
     return np.asarray(reach)
 

@@ -16,14 +16,14 @@ from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Sa
 from nnbuild.intervals import monotone
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
-from nnbuild.ops import extremum, lookup, maximum, minimum
+from nnbuild.ops import extremum, lookup, maximum, minimum, rescale
 from nnbuild.sliding import by_element
 from nnbuild.target import Target
 
 
 @dataclass(frozen=True, slots=True)
 class ClampParams:
-    """Elements, and the int8 bounds."""
+    """Elements, and the bounds as stored."""
 
     size: int
     low: int
@@ -44,11 +44,16 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
         return
     if bounds is None:
         raise ctx.refuse(node, "its bounds are not scalar constants", "only clamps are supported")
-    activation = ctx.activation(node)
+    activation = ctx.activation(node, wide=True)
     quant = ctx.quant(activation)
-    output = ctx.output(node, default=quant)
+    output = ctx.output(node, default=quant, wide=True)
     if quant != output.quant:
         low, high = bounds
+        if quant.wide or output.quant.wide:
+            ends = [qdq.quantized_bound(end, output.quant) for end in bounds]
+            limits = max(ends[0], output.activation_min), min(ends[1], output.activation_max)
+            rescale.add(ctx, node, activation, output.quant, limits, output.value)
+            return
         values = lookup.table(
             lambda x: min(max(x, low), high), quant, output.quant, output.activation_min, output.activation_max
         )
@@ -66,18 +71,18 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
 
 
 def reference(params: ClampParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
-    """int8 -> int8, any shape."""
-    return fixedpoint.saturate(inputs[0], params.low, params.high)
+    """int8 or int16 -> the same type, any shape."""
+    return fixedpoint.saturate_as(str(inputs[0].dtype), inputs[0], params.low, params.high)
 
 
 def render(view: LayerView, target: Target) -> Source:
     """Two compares for each element."""
-    return Source(template="clamp.c.j2", values={"p": view.params})
+    return Source(template="clamp.c.j2", values={"p": view.params, "type": f"{view.output.dtype}_t"})
 
 
 def quantization(node: onnx.NodeProto) -> Quantization:
     """A clamp keeps its input's scale. Clamps by Min and Max became Clip on import, so those left choose."""
-    own = Quantization(SameAsInput(), parameters=frozenset((1, 2)))
+    own = Quantization(SameAsInput(), parameters=frozenset((1, 2)), wide=True)
     return extremum.QUANTIZATION if node.op_type in _CHOICES else own
 
 
@@ -91,6 +96,9 @@ def cases() -> Iterable[Case]:
     yield singles.clamp("clamp_max", ("Max", -0.5), (1, 256), quant, quant)
     yield singles.clamp("clamp_min", ("Min", 0.5), (1, 256), quant, quant)
     yield singles.clamp("clamp_wide", ("Clip", -100.0, 100.0), (1, 256), quant, quant)
+    wide = QuantParams(0.0002, 0, "int16")
+    yield singles.clamp("clamp_int16", ("Clip", -1.0, 1.0), (1, 700), wide, wide)
+    yield singles.clamp("clamp_int16_narrower", ("Clip", -1.0, 1.0), (1, 700), wide, quant)
     yield singles.clamp("clamp_rescaled", ("Clip", -1.0, 1.0), (1, 256), quant, QuantParams(0.0078125, 0))
 
 

@@ -18,7 +18,7 @@ from nnbuild.intervals import Interval
 from nnbuild.kernels import cmsis_nn, horner, horner_armv6m, mve, packed_armv6m, smlad
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
-from nnbuild.ops import channels, depthwise_conv2d
+from nnbuild.ops import channels, depthwise_conv2d, wide_conv2d, wide_depthwise_conv2d
 from nnbuild.ops.spatial import Window, window
 from nnbuild.placeholder import packed
 from nnbuild.sliding import by_window
@@ -39,8 +39,8 @@ class Conv2DParams:
 
 
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
-    """Conv -> conv2d, or depthwise_conv2d where each input channel has one filter of its own."""
-    activation = ctx.activation(node)
+    """Conv -> conv2d, or depthwise_conv2d where each input channel has one filter of its own; or their wide forms."""
+    activation = ctx.activation(node, wide=True)
     weights, weight_scales = channels.weights(ctx, node, 1, 0)
     groups = int(qdq.attribute(node, "group", 1))
     if weights.ndim not in (3, 4):
@@ -52,8 +52,14 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     ohwi = np.moveaxis(weights.reshape(weights.shape[0], weights.shape[1], *place.kernel), 1, -1)
     scales = np.float64(quant.scale) * weight_scales
     bias = channels.bias(ctx, node, 2, scales)
-    reach = channels.accumulators(ctx, node, ohwi.reshape(len(ohwi), -1), bias, quant.zero_point)
-    output = ctx.output(node)
+    output = ctx.output(node, wide=True)
+    if quant.wide or output.quant.wide:
+        own = groups == shape[2] == len(ohwi)
+        add = wide_depthwise_conv2d.add if own else wide_conv2d.add
+        name = add(ctx, node, tensor, wide_conv2d.Weighted(place, groups, ohwi, bias, scales), output)
+        ctx.define_spatial(output.value, name, weights.ndim)
+        return
+    reach = channels.accumulators(ctx, node, ohwi.reshape(len(ohwi), -1), bias, quant)
     rest = (quant.zero_point, output.quant.zero_point, output.activation_min, output.activation_max)
     constants = {"bias": bias, **channels.multipliers(scales, output.quant, reach)}
     params: Conv2DParams | depthwise_conv2d.DepthwiseConv2DParams
@@ -232,7 +238,7 @@ OPERATOR = Operator(
     summary="convolution, 1D and 2D",
     onnx=("Conv",),
     lower=lower,
-    quantization=lambda node: Quantization(weights=1, bias=2, fuses_clamp=True),
+    quantization=lambda node: Quantization(weights=1, bias=2, fuses_clamp=True, wide=True),
     params=Conv2DParams,
     reference=reference,
     macs=macs,

@@ -79,7 +79,7 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     quant = ctx.quant(activation)
     scales = np.float64(quant.scale) * (weight_scales if axis == 0 else np.tile(weight_scales, groups))
     bias = channels.bias(ctx, node, 2, scales)
-    reach = channels.accumulators(ctx, node, ohwi.reshape(len(ohwi), -1), bias, quant.zero_point)
+    reach = channels.accumulators(ctx, node, ohwi.reshape(len(ohwi), -1), bias, quant)
     out = ctx.output(node)
     rest = (quant.zero_point, out.quant.zero_point, out.activation_min, out.activation_max)
     params = ConvTransposeParams(shape, output, kernel, stride, pad, len(ohwi), groups, *rest)

@@ -18,7 +18,8 @@ from nnbuild.intervals import Interval
 from nnbuild.kernels import cmsis_nn, horner, horner_armv6m, mve, packed_armv6m, smlad
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
-from nnbuild.ops import channels, matmul
+from nnbuild.ops import channels, matmul, wide_conv2d
+from nnbuild.ops.spatial import Window
 from nnbuild.placeholder import is_placeholder, packed
 from nnbuild.sliding import Sliding, Time, by_rows, whole
 from nnbuild.target import Target
@@ -42,7 +43,7 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     if node.op_type == "MatMul" and ctx.constant(node, 0) is None and ctx.constant(node, 1) is None:
         matmul.lower(ctx, node)
         return
-    activation = ctx.activation(node)
+    activation = ctx.activation(node, wide=True)
     if qdq.attribute(node, "transA", 0):
         activation = Activation(activation.tensor, activation.index.T)
     by_row = node.op_type == "Gemm" and bool(qdq.attribute(node, "transB", 0))
@@ -62,13 +63,19 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     quant = ctx.quant(activation)
     scales = np.float64(quant.scale) * weight_scales * alpha
     bias = channels.bias(ctx, node, 2, scales, beta)
-    reach = channels.accumulators(ctx, node, weights, bias, quant.zero_point)
-    output = ctx.output(node)
+    output = ctx.output(node, wide=True)
+    shape = (*activation.shape[:-1], outputs)
+    if quant.wide or output.quant.wide:
+        place = Window((1, rows, count), (1, rows), (1, 1), (1, 1), (1, 1), (0, 0), (0, 0))
+        weighted = wide_conv2d.Weighted(place, 1, weights[:, None, None, :], bias, scales)
+        name = wide_conv2d.add(ctx, node, tensor, weighted, output, layout.memory_shape(shape))
+        ctx.define(output.value, name, layout.contiguous(shape))
+        return
+    reach = channels.accumulators(ctx, node, weights, bias, quant)
     params = FullyConnectedParams(
         rows, count, outputs, quant.zero_point, output.quant.zero_point, output.activation_min, output.activation_max
     )
     constants = {"weights": weights, "bias": bias, **channels.multipliers(scales, output.quant, reach)}
-    shape = (*activation.shape[:-1], outputs)
     name = ctx.layer("fully_connected", (tensor,), layout.memory_shape(shape), output.quant, params, constants, node)
     ctx.define(output.value, name, layout.contiguous(shape))
 
@@ -200,7 +207,7 @@ def _quantization(node: onnx.NodeProto) -> Quantization:
     def axis(_: onnx.NodeProto, shape: Sequence[int]) -> int:
         return 0 if by_row else len(shape) - 1
 
-    return Quantization(weights=1, weight_axis=axis, bias=bias, fuses_clamp=True)
+    return Quantization(weights=1, weight_axis=axis, bias=bias, fuses_clamp=True, wide=True)
 
 
 OPERATOR = Operator(

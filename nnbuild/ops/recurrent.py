@@ -292,7 +292,7 @@ def _product(
         whole = np.clip(np.rint(bias[:, number] / steps), -fixedpoint.INT32_MAX, fixedpoint.INT32_MAX).astype(np.int32)
         flat = rows[:, number].reshape(-1, weights.shape[-1])
         # Values in Q0.15 are 2^8 times as large as int8: so is what their sums can reach.
-        reach = channels.accumulators(ctx, node, flat, whole.ravel(), source.zero_point)
+        reach = channels.accumulators(ctx, node, flat, whole.ravel(), source)
         if source is Q15:
             reach = _wide_reach(ctx, node, flat, whole.ravel())
         own = channels.multipliers(steps.ravel(), gate, reach)

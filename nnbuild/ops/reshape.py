@@ -30,7 +30,7 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
         ctx.values[node.output[0]] = replace(constant, values=constant.values.reshape(shape))
         return
     activation = ctx.activation(node, indices=True)
-    if node.op_type == "Cast" and ctx.tensors[activation.tensor].dtype != "int8" and _to_float(node):
+    if node.op_type == "Cast" and ctx.tensors[activation.tensor].indices and _to_float(node):
         raise ctx.refuse(node, "indices become no float numbers", "leave the Cast out: they are int32 in C")
     ctx.define(node.output[0], activation.tensor, activation.index.reshape(shape))
 
@@ -45,5 +45,5 @@ OPERATOR = Operator(
     summary="another shape of the same elements",
     onnx=("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast"),
     lower=lower,
-    quantization=lambda node: Quantization(output=SameAsInput()),
+    quantization=lambda node: Quantization(output=SameAsInput(), wide=True),
 )

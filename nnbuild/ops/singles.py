@@ -50,7 +50,7 @@ class _Model:
     def pair(self, value: str, quant: QuantParams) -> str:
         """QuantizeLinear and DequantizeLinear."""
         scale = self.constant(np.array(quant.scale, np.float32))
-        zero = self.constant(np.array(quant.zero_point, np.int8))
+        zero = self.constant(np.array(quant.zero_point, quant.dtype))
         return self.node("DequantizeLinear", [self.node("QuantizeLinear", [value, scale, zero]), scale, zero])
 
     def input(self, shape: Sequence[int], quant: QuantParams) -> str:
@@ -98,19 +98,22 @@ class _Model:
             keep_states(model)
         network = lower(model, self.name)
         rng = np.random.default_rng(zlib.crc32(self.name.encode()))
-        sizes = [network.tensors[port.tensor].size for port in network.inputs]
-        return Case(self.name, network, tuple(np.concatenate(_samples(size, rng)).reshape(-1, size) for size in sizes))
+        tensors = [network.tensors[port.tensor] for port in network.inputs]
+        samples = [np.concatenate(_samples(each, rng)).reshape(-1, each.size) for each in tensors]
+        return Case(self.name, network, tuple(samples))
 
 
-def _samples(size: int, rng: np.random.Generator) -> list[Array]:
+def _samples(tensor: Tensor, rng: np.random.Generator) -> list[Array]:
+    size, (least, most) = tensor.size, tensor.quant.limits
     ramp = np.arange(size, dtype=np.int64)
-    return [
-        np.full(size, -128, np.int8),
-        np.full(size, 127, np.int8),
-        np.where(ramp % 2 == 0, -128, 127).astype(np.int8),
-        (ramp % 256 - 128).astype(np.int8),
-        *(rng.integers(-128, 128, size).astype(np.int8) for _ in range(3)),
+    found = [
+        np.full(size, least),
+        np.full(size, most),
+        np.where(ramp % 2 == 0, least, most),
+        ramp % 256 * ((most - least) // 255) + least,
+        *(rng.integers(least, most + 1, size) for _ in range(3)),
     ]
+    return [values.astype(tensor.dtype) for values in found]
 
 
 def unary(
@@ -268,11 +271,14 @@ def moved(
 
 
 def transpose(
-    name: str, shape: Sequence[int], steps: Sequence[tuple[Sequence[int] | None, Sequence[int] | None]]
+    name: str,
+    shape: Sequence[int],
+    steps: Sequence[tuple[Sequence[int] | None, Sequence[int] | None]],
+    quant: QuantParams | None = None,
 ) -> Case:
     """Transposes (perm) and reshapes (shape), one after the other."""
     model = _Model(name)
-    value = model.input(shape, QuantParams(0.1, 3))
+    value = model.input(shape, quant or QuantParams(0.1, 3))
     for order, reshaped in steps:
         if order is not None:
             value = model.node("Transpose", [value], perm=list(order))
@@ -410,4 +416,4 @@ def history(name: str, params: Any, quant: QuantParams) -> Case:
         outputs=(Port("v0", "l00_clamp", rows, "x".join(map(str, rows))),),
     )
     network.verify()
-    return Case(name, network, (np.concatenate(_samples(new, rng)).reshape(-1, new),))
+    return Case(name, network, (np.concatenate(_samples(network.tensors["input0"], rng)).reshape(-1, new),))

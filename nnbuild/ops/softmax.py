@@ -19,7 +19,7 @@ from nnbuild.fixedpoint import divide_by_power_of_two, multiply_high
 from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
-from nnbuild.ops import lookup
+from nnbuild.ops import lookup, wide_softmax
 from nnbuild.sliding import by_depth
 from nnbuild.target import Target
 
@@ -46,7 +46,7 @@ class SoftmaxParams:
 
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     """Softmax along any axis; before opset 13 along all axes from `axis` on."""
-    activation = ctx.activation(node)
+    activation = ctx.activation(node, wide=True)
     rank = activation.index.ndim
     axis = int(qdq.attribute(node, "axis", -1 if ctx.opset >= 13 else 1)) % rank
     last = np.moveaxis(activation.index, axis, -1)
@@ -56,10 +56,13 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     ordered = last if ctx.opset >= 13 else activation.index
     output = ctx.output(node, default=OUTPUT)
     tensor = ctx.arrange(activation, ordered, node, layout.memory_shape(ordered.shape))
-    scaling = input_scaling(ctx.quant(activation).scale)
-    constants = {"exponential": exponentials(*scaling)}
-    params = SoftmaxParams(ordered.size // depth, depth, *scaling)
-    name = ctx.layer("softmax", (tensor,), layout.memory_shape(ordered.shape), OUTPUT, params, constants, node)
+    shape, rows = layout.memory_shape(ordered.shape), ordered.size // depth
+    if ctx.quant(activation).wide:
+        name = wide_softmax.add(ctx, node, tensor, rows, depth, shape)
+    else:
+        scaling = input_scaling(ctx.quant(activation).scale)
+        params = SoftmaxParams(rows, depth, *scaling)
+        name = ctx.layer("softmax", (tensor,), shape, OUTPUT, params, {"exponential": exponentials(*scaling)}, node)
     index = layout.contiguous(ordered.shape)
     result = Activation(name, np.moveaxis(index, -1, axis) if ctx.opset >= 13 else index)
     if output.quant == OUTPUT and (output.activation_min, output.activation_max) == (INT8_MIN, INT8_MAX):
@@ -126,9 +129,13 @@ def reference(params: SoftmaxParams, constants: Mapping[str, Array], inputs: Seq
     table = constants["exponential"].astype(np.int64)
     differences = values.max(axis=1, keepdims=True) - values
     counted = differences < table.size
-    exponential = np.where(counted, table[np.minimum(differences, table.size - 1)], 0)
+    return probabilities(np.where(counted, table[np.minimum(differences, table.size - 1)], 0), counted)
+
+
+def probabilities(exponential: Array, counted: Array) -> Array:
+    """(rows, depth) int8 from exponentials in Q0.31, int64, of which those count that are `counted`."""
     sums = np.where(counted, divide_by_power_of_two(exponential, ACCUMULATION_BITS), 0).sum(axis=1)
-    output = np.empty_like(values)
+    output = np.empty_like(exponential)
     for row, total in enumerate(sums):
         scale, over = _reciprocal(int(total))
         scaled = divide_by_power_of_two(multiply_high(exponential[row], scale), min(over + 31 - 8, 31))
@@ -167,7 +174,7 @@ OPERATOR = Operator(
     summary="probabilities along one axis",
     onnx=("Softmax",),
     lower=lower,
-    quantization=lambda node: Quantization(output=Fixed(OUTPUT)),
+    quantization=lambda node: Quantization(output=Fixed(OUTPUT), wide=True, wide_output=False),
     params=SoftmaxParams,
     reference=reference,
     error=lambda params: 2,

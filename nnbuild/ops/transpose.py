@@ -18,7 +18,7 @@ from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantiz
 from nnbuild.intervals import Interval, monotone
 from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Constant, Lowering
-from nnbuild.network import Array
+from nnbuild.network import Array, QuantParams
 from nnbuild.sliding import Move, Sliding, Time, by_moves
 from nnbuild.target import Target
 
@@ -46,7 +46,7 @@ def copy(offsets: Array) -> tuple[TransposeParams, dict[str, Array]]:
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
     """Transpose: another order of the offsets, and no layer."""
     constant = ctx.constant(node, 0)
-    rank = constant.values.ndim if constant is not None else ctx.activation(node).index.ndim
+    rank = constant.values.ndim if constant is not None else ctx.activation(node, wide=True).index.ndim
     order = qdq.attribute(node, "perm", list(range(rank))[::-1])
     if sorted(order) != list(range(rank)):
         raise ctx.refuse(node, f"perm {list(order)} does not fit {rank} dimensions")
@@ -59,15 +59,15 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
             constant.values.transpose(order), turned(constant.scale), turned(constant.zero_point)
         )
         return
-    activation = ctx.activation(node)
+    activation = ctx.activation(node, wide=True)
     ctx.define(node.output[0], activation.tensor, activation.index.transpose(order))
 
 
 def reference(params: TransposeParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
-    """int8, flat -> int8, flat."""
+    """int8 or int16, flat -> the same type, flat."""
     if "offsets" in constants:
-        return np.asarray(inputs[0].ravel()[constants["offsets"]], np.int8)
-    return np.asarray(inputs[0].ravel()[layout.visit(params.loops, 0) + params.start], np.int8)
+        return np.asarray(inputs[0].ravel()[constants["offsets"]])
+    return np.asarray(inputs[0].ravel()[layout.visit(params.loops, 0) + params.start])
 
 
 def copies(view: LayerView, inputs: Sequence[Interval]) -> bool:
@@ -90,7 +90,7 @@ def _offsets(view: LayerView) -> Array:
 
 def over(view: LayerView, target: Target) -> dict[int, Overlap]:
     """Element by element; a part of the input in its own order is copied within it."""
-    return {0: overlap.by_elements(_offsets(view), view.inputs[0].bytes)}
+    return {0: overlap.by_elements(_offsets(view), view.inputs[0].bytes, view.output.element_bytes)}
 
 
 def slides(view: LayerView, times: Sequence[Time | None]) -> Sliding | str:
@@ -121,7 +121,7 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
 
 
 def cases() -> Iterable[Case]:
-    """Channels first to last and back, odd sizes, several axes, an order that needs a table."""
+    """Channels first to last and back, odd sizes, several axes, an order that needs a table; elements of two bytes."""
     from nnbuild.ops import singles
 
     yield singles.transpose("transpose_channels_last", (1, 3, 5, 7), [((0, 2, 3, 1), None)])
@@ -131,6 +131,9 @@ def cases() -> Iterable[Case]:
     yield singles.transpose("transpose_shuffle", (1, 12, 5, 2), shuffle)
     crooked = [((0, 2, 1), None), (None, (1, 4, 3)), ((0, 2, 1), None)]
     yield singles.transpose("transpose_table", (1, 2, 6), crooked)
+    wide = QuantParams(0.0002, 0, "int16")
+    yield singles.transpose("transpose_int16", (1, 3, 5, 7), [((0, 2, 3, 1), None)], wide)
+    yield singles.transpose("transpose_int16_table", (1, 2, 6), crooked, wide)
 
 
 OPERATOR = Operator(
@@ -138,7 +141,7 @@ OPERATOR = Operator(
     summary="copy into another order, where it cannot be folded",
     onnx=("Transpose",),
     lower=lower,
-    quantization=lambda node: Quantization(output=SameAsInput()),
+    quantization=lambda node: Quantization(output=SameAsInput(), wide=True),
     params=TransposeParams,
     reference=reference,
     bounds=monotone(reference),

@@ -16,7 +16,7 @@ from nnbuild.network import Array
 
 Move = Callable[[Array], Array]
 
-QUANTIZATION = Quantization(output=SameAsInput())
+QUANTIZATION = Quantization(output=SameAsInput(), wide=True)
 """Elements keep their values, and with them scale and zero point."""
 
 

@@ -212,7 +212,7 @@ def _quantize(env: Any, node: Any, folder: Any, options: dict[str, Any], nodes: 
     target = folder.File(f"{options['name']}.int8.onnx")
     # Macros are in capitals, and some file systems do not tell kws.c from KWS.c.
     key = os.path.join(folder.get_abspath(), target.name.lower())
-    mine = {name: value for name, value in options.items() if config.OPTIONS[name].stage == "quantize"}
+    mine = config.quantizing(options)
     if target is node:
         hint = "keep it outside of NN_DIR, or give it a name="
         raise ConfigError("lies where nnbuild writes its int8 model", run.path(node), hint)
