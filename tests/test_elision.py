@@ -28,7 +28,7 @@ from nnbuild.selection import select
 from nnbuild.shrink import shrink
 from nnbuild.target import TARGETS
 
-from . import parts_networks, programs, qemu, reports
+from . import host, parts_networks, programs, qemu, reports
 from .test_fuzz_networks import compiled, poisoned
 
 TARGET = TARGETS["generic"]
@@ -123,10 +123,10 @@ def test_parts_on_a_core(core: str, tmp_path: Path) -> None:
 # --- which copies go ---------------------------------------------------------------------------------------------
 
 
-def made(build: Any, sizes: Sequence[int] = (12,)) -> Network:
-    """The network of the outputs that `build(model, inputs)` returns."""
+def made(build: Any, sizes: Sequence[int] = (12,), quant: QuantParams | None = None) -> Network:
+    """The network of the outputs that `build(model, inputs)` returns; inputs have the parameters `quant`."""
     model = singles._Model("made")
-    outputs = build(model, [model.input((1, size), UNIT) for size in sizes])
+    outputs = build(model, [model.input((1, size), quant or UNIT) for size in sizes])
     ports = [helper.make_tensor_value_info(value, TensorProto.FLOAT, None) for value in outputs]
     graph = helper.make_graph(model.nodes, "made", model.inputs, ports, model.initializers)
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
@@ -163,6 +163,24 @@ def test_parts_of_an_input_are_offsets_into_it() -> None:
     assert "(&input[5], output_" in call
     assert "arena" not in call
     assert "no layer reads" not in call
+
+
+def test_parts_of_values_of_two_bytes(tmp_path: Path) -> None:
+    wide = QuantParams(1e-4, 0, "int16")
+
+    def build(m: Any, x: Sequence[str]) -> list[str]:
+        inner = m.pair(m.node("Relu", [x[0]]), wide)
+        return [m.pair(part(m, value, *ends), UNIT) for value in (x[0], inner) for ends in ((0, 5), (5, 12))]
+
+    network = made(build, quant=wide)
+    assert ops(network) == ["clamp", *["rescale"] * 4]
+    assert "(&input[5], output_" in run_call(network)
+    assert sorted(memory.plan(shrink(network), select(shrink(network), TARGET), TARGET).offsets.values()) == [0, 0, 10]
+    sample = np.random.default_rng(0).integers(-(2**15), 2**15, 12).astype(np.int16)
+    library = host.shared_library(tmp_path, emit(network, EmitOptions("m", TARGET)))
+    expected = interpret.run(network, [sample])
+    outputs = host.call(library, "m_run", [sample], [values.size for values in expected])
+    assert all(np.array_equal(a, b.ravel()) for a, b in zip(outputs, expected, strict=True))
 
 
 def test_parts_are_written_where_they_belong() -> None:
