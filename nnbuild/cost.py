@@ -55,6 +55,11 @@ class Work:
     waits: float = 0
     code: float = 0
 
+    def repeated(self, times: int) -> Work:
+        """So often, by the same code."""
+        counts = (self.instructions, self.cycles, self.multiplications, self.waits)
+        return Work(*(count * times for count in counts), self.code)
+
     def __add__(self, other: Work) -> Work:
         return Work(
             self.instructions + other.instructions,
@@ -115,7 +120,8 @@ def layer_work(choice: Choice, target: Target, core: str) -> Work:
     All is 0 for a kernel that was never measured.
     """
     trips = {"layer": 1, **choice.kernel.trips(choice.view, target)}
-    return _weighed(f"{choice.layer.op}/{choice.kernel.name}", trips, target, core)
+    once = _weighed(f"{choice.layer.op}/{choice.kernel.name}", trips, target, core)
+    return once.repeated(choice.layer.times)
 
 
 def unmeasured(choices: Sequence[Choice], target: Target) -> tuple[str, ...]:

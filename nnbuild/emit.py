@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from nnbuild import __version__, cnames, cost, fixedpoint, model_report, static_cost
+from nnbuild import __version__, cnames, cost, fixedpoint, model_report, row_calls, static_cost
 from nnbuild.contract import Assembly, Source
 from nnbuild.errors import ConfigError
 from nnbuild.memory import Plan, initial_state, plan
@@ -23,6 +23,7 @@ from nnbuild.raw_input import RawInput, raw_input
 from nnbuild.rendering import assembly_range, assembly_text, environment, helpers
 from nnbuild.selection import Choice, candidates
 from nnbuild.selftest import selftest_samples
+from nnbuild import rows as rows_module
 from nnbuild.shrink import Removed, shrink
 from nnbuild.target import TARGETS, Target
 
@@ -48,6 +49,7 @@ class EmitOptions:
     backend: str = "auto"
     aim: Aim = field(default_factory=Aim)
     placement: Placement = field(default_factory=Placement)
+    runs: tuple[tuple[int, int], ...] = ()
     evaluate: bool = False
 
 
@@ -63,11 +65,15 @@ class _Instance:
 
 @dataclass(frozen=True, slots=True)
 class _Step(model_report.Step):
-    """One layer as the generated code sees it; `parameters` are its memory besides tensors: scratch, state."""
+    """One layer as the generated code sees it; `parameters` are its memory besides tensors: scratch, state.
+
+    One that `keeps` goes on from row to row, and is told which one it is.
+    """
 
     arguments: tuple[str, ...]
     symbols: Mapping[str, str]
     parameters: tuple[str, ...]
+    keeps: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,9 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     model_id, lowered = network.model_id(), network
     network = shrink(lowered)
     removed = Removed.between(lowered, network)
+    whole = network
+    if options.runs:
+        network = rows_module.streamed(network, options.runs)
     pins = _pins_of_remaining(options.pins, lowered, network, f"{name}_")
     serving = candidates(network, options.target, pins, options.backend, f"{name}_")
 
@@ -110,6 +119,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     outputs = _named(network, network.outputs, name, "output", planned)
     steps = _steps(name, network, selection, planned, options.target, (*inputs, *outputs))
     raw = _raw(options, inputs)
+    segments = _segments(name, network, planned, steps, (*inputs, *outputs))
     start = initial_state(network, planned) if planned.state_bytes else None
     start = start if start is not None and start.any() else None
     context: dict[str, Any] = {
@@ -131,11 +141,8 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         "caller_arena": options.arena == "caller",
         "shared_arena": options.arena == "shared",
         "steps": steps,
-        "unread": [
-            p.argument
-            for p in inputs
-            if p.offset is None and all(p.port.tensor not in s.choice.layer.inputs for s in steps)
-        ],
+        "segments": segments,
+        "unread": [p.argument for p in inputs if p.offset is None and p.port.tensor not in _read(network)],
         "raw": raw,
         "spdx": SPDX,
         "synthetic": network.synthetic,
@@ -146,13 +153,15 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     assembled = _assembled(instances)
     functions = [_function(templates, instance, assembled, f"{name.upper()}_ASSEMBLY") for instance in instances]
     set_input = templates.get_template("set_input.c.j2").render(context).strip("\n") if raw else ""
-    texts = [*(function["text"] for function in functions), set_input]
+    rows = [templates.get_template("rows.c.j2").render(context, own=own).strip("\n") for own in segments]
+    texts = [*(function["text"] for function in functions), *rows, set_input]
     rendered = {
         f"{name}.h": templates.get_template("model.h.j2").render(context),
         f"{name}.c": templates.get_template("model.c.j2").render(
             context,
             calls=[_call(step) for step in steps],
             functions=functions,
+            rows=rows,
             assembled=[_wrapped(f"{own.returns} {at}(", own.parameters, ");") for at, own in assembled.values()],
             includes=dict.fromkeys(name for instance in instances for name in instance.source.includes),
             set_input=set_input,
@@ -171,7 +180,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         f"{name}.report.json": model_report.as_json(network, options, steps, planned, selection, model_id, removed),
     }
     if options.selftest:
-        samples = selftest_samples(network, options.selftest)
+        samples = selftest_samples(whole, options.selftest)
         rendered[f"{name}_selftest.c"] = templates.get_template("selftest.c.j2").render(context, samples=samples)
     if options.evaluate:
         rendered[f"{name}_evaluate.c"] = templates.get_template("evaluate.c.j2").render(context)
@@ -240,7 +249,14 @@ def _steps(
     ports: Sequence[_NamedPort],
 ) -> list[_Step]:
     places = {named.port.tensor: named.argument for named in ports if named.offset is None}
-    places |= {tensor: _in_arena(network.tensors[tensor], offset) for tensor, offset in planned.offsets.items()}
+    arguments_of_rows = [row_calls.places(network, own, planned, places) for own in network.segments]
+    places |= {
+        tensor: _in_arena(network.tensors[tensor], offset)
+        for tensor, offset in planned.offsets.items()
+        if tensor in network.tensors
+    }
+    places |= {name: place for own in arguments_of_rows for name, place in own.items()}
+    keeping = {step.layer for own in network.segments for step in own.steps if step.keeps}
     functions: dict[str, str] = {}
     steps = []
     for choice, source in zip(selection.choices, selection.sources, strict=True):
@@ -254,9 +270,26 @@ def _steps(
         tensors = (places[tensor] for tensor in (*layer.inputs, layer.output))
         arguments = (*tensors, *memory.values(), *symbols.values())
         function = functions.setdefault(cost.function_key(choice, source, target), f"{name}_{layer.name}")
-        ranges = [assembly_range(own, target.cpu) for own in source.assembly]
-        steps.append(_Step(choice, source, function, static_cost.total(ranges), arguments, symbols, tuple(memory)))
+        ranges = [assembly_range(own, target.cpu, layer.times) for own in source.assembly]
+        known = static_cost.total(ranges)
+        steps.append(_Step(choice, source, function, known, arguments, symbols, tuple(memory), layer.name in keeping))
     return steps
+
+
+def _segments(
+    name: str, network: Network, planned: Plan, steps: Sequence[_Step], ports: Sequence[_NamedPort]
+) -> list[row_calls.Function]:
+    """The functions of what goes row by row."""
+    places = {named.port.tensor: named.argument for named in ports if named.offset is None}
+    calls = {step.choice.layer.name: _call(step) for step in steps}
+    return [row_calls.function(network, own, planned, places, name, calls) for own in network.segments]
+
+
+def _read(network: Network) -> set[str]:
+    """The tensors that layers read."""
+    return {network.home(name) for layer in network.layers for name in layer.inputs} | {
+        own.source for own in network.segments
+    }
 
 
 def _in_arena(tensor: Tensor, offset: int) -> str:
@@ -295,12 +328,14 @@ def _signature(step: _Step) -> str:
     parameters.append(f"{step.choice.view.output.dtype}_t *output")
     parameters += [f"int8_t *{memory}" for memory in step.parameters]
     parameters += [f"const {array.dtype}_t *{key}" for key, array in step.source.data.items()]
+    parameters += ["int32_t row"] if step.keeps else []
     return _wrapped(f"static void {step.function}(", parameters, ")")
 
 
 def _call(step: _Step) -> str:
-    """The statement in `<name>_run`."""
-    return _wrapped(f"    {step.function}(", step.arguments, ");", indent=8)
+    """The statement that calls the layer."""
+    arguments = (*step.arguments, "row") if step.keeps else step.arguments
+    return _wrapped(f"    {step.function}(", arguments, ");", indent=8)
 
 
 def _wrapped(head: str, pieces: Sequence[str], tail: str, indent: int = 0) -> str:
@@ -329,10 +364,12 @@ def _executed(steps: Sequence[_Step], assembly: Assembly, cpu: str) -> list[str]
     lines = []
     for step in steps:
         for own in step.source.assembly:
-            found = assembly_range(own, cpu) if _made_from(own) == _made_from(assembly) else None
+            times = step.choice.layer.times
+            found = assembly_range(own, cpu, times) if _made_from(own) == _made_from(assembly) else None
             if found is not None:
                 most = "" if found.least == found.most else f" to {found.most:,}"
-                calls = f"{own.runs['call']:,} call{'s' if own.runs['call'] > 1 else ''} in one inference"
+                count = own.runs["call"] * times
+                calls = f"{count:,} call{'s' if count > 1 else ''} in one inference"
                 amount = f"{found.least:,}{most} {static_cost.unit(cpu)}"
                 lines.append(f"{step.choice.layer.name}: {calls}, {amount} on {cpu}")
     return lines

@@ -7,7 +7,7 @@ allows it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
@@ -72,7 +72,7 @@ def plan(
     With `io` the model's inputs and outputs lie in the arena: inputs from before the first layer to their last reader,
     outputs up to the end. Their offsets and the arena's size are multiples of `alignment`.
     """
-    buffers = _tensors(network, io, alignment) + _scratch(choices, target)
+    buffers = _tensors(network, io, alignment) + _scratch(network, choices, target)
     places = min(
         (_place(buffers, order) for order in _orders(buffers)), key=lambda found: _extent(buffers, found), default=()
     )
@@ -91,26 +91,41 @@ def plan(
     return Plan(arena, max(live, default=0), tensors, scratch, live, *_states(network))
 
 
+def lifetimes(network: Network) -> dict[str, tuple[int, int]]:
+    """The first and the last layer at which each tensor is needed; a model's output is kept beyond the last layer.
+
+    What is kept in a segment that goes row by row, what it reads and what it writes is needed from its first layer to
+    its last one; rows that are used at once are needed like any other tensor.
+    """
+    lives = {port.tensor: (0, 0) for port in network.inputs}
+    for index, layer in enumerate(network.layers):
+        for name in map(network.home, (*layer.inputs, layer.output)):
+            lives[name] = (lives.get(name, (index, index))[0], index)
+    for own in network.segments:
+        for name in (own.source, own.result, *(name for name, kept in own.kept.items() if kept.stays)):
+            first, last = lives[name]
+            lives[name] = (min(first, own.first), max(last, own.last))
+    return lives | {port.tensor: (lives[port.tensor][0], len(network.layers)) for port in network.outputs}
+
+
+def in_arena(network: Network, io: bool) -> list[str]:
+    """The tensors that have a place in the arena: not the model's inputs and outputs, unless `io`, or rows of them."""
+    ports = {port.tensor for port in (*network.inputs, *network.outputs)}
+    pushed = {own.source for own in network.segments if own.pushed}
+    elsewhere = set() if io else ports - pushed
+    return [name for name in lifetimes(network) if name not in elsewhere]
+
+
 def _tensors(network: Network, io: bool, alignment: int) -> list[Buffer]:
     """One buffer for each tensor that lives in the arena, or chain of tensors in place."""
-    inputs = {port.tensor for port in network.inputs}
-    outputs = {port.tensor for port in network.outputs}
-    elsewhere = set() if io else inputs | outputs
-    last = {name: index for index, layer in enumerate(network.layers) for name in layer.inputs}
-    # An output is kept beyond the last layer, also where a layer reads it.
-    last |= {name: len(network.layers) for name in outputs}
-    buffers = {
-        port.tensor: Buffer((port.tensor,), network.tensors[port.tensor].bytes, 0, last.get(port.tensor, 0), alignment)
-        for port in (network.inputs if io else ())
-    }
-    home = {name: name for name in buffers}
-    for index, layer in enumerate(network.layers):
-        name = layer.output
-        if name in elsewhere:
-            continue
-        own = Buffer((name,), network.tensors[name].bytes, index, last.get(name, index))
-        own = replace(own, alignment=alignment) if name in outputs else own
-        shared = _dying_input(network, index, last, elsewhere)
+    ports = {port.tensor for port in (*network.inputs, *network.outputs)}
+    lives, inside = lifetimes(network), in_arena(network, io)
+    buffers: dict[str, Buffer] = {}
+    home: dict[str, str] = {}
+    sharing = dict(_sharing(network, lives, inside))
+    for name in sorted(inside, key=lambda name: lives[name][0]):
+        own = Buffer((name,), network.tensors[name].bytes, *lives[name], alignment if name in ports else ALIGNMENT)
+        shared = sharing.get(name)
         home[name] = home[shared] if shared is not None else name
         buffers[home[name]] = _joined(buffers[home[shared]], own) if shared is not None else own
     return list(buffers.values())
@@ -121,24 +136,30 @@ def _joined(old: Buffer, new: Buffer) -> Buffer:
     return Buffer((*old.tensors, *new.tensors), old.size, old.first, new.last, max(old.alignment, new.alignment))
 
 
-def _dying_input(network: Network, index: int, last: Mapping[str, int], elsewhere: set[str]) -> str | None:
-    """The input that layer `index` may overwrite with its output."""
-    layer = network.layers[index]
-    for position in BY_NAME[layer.op].inplace(LayerView.of(network, layer)):
-        name = layer.inputs[position]
-        fits = network.tensors[name].bytes == network.tensors[layer.output].bytes
-        if name not in elsewhere and last[name] == index and fits:
-            return name
-    return None
+def _sharing(
+    network: Network, lives: Mapping[str, tuple[int, int]], inside: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """(output, input) where a layer may overwrite an input that dies there with its output."""
+    for index, layer in enumerate(network.layers):
+        view = LayerView.of(network, layer)
+        output = network.home(layer.output)
+        for position in BY_NAME[layer.op].inplace(view):
+            name = network.home(layer.inputs[position])
+            both = network.tensors[name].bytes == network.tensors[output].bytes == view.output.bytes
+            if {name, output} <= set(inside) and both and lives[name][1] == lives[output][0] == index:
+                yield output, name
+                break
 
 
-def _scratch(choices: Sequence[Choice], target: Target) -> list[Buffer]:
-    sizes = [choice.kernel.scratch(choice.view, target) for choice in choices]
-    return [
-        Buffer((f"scratch:{choice.layer.name}",), size, index, index)
-        for index, (choice, size) in enumerate(zip(choices, sizes, strict=True))
-        if size
-    ]
+def _scratch(network: Network, choices: Sequence[Choice], target: Target) -> list[Buffer]:
+    """Of the layers that have some; what goes on from row to row is needed in the whole segment."""
+    found = []
+    for index, choice in enumerate(choices):
+        size = choice.kernel.scratch(choice.view, target)
+        kept = [own.first for own in network.segments for step in own.steps if step.layer == choice.layer.name and step.keeps]
+        if size:
+            found.append(Buffer((f"scratch:{choice.layer.name}",), size, *kept or [index], index))
+    return found
 
 
 def _states(network: Network) -> tuple[dict[str, int], int]:

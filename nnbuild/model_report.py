@@ -7,13 +7,13 @@ command joins this with the linked image to `fw.size.json`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nnbuild import __version__, cost, static_cost
 from nnbuild.contract import Kernel, Source
-from nnbuild.memory import Plan
+from nnbuild.memory import Plan, lifetimes
 from nnbuild.network import Network, Port
 from nnbuild.ops import BY_NAME
 from nnbuild.optimize import Selection
@@ -104,7 +104,7 @@ def _layer(name: str, index: int, step: Step, planned: Plan, target: Target) -> 
         "reasons": dict(sorted(choice.reasons.items())),
         "inputs": [list(tensor.shape) for tensor in view.inputs],
         "output": list(view.output.shape),
-        "macs": BY_NAME[choice.layer.op].macs(view),
+        "macs": BY_NAME[choice.layer.op].macs(view) * choice.layer.times,
         "weights_bytes": sum(array.nbytes for array in step.source.data.values()),
         "scratch_bytes": choice.kernel.scratch(view, target),
         "live_bytes": planned.live[index],
@@ -148,41 +148,45 @@ def arena_map(network: Network, choices: Sequence[Choice], planned: Plan, target
 
     `offset` is None where the buffer is the caller's. Of a layer in place, input and output have one offset.
     """
-    return [*_inputs(network, planned), *_written(network, planned), *_scratch(choices, planned, target)]
+    lives = lifetimes(network)
+    scratch = _scratch(network, choices, planned, lives, target)
+    return [*_inputs(network, planned, lives), *_written(network, planned, lives), *scratch]
 
 
-def _last_reads(network: Network) -> dict[str, int]:
-    return {name: index for index, layer in enumerate(network.layers) for name in layer.inputs}
-
-
-def _inputs(network: Network, planned: Plan) -> list[dict[str, Any]]:
-    reads = _last_reads(network)
+def _inputs(network: Network, planned: Plan, lives: Mapping[str, tuple[int, int]]) -> list[dict[str, Any]]:
+    end = len(network.layers) - 1
     return [
-        _place(network, port.tensor, port.name, "input", planned, 0, reads.get(port.tensor, 0))
+        _place(network, port.tensor, port.name, "input", planned, lives[port.tensor][0], min(lives[port.tensor][1], end))
         for port in network.inputs
     ]
 
 
-def _written(network: Network, planned: Plan) -> list[dict[str, Any]]:
+def _written(network: Network, planned: Plan, lives: Mapping[str, tuple[int, int]]) -> list[dict[str, Any]]:
     """What layers write, in their order: the model's outputs live to its end, the others to their last reader."""
-    reads, end = _last_reads(network), len(network.layers) - 1
-    ports = {port.tensor: port.name for port in network.outputs}
-    return [
-        _place(network, layer.output, ports[layer.output], "output", planned, index, end)
-        if layer.output in ports
-        else _place(network, layer.output, layer.output, "activation", planned, index, reads.get(layer.output, index))
-        for index, layer in enumerate(network.layers)
-    ]
-
-
-def _scratch(choices: Sequence[Choice], planned: Plan, target: Target) -> list[dict[str, Any]]:
+    ports, end = {port.tensor: port.name for port in network.outputs}, len(network.layers) - 1
     rows = []
-    for index, choice in enumerate(choices):
-        if choice.layer.name in planned.scratch:
-            size, offset = choice.kernel.scratch(choice.view, target), planned.scratch[choice.layer.name]
-            row = {"name": choice.layer.name, "kind": "scratch", "shape": [size], "offset": offset, "bytes": size}
-            rows.append({**row, "first": index, "last": index})
+    for layer in network.layers:
+        name = network.home(layer.output)
+        kind = "output" if name in ports else "activation"
+        first, last = lives[name]
+        rows.append(_place(network, name, ports.get(name, name), kind, planned, first, min(last, end)))
     return rows
+
+
+def _scratch(
+    network: Network, choices: Sequence[Choice], planned: Plan, lives: Mapping[str, tuple[int, int]], target: Target
+) -> list[dict[str, Any]]:
+    """Of kernels, and what rows of a whole tensor are gathered in; sums of rows are needed in their whole segment."""
+    rows = []
+    starts = {step.layer: own.first for own in network.segments for step in own.steps if step.keeps}
+    for index, choice in enumerate(choices):
+        name = choice.layer.name
+        if name in planned.scratch:
+            size, offset = choice.kernel.scratch(choice.view, target), planned.scratch[name]
+            row = {"name": name, "kind": "scratch", "shape": [size], "offset": offset, "bytes": size}
+            rows.append({**row, "first": starts.get(name, index), "last": index})
+    gathered = [name for own in network.segments for name, home in own.homes.items() if name == home]
+    return [*rows, *(_place(network, name, name, "scratch", planned, *lives[name]) for name in gathered)]
 
 
 def _place(network: Network, tensor: str, name: str, kind: str, planned: Plan, first: int, last: int) -> dict[str, Any]:

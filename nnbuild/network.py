@@ -11,12 +11,15 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nnbuild.errors import InternalError
+
+if TYPE_CHECKING:
+    from nnbuild.rows import Segment
 
 Array = npt.NDArray[Any]
 
@@ -72,6 +75,7 @@ class Layer:
 
     `op` names the record in `nnbuild.ops`; `params` is that record's dataclass of plain integers; `constants` are its
     weights, biases, multipliers and tables in the layout that the record documents; `node` is the ONNX node behind it.
+    It is computed that many `times` in one inference: once, or for each row of its output (`nnbuild.rows`).
     """
 
     name: str
@@ -81,6 +85,7 @@ class Layer:
     params: Any
     constants: Mapping[str, Array]
     node: str
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,8 @@ class Network:
     """The layers in execution order, with their tensors and the model's inputs and outputs.
 
     `single_rounding`: requantization rounds once instead of twice, for firmware whose CMSIS-NN does. `synthetic`: its
-    scales come from made-up samples, so what it computes means nothing.
+    scales come from made-up samples, so what it computes means nothing. `segments` are runs of layers that are computed
+    row by row (`nnbuild.rows`), of a network that is on its way to C; there layers read and write rows of tensors.
     """
 
     tensors: Mapping[str, Tensor]
@@ -107,6 +113,11 @@ class Network:
     outputs: tuple[Port, ...]
     single_rounding: bool = False
     synthetic: bool = False
+    segments: tuple[Segment, ...] = ()
+
+    def home(self, name: str) -> str:
+        """The tensor whose memory holds `name`: itself, or what the rows of a segment belong to."""
+        return next((own.homes[name] for own in self.segments if name in own.homes), name)
 
     def verify(self) -> None:
         """Raise InternalError unless every layer reads what is already written and every tensor is written once."""

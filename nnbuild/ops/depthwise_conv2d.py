@@ -21,7 +21,7 @@ from nnbuild.kernels.exact_requantize import requantization
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels
-from nnbuild.ops.spatial import Window, divides_window
+from nnbuild.ops.spatial import Window, by_rows, divides_window
 from nnbuild.placeholder import packed
 from nnbuild.target import Target
 
@@ -148,6 +148,7 @@ OPERATOR = Operator(
     macs=macs,
     bounds=bounds,
     channels=tied(divides_window, _without),
+    rows=lambda view, count: by_rows(view, count, view.params.input_zero_point),
     kernels=(
         Kernel("assembly", depthwise_armv6m.render, depthwise_armv6m.supports, scratch, depthwise_armv6m.trips),
         Kernel(
