@@ -5,7 +5,8 @@ three inputs is read once and added to the outputs that it belongs to, whose sum
 weights. There is no patch: at the left and right border the window lies inside and its weights are shifted, with a zero
 in the column that is missing; missing inputs are the zero point, so they are constants in the sums. One call computes a
 layer. Its sizes are arguments, so that layers of one stride and one kind of border share the function; offsets in
-registers are no slower than those in the code.
+registers are no slower than those in the code. A single row of windows is a column that lies on its side: the function
+goes along it, with the weights turned.
 
 All other windows without dilation are computed one by one, all channels of each, where C finds or gathers them.
 """
@@ -46,25 +47,57 @@ def supports(view: LayerView, target: Target) -> str | None:
 
 def by_columns(place: Window) -> bool:
     """Whether the first form serves."""
+    place = _standing(place)
     missing = [*place.pad, *(place.beyond(axis) for axis in (0, 1))]
     if place.kernel != (3, 3) or place.input[0] < 2 or place.input[1] < 3 or max(missing) > 1:
         return False
-    return place.stride == (2, 2) or (place.stride == (1, 1) and min(missing) == 1)
+    single = place.output[1] == 1
+    return place.stride == (2, 2) or (place.stride == (1, 1) and min(missing[::2] if single else missing) == 1)
+
+
+def _lies(place: Window) -> bool:
+    """Whether there is one row of windows, with nothing missing above and below."""
+    return place.output[0] == 1 and place.kernel == (3, 3) and place.input[0] == 3 and place.pad[0] == 0
+
+
+def _standing(place: Window) -> Window:
+    """The windows as one column, where they lie in one row."""
+    if not _lies(place):
+        return place
+    pairs = ("output", "kernel", "pad", "pad_end")
+    turned = {name: getattr(place, name)[::-1] for name in pairs}
+    return replace(place, input=(place.input[1], 3, place.input[2]), stride=(place.stride[1],) * 2, **turned)
+
+
+def scratch(view: LayerView, target: Target) -> int:
+    """The patch of windows that are not computed by columns."""
+    from nnbuild.ops import depthwise_conv2d
+
+    return 0 if by_columns(view.params.window) else depthwise_conv2d.scratch(view, target)
 
 
 def render(view: LayerView, target: Target) -> Source:
     """The sums in assembly, where they have a line."""
     from nnbuild.ops import depthwise_conv2d
 
+    columns, lies = by_columns(view.params.window), _lies(view.params.window)
     source = depthwise_conv2d.render(view, target)
+    if columns:
+        # Without a patch in C too, so that there is none to keep memory for.
+        source = replace(source, values={**source.values, "asks": True})
     line, place = source.values["line"], view.params.window
     if line is None:
         return source
     values = {"line": line, "low": view.params.activation_min}
-    if by_columns(place):
+    if columns:
+        if lies:
+            data = {**source.data, "weights": depthwise_conv2d.by_channel(view.constants["weights"].swapaxes(0, 1))}
+            source = replace(source, values={**source.values, "turned": True}, data=data)
+        sizes = _sizes(place)
+        place = _standing(place)
         values |= {"stride": place.stride[0], **_borders(place)}
         own = replace(_columns(values), runs=_runs(place))
-        return replace(source, values={**source.values, "by_columns": _sizes(place)}, assembly=(own,))
+        return replace(source, values={**source.values, "by_columns": sizes}, assembly=(own,))
     values |= {"rows": place.kernel[0], "columns": place.kernel[1]}
     pixels = place.pixels
     runs = {"call": pixels, "channel": pixels * place.input[2]}
@@ -79,11 +112,16 @@ def _borders(place: Window) -> dict[str, bool]:
 
 
 def _sizes(place: Window) -> dict[str, int]:
-    """Of the rows that windows of a column lie in, in bytes, and how many columns lie in the map."""
-    borders = _borders(place)
-    rows = (place.output[0] - 1) * place.stride[0] + 3 - borders["top"] - borders["bottom"]
-    inner = place.output[1] - borders["left"] - borders["right"]
-    return {"rows": rows * place.input[1] * place.input[2], "inner": inner}
+    """Bytes from column to column and from row to row, of the rows that windows of a column lie in, and of a row of
+    outputs; and how many columns lie in the map."""
+    lies, channels, standing = _lies(place), place.input[2], _standing(place)
+    line = place.input[1] * channels
+    column, row = (line, channels) if lies else (channels, line)
+    borders = _borders(standing)
+    rows = (standing.output[0] - 1) * standing.stride[0] + 3 - borders["top"] - borders["bottom"]
+    inner = standing.output[1] - borders["left"] - borders["right"]
+    output = standing.output[1] * channels
+    return {"column": column, "row": row, "rows": rows * row, "output": output, "inner": inner}
 
 
 def _columns(values: dict[str, Any]) -> Assembly:
@@ -92,9 +130,9 @@ def _columns(values: dict[str, Any]) -> Assembly:
     border, single = values["left"] or values["right"], values["stride"] == 1
     words = 2 + 2 * line.bounded + line.two_sided
     output = requantization(line, values["low"]) + words + 2 * line.wide + (3 if single else 1)
-    around = 27 + 3 * single + (7 + values["right"] + 3 * single if border else 0)
-    channel = 45 + 2 * words + (6 if single else 8)
-    group = 50 + 2 * line.bounded + 3 * border + 3 * (values["left"] and not single)
+    around = 22 + 3 * single + (12 + values["right"] + 3 * single if border else 0)
+    channel = 2 + 43 * border + 2 * words + (6 if single else 8)
+    group = 46 + 2 * line.bounded + 7 * border + 3 * (values["left"] and not single)
     inputs, products = 5, 9
     if single:
         column = 18 + inputs + 2 * products
@@ -138,6 +176,7 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
     two_sided = params.activation_min < params.output_zero_point < params.activation_max
     step = {"two_sided": outputs} if two_sided else {}
     if by_columns(place):
+        place = _standing(place)
         strided = "strided_" if place.stride == (2, 2) else ""
         runs = _runs(place)
         own = {f"{strided}output": outputs, f"{strided}column": runs["column"]}

@@ -69,11 +69,16 @@ def scratch(view: LayerView, target: Target) -> int:
 def render(view: LayerView, target: Target) -> Source:
     """Sums over windows, channel by channel; the input's zero point is folded into the bias."""
     params = view.params
-    by_channel = packed(view.constants["weights"].transpose(2, 0, 1))
-    flat = by_channel.reshape(len(by_channel), -1)
+    weights = by_channel(view.constants["weights"])
+    flat = weights.reshape(len(weights), -1)
     line, constants = requantization(view, flat, params.input_zero_point, target)
     values = {"p": params, "w": params.window, "gathers": params.window.padded, "unrolled": UNROLLED, "line": line}
-    return Source("depthwise_conv2d.c.j2", values, {"weights": by_channel, **constants})
+    return Source("depthwise_conv2d.c.j2", {**values, "asks": False, "turned": False}, {"weights": weights, **constants})
+
+
+def by_channel(weights: Array) -> Array:
+    """(height, width, channels) -> (channels, height, width)."""
+    return packed(weights.transpose(2, 0, 1))
 
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:
@@ -150,7 +155,13 @@ OPERATOR = Operator(
     channels=tied(divides_window, _without),
     rows=lambda view, count: by_rows(view, count, view.params.input_zero_point),
     kernels=(
-        Kernel("assembly", depthwise_armv6m.render, depthwise_armv6m.supports, scratch, depthwise_armv6m.trips),
+        Kernel(
+            "assembly",
+            depthwise_armv6m.render,
+            depthwise_armv6m.supports,
+            depthwise_armv6m.scratch,
+            depthwise_armv6m.trips,
+        ),
         Kernel(
             "smlad",
             smlad_depthwise.render,
