@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnx import NodeProto
@@ -83,18 +84,49 @@ class Quantization:
     cell: int | None = None
 
 
+class Order(Enum):
+    """In which order a kernel has to write, since its output lies over an input: from that input's start, or below it,
+    `FORWARDS`; from above it `BACKWARDS`. Where the two share no memory `ANY` order serves."""
+
+    ANY = "any"
+    FORWARDS = "forwards"
+    BACKWARDS = "backwards"
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Where an output may lie over an input that nobody reads afterwards.
+
+    It begins at least `below` bytes below the input (0: at its place), or at least `above` bytes above it. As long as
+    they share memory the distance is a multiple of `step`.
+    """
+
+    below: int
+    above: int
+    step: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class LayerView:
-    """A layer with its tensors at hand: what kernels and references work from."""
+    """A layer with its tensors at hand: what kernels and references work from.
+
+    `order` is `ANY` until the memory is planned: only what a kernel renders and how often its loops run depend on it.
+    """
 
     layer: Layer
     inputs: tuple[Tensor, ...]
     output: Tensor
+    order: Order = Order.ANY
 
     @classmethod
     def of(cls, network: Network, layer: Layer) -> LayerView:
         """The view of `layer` in `network`."""
         return cls(layer, tuple(network.tensors[name] for name in layer.inputs), network.tensors[layer.output])
+
+    @property
+    def backwards(self) -> bool:
+        """Whether a kernel has to begin at the end."""
+        return self.order is Order.BACKWARDS
 
     @property
     def params(self) -> Any:
@@ -159,6 +191,8 @@ class Kernel:
     a trip of each costs on a core. A kernel whose loops depend on constants reads them, and takes the most that they
     can make where they are placeholders; to the others only their shapes matter.
     `outruns_library` is whether it is to be taken before CMSIS-NN's kernel on a core, where the choice is ours.
+    `overlap` says over which inputs, by position, the output may lie, and how: no write may reach a byte that the
+    kernel reads later, in whatever form it is rendered for that order.
     """
 
     name: str
@@ -168,6 +202,7 @@ class Kernel:
     trips: Callable[[LayerView, Target], Mapping[str, int]] = each_output
     library: Callable[[LayerView, Target], str | None] = lambda view, target: None
     outruns_library: Callable[[Target], bool] = lambda target: not target.dsp
+    overlap: Callable[[LayerView, Target], Mapping[int, Overlap]] = lambda view, target: {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +271,7 @@ class Operator:
     `onnx` are the ONNX types whose nodes `lower` turns into layers of this operator (or into views, which are no
     layers at all); `reference(params, constants, inputs)` takes int8 arrays in the shapes of the layer's tensors and
     its result is the meaning of the layer, bit for bit; `inplace` names the inputs whose memory the output may take
-    when they die there and have its size; `cases()` is the one table that tests and docs use.
+    with any kernel, when they die there and have its size (`Kernel.overlap` says more); `cases()` is the one table that tests and docs use.
 
     A layer that keeps something from one inference to the next says by `state` what that is when it starts, as bytes;
     `advance(params, constants, inputs, state)` then is the reference: the result and the state behind it.

@@ -17,7 +17,7 @@ from nnbuild.contract import Assembly, Source
 from nnbuild.errors import ConfigError
 from nnbuild.memory import Plan, initial_state, plan
 from nnbuild.network import Array, Network, Port, Tensor
-from nnbuild.optimize import Aim, Selection, optimize
+from nnbuild.optimize import Aim, Selection, in_order, optimize
 from nnbuild.placement import Placement
 from nnbuild.raw_input import RawInput, raw_input
 from nnbuild.rendering import assembly_range, assembly_text, environment, helpers
@@ -114,7 +114,8 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
 
     with fixedpoint.rounding(network.single_rounding):
         selection = optimize(serving, options.target, options.aim, planner)
-    planned = planner(selection.choices)
+        planned = planner(selection.choices)
+        selection = in_order(network, selection, planned, options.target)
     inputs = _named(network, network.inputs, name, "input", planned)
     outputs = _named(network, network.outputs, name, "output", planned)
     steps = _steps(name, network, selection, planned, options.target, (*inputs, *outputs))

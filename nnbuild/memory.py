@@ -2,20 +2,21 @@
 
 The model's inputs and outputs are its caller's buffers, or lie in the arena as well; everything else, and the scratch
 of each kernel, gets an offset. Tensors whose lifetimes overlap never share a byte, except in place, where the operator
-allows it.
+allows it, and an output with a dying input, as far as the kernel allows it (`contract.Overlap`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 
 import numpy as np
 
-from nnbuild.contract import LayerView
+from nnbuild.contract import LayerView, Order, Overlap
 from nnbuild.errors import InternalError
-from nnbuild.network import Array, Network
+from nnbuild.network import Array, Network, Tensor
 from nnbuild.ops import BY_NAME
 from nnbuild.selection import Choice
 from nnbuild.target import Target
@@ -27,11 +28,16 @@ EXHAUSTIVE = 6
 """With so few buffers every order of placing them is tried."""
 
 
+FAR = 2**40
+"""As a distance, one at which nothing overlaps any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Buffer:
     """Bytes that live from layer `first` to layer `last`, both included. `tensors` share them, one after the other.
 
-    `alignment` is what their offset is a multiple of.
+    `alignment` is what their offset is a multiple of. `over` are the tensors that die at layer `first` over which the
+    buffer may lie, and how.
     """
 
     tensors: tuple[str, ...]
@@ -39,6 +45,7 @@ class Buffer:
     first: int
     last: int
     alignment: int = ALIGNMENT
+    over: Mapping[str, Overlap] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +79,43 @@ def plan(
     With `io` the model's inputs and outputs lie in the arena: inputs from before the first layer to their last reader,
     outputs up to the end. Their offsets and the arena's size are multiples of `alignment`.
     """
-    buffers = _tensors(network, io, alignment) + _scratch(network, choices, target)
+    buffers = _tensors(network, choices, target, io, alignment) + _scratch(network, choices, target)
     places = min(
         (_place(buffers, order) for order in _orders(buffers)), key=lambda found: _extent(buffers, found), default=()
     )
     _verify(buffers, places)
     offsets = {name: place for buffer, place in zip(buffers, places, strict=True) for name in buffer.tensors}
     layers = {choice.layer.name for choice in choices}
-    live = tuple(
-        sum(_aligned(buffer.size) for buffer in buffers if buffer.first <= index <= buffer.last)
-        for index in range(len(choices))
-    )
+    live = tuple(_live(buffers, index) for index in range(len(choices)))
     scratch = {name.removeprefix("scratch:"): place for name, place in offsets.items() if name.startswith("scratch:")}
     if not set(scratch) <= layers:
         raise InternalError("scratch of a layer that is not there")
     tensors = {name: place for name, place in offsets.items() if not name.startswith("scratch:")}
     arena = _aligned(_extent(buffers, places), alignment)
     return Plan(arena, max(live, default=0), tensors, scratch, live, *_states(network))
+
+
+def in_order(network: Network, choices: Sequence[Choice], planned: Plan) -> tuple[Choice, ...]:
+    """The choices with the order in which each kernel has to write for this plan."""
+    return tuple(
+        replace(choice, view=replace(choice.view, order=_order(network, choice, planned))) for choice in choices
+    )
+
+
+def _order(network: Network, choice: Choice, planned: Plan) -> Order:
+    def start(name: str, tensor: Tensor) -> int | None:
+        """Of what is read or written as it lies in memory, and is no part of it."""
+        home = network.home(name)
+        return planned.offsets.get(home) if network.tensors[home].bytes == tensor.bytes else None
+
+    view = choice.view
+    first = start(choice.layer.output, view.output)
+    end = 0 if first is None else first + view.output.bytes
+    for name, tensor in zip(choice.layer.inputs, view.inputs, strict=True):
+        place = start(name, tensor)
+        if first is not None and place is not None and place < end and first < place + tensor.bytes:
+            return Order.FORWARDS if first <= place else Order.BACKWARDS
+    return Order.ANY
 
 
 def lifetimes(network: Network) -> dict[str, tuple[int, int]]:
@@ -103,7 +130,7 @@ def lifetimes(network: Network) -> dict[str, tuple[int, int]]:
             lives[name] = (lives.get(name, (index, index))[0], index)
     for own in network.segments:
         for name in (own.source, own.result, *(name for name, kept in own.kept.items() if kept.stays)):
-            first, last = lives[name]
+            first, last = lives.get(name, (own.first, own.last))
             lives[name] = (min(first, own.first), max(last, own.last))
     return lives | {port.tensor: (lives[port.tensor][0], len(network.layers)) for port in network.outputs}
 
@@ -116,15 +143,20 @@ def in_arena(network: Network, io: bool) -> list[str]:
     return [name for name in lifetimes(network) if name not in elsewhere]
 
 
-def _tensors(network: Network, io: bool, alignment: int) -> list[Buffer]:
+def _tensors(
+    network: Network, choices: Sequence[Choice], target: Target, io: bool, alignment: int
+) -> list[Buffer]:
     """One buffer for each tensor that lives in the arena, or chain of tensors in place."""
     ports = {port.tensor for port in (*network.inputs, *network.outputs)}
     lives, inside = lifetimes(network), in_arena(network, io)
+    over = {network.home(choice.layer.output): _overlaps(network, choice, index, lives, target) for index, choice in enumerate(choices)}
+    over |= {own.result: {own.source: Overlap(own.lead, FAR)} for own in network.segments if lives[own.source][1] == own.last and not own.pushed}
+    sharing = dict(_sharing(network, lives, inside))
     buffers: dict[str, Buffer] = {}
     home: dict[str, str] = {}
-    sharing = dict(_sharing(network, lives, inside))
     for name in sorted(inside, key=lambda name: lives[name][0]):
-        own = Buffer((name,), network.tensors[name].bytes, *lives[name], alignment if name in ports else ALIGNMENT)
+        size, aligned = network.tensors[name].bytes, alignment if name in ports else ALIGNMENT
+        own = Buffer((name,), size, *lives[name], aligned, over.get(name, {}))
         shared = sharing.get(name)
         home[name] = home[shared] if shared is not None else name
         buffers[home[name]] = _joined(buffers[home[shared]], own) if shared is not None else own
@@ -133,7 +165,22 @@ def _tensors(network: Network, io: bool, alignment: int) -> list[Buffer]:
 
 def _joined(old: Buffer, new: Buffer) -> Buffer:
     """The buffer whose bytes `new` takes over from `old`."""
-    return Buffer((*old.tensors, *new.tensors), old.size, old.first, new.last, max(old.alignment, new.alignment))
+    tensors, alignment = (*old.tensors, *new.tensors), max(old.alignment, new.alignment)
+    return replace(old, tensors=tensors, last=new.last, alignment=alignment)
+
+
+def _overlaps(
+    network: Network, choice: Choice, index: int, lives: Mapping[str, tuple[int, int]], target: Target
+) -> dict[str, Overlap]:
+    """The inputs that die at layer `index`, and how its kernel may overwrite them while it reads them."""
+    names = [network.home(name) for name in choice.layer.inputs]
+    if lives[network.home(choice.layer.output)][0] != index:
+        return {}
+    return {
+        names[position]: own
+        for position, own in choice.kernel.overlap(choice.view, target).items()
+        if lives[names[position]][1] == index and names.count(names[position]) == 1
+    }
 
 
 def _sharing(
@@ -153,13 +200,13 @@ def _sharing(
 
 def _scratch(network: Network, choices: Sequence[Choice], target: Target) -> list[Buffer]:
     """Of the layers that have some; what goes on from row to row is needed in the whole segment."""
-    found = []
-    for index, choice in enumerate(choices):
-        size = choice.kernel.scratch(choice.view, target)
-        kept = [own.first for own in network.segments for step in own.steps if step.layer == choice.layer.name and step.keeps]
-        if size:
-            found.append(Buffer((f"scratch:{choice.layer.name}",), size, *kept or [index], index))
-    return found
+    starts = {step.layer: own.first for own in network.segments for step in own.steps if step.keeps}
+    sizes = [choice.kernel.scratch(choice.view, target) for choice in choices]
+    return [
+        Buffer((f"scratch:{choice.layer.name}",), size, starts.get(choice.layer.name, index), index)
+        for index, (choice, size) in enumerate(zip(choices, sizes, strict=True))
+        if size
+    ]
 
 
 def _states(network: Network) -> tuple[dict[str, int], int]:
@@ -192,6 +239,7 @@ def _orders(buffers: Sequence[Buffer]) -> list[tuple[int, ...]]:
         return list(permutations(indices))
     keys = (
         lambda i: (-buffers[i].size, buffers[i].first),
+        lambda i: (-buffers[i].size, -buffers[i].first),
         lambda i: (buffers[i].first, -buffers[i].size),
         lambda i: (-(buffers[i].last - buffers[i].first), -buffers[i].size),
         lambda i: (-buffers[i].size * (buffers[i].last - buffers[i].first + 1), buffers[i].first),
@@ -200,22 +248,55 @@ def _orders(buffers: Sequence[Buffer]) -> list[tuple[int, ...]]:
 
 
 def _place(buffers: Sequence[Buffer], order: Sequence[int]) -> tuple[int, ...]:
-    """First fit: each buffer at the lowest offset that is free for its whole life."""
+    """First fit: each buffer at the lowest offset that the buffers which live at its time leave to it."""
     places: dict[int, int] = {}
     for index in order:
-        buffer = buffers[index]
-        taken = sorted(
-            (places[other], places[other] + _aligned(buffers[other].size))
-            for other in places
-            if buffers[other].first <= buffer.last and buffer.first <= buffers[other].last
-        )
-        offset = 0
-        for start, end in taken:
-            if offset + buffer.size <= start:
-                break
-            offset = _aligned(max(offset, end), buffer.alignment)
+        others = [(buffers[other], place) for other, place in places.items() if _meet(buffers[other], buffers[index])]
+        offset, tried = 0, -1
+        while tried != offset:
+            tried = offset
+            for other, place in others:
+                offset = _beyond(buffers[index], offset, other, place)
         places[index] = offset
     return tuple(places[index] for index in range(len(buffers)))
+
+
+def _meet(one: Buffer, other: Buffer) -> bool:
+    """Whether both live at some layer."""
+    return one.first <= other.last and other.first <= one.last
+
+
+def _over(output: Buffer, other: Buffer) -> Overlap | None:
+    """How `output` may lie over `other`, which it replaces; None for any other two."""
+    return next((output.over[name] for name in other.tensors if name in output.over), None)
+
+
+def _beside(one: Buffer, other: Buffer) -> Overlap:
+    """How `one` lies beside `other`."""
+    return Overlap(_aligned(one.size), _aligned(other.size))
+
+
+def _distance(one: Buffer, other: Buffer) -> Overlap:
+    """How far `one` has to begin below or above `other`."""
+    found, turned = _over(one, other), _over(other, one)
+    if turned is not None:
+        found = Overlap(turned.above, turned.below, turned.step)
+    beside = _beside(one, other)
+    if found is None:
+        return beside
+    below, above = _aligned(found.below, found.step), _aligned(found.above, found.step)
+    return Overlap(min(below, beside.below), min(above, beside.above), found.step)
+
+
+def _beyond(buffer: Buffer, offset: int, other: Buffer, place: int) -> int:
+    """The lowest offset from `offset` on at which `buffer` harms no byte of `other` at `place`."""
+    beside, own, distance = _beside(buffer, other), _distance(buffer, other), offset - place
+    if distance <= -beside.below or distance >= beside.above:
+        return offset
+    stepped = _aligned(distance, own.step)
+    if stepped > -own.below:
+        stepped = min(max(stepped, own.above), beside.above)
+    return _aligned(place + stepped, buffer.alignment)
 
 
 def _extent(buffers: Sequence[Buffer], places: Sequence[int]) -> int:
@@ -226,10 +307,25 @@ def _aligned(size: int, alignment: int = ALIGNMENT) -> int:
     return -(-size // alignment) * alignment
 
 
+def _live(buffers: Sequence[Buffer], index: int) -> int:
+    """Bytes that no plan for layer `index` can go below."""
+    living = [buffer for buffer in buffers if buffer.first <= index <= buffer.last]
+    total = sum(_aligned(buffer.size) for buffer in living)
+    for output in living:
+        over = [other for other in living if _over(output, other) is not None]
+        total -= min(sum(_shared(output, other) for other in over), _aligned(output.size))
+    return total
+
+
+def _shared(output: Buffer, other: Buffer) -> int:
+    """The most bytes that an output and what it replaces have in common."""
+    own, sizes = _distance(output, other), (_aligned(output.size), _aligned(other.size))
+    return sum(sizes) - min(max(sizes[0], own.below + sizes[1]), max(sizes[1], own.above + sizes[0]))
+
+
 def _verify(buffers: Sequence[Buffer], places: Sequence[int]) -> None:
     placed = list(zip(buffers, places, strict=True))
     for position, (one, start) in enumerate(placed):
         for other, begin in placed[position + 1 :]:
-            together = one.first <= other.last and other.first <= one.last
-            if together and start < begin + other.size and begin < start + one.size:
+            if _meet(one, other) and _beyond(one, start, other, begin) != start:
                 raise InternalError(f"{one.tensors} and {other.tensors} share arena bytes")

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from nnbuild import cost
-from nnbuild.contract import Kernel, Source
+from nnbuild import cost, memory
+from nnbuild.contract import Kernel, Order, Source
 from nnbuild.cost import Timing
 from nnbuild.memory import Plan
+from nnbuild.network import Network
 from nnbuild.pareto import Option, Point, front
 from nnbuild.selection import Candidates, Choice
 from nnbuild.target import Target
@@ -87,6 +88,16 @@ def optimize(
             taken = (own[kernel.name] for kernel, own in zip(kernels, sources, strict=True))
             return Selection(tuple(found), tuple(taken), tuple((p.flash, p.cycles) for p in points), chosen)
         known = smaller
+
+
+def in_order(network: Network, selection: Selection, planned: Plan, target: Target) -> Selection:
+    """The same kernels, rendered in the order in which they have to write for this plan."""
+    choices = memory.in_order(network, selection.choices, planned)
+    sources = (
+        source if choice.view.order is Order.ANY else choice.kernel.render(choice.view, target)
+        for choice, source in zip(choices, selection.sources, strict=True)
+    )
+    return replace(selection, choices=choices, sources=tuple(sources))
 
 
 def preferred(layers: Sequence[Candidates], target: Target) -> Selection:

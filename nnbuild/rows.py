@@ -89,7 +89,8 @@ class Segment:
     """Layers `first` to `last` of a network, row by row, in `length` steps.
 
     The rows of `source`, `height` of `row_bytes` each, are read where they lie, or are `pushed` by the caller. `homes`
-    says to which tensor belongs what the layers read and write.
+    says to which tensor belongs what the layers read and write. A result that begins `lead` bytes below the source may
+    overwrite it, where nobody else reads that: its rows come behind those that are still to be read.
     """
 
     first: int
@@ -102,6 +103,7 @@ class Segment:
     kept: Mapping[str, Kept]
     steps: tuple[Step, ...]
     homes: Mapping[str, str]
+    lead: int
 
     @property
     def result(self) -> str:
@@ -159,9 +161,27 @@ def segment(network: Network, first: int, last: int, pushed: bool = False) -> tu
     height = forms[0].inputs
     row_bytes = network.tensors[source].bytes // height
     length = max(step.due.end for step in flow.steps)
-    return Segment(
-        first, last, length, source, height, row_bytes, pushed, flow.kept, tuple(flow.steps), homes
-    ), forms
+    lead = _lead(flow.steps, network.tensors[layers[-1].output].bytes, row_bytes)
+    steps = tuple(flow.steps)
+    return Segment(first, last, length, source, height, row_bytes, pushed, flow.kept, steps, homes, lead), forms
+
+
+def _lead(steps: Sequence[Step], result: int, row_bytes: int) -> int:
+    """How far the result, of so many bytes, has to begin below a source whose rows it overwrites."""
+    last = steps[-1]
+    readers = [(step.due, read) for step in steps for read in step.reads if read.offset is None]
+    size, lead = result // last.due.count, 0
+    for row in range(last.due.count if readers else 0):
+        unread = min(_unread(due, read, last.due.first + row * last.due.every) for due, read in readers)
+        written = result if last.keeps else (row + 1) * size
+        lead = max(lead, written - unread * row_bytes)
+    return lead
+
+
+def _unread(due: Due, read: Read, step: int) -> int:
+    """The first row of a whole source that a reader reads at `step` or later; beyond all where it reads no more."""
+    row = max(0, -(-(step - due.first) // due.every))
+    return max(0, row * read.stride - read.pad) if row < due.count else 2**40
 
 
 def _forms(network: Network, layers: Sequence[Layer], source: str) -> list[RowForm] | None:

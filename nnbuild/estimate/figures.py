@@ -12,7 +12,7 @@ from nnbuild.cost import Timing
 from nnbuild.memory import plan
 from nnbuild.network import Network
 from nnbuild.ops import BY_NAME
-from nnbuild.optimize import Aim, optimize
+from nnbuild.optimize import Aim, in_order, optimize
 from nnbuild.selection import candidates
 from nnbuild.target import Target
 
@@ -95,8 +95,9 @@ def figures(network: Network, setup: Setup) -> Figures:
     with fixedpoint.rounding(network.single_rounding):
         serving = candidates(network, target, {}, setup.backend)
         selection = optimize(serving, target, setup.aim, lambda choices: plan(network, choices, target))
+        planned = plan(network, selection.choices, target)
+        selection = in_order(selection, planned, target)
     choices, sources = selection.choices, selection.sources
-    planned = plan(network, choices, target)
     seen: set[str] = set()
     layers = []
     for choice, source, live, assembly in zip(

@@ -5,8 +5,12 @@ three inputs is read once and added to the outputs that it belongs to, whose sum
 weights. There is no patch: at the left and right border the window lies inside and its weights are shifted, with a zero
 in the column that is missing; missing inputs are the zero point, so they are constants in the sums. One call computes a
 layer. Its sizes are arguments, so that layers of one stride and one kind of border share the function; offsets in
-registers are no slower than those in the code. A single row of windows is a column that lies on its side: the function
-goes along it, with the weights turned.
+registers are no slower than those in the code. A single row of windows is a column that lies: the function goes along
+it.
+
+Where the output lies over the input, the same function takes the map turned, one row after the other: so what it writes
+into a row above (or below, where it goes from the end) nobody reads any more. Of each channel, that is, for channels
+come one after the other; so the distance is one of whole pixels.
 
 All other windows without dilation are computed one by one, all channels of each, where C finds or gathers them.
 """
@@ -16,13 +20,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from nnbuild.contract import Assembly, LayerView, Source
+from nnbuild import overlap
+from nnbuild.contract import Assembly, LayerView, Order, Overlap, Source
 from nnbuild.kernels.armv6m import channel, requantization
+from nnbuild.network import Array
 from nnbuild.ops.spatial import Window
+from nnbuild.placeholder import packed
 from nnbuild.target import Target
 
 COLUMNS = (
-    *("const int8_t *input", "int8_t *output", "const int8_t *weights", "const int32_t *scaling", "int32_t channels"),
+    *("const int8_t *input", "int8_t *output", "const int8_t *weights", "const int32_t *scaling", "int32_t step"),
     *("int32_t row", "int32_t rows", "int32_t inner", "int32_t zero", "const int32_t *end"),
 )
 WINDOW = (
@@ -47,61 +54,90 @@ def supports(view: LayerView, target: Target) -> str | None:
 
 def by_columns(place: Window) -> bool:
     """Whether the first form serves."""
-    place = _standing(place)
+    if _lies(place):
+        place = turned(place)
+        ends = place.pad[0], place.beyond(0)
+        return place.input[0] > 1 and (place.stride[0] == 2 or place.stride[0] == min(ends) == 1) and max(ends) < 2
     missing = [*place.pad, *(place.beyond(axis) for axis in (0, 1))]
     if place.kernel != (3, 3) or place.input[0] < 2 or place.input[1] < 3 or max(missing) > 1:
         return False
-    single = place.output[1] == 1
-    return place.stride == (2, 2) or (place.stride == (1, 1) and min(missing[::2] if single else missing) == 1)
+    return place.stride == (2, 2) or (place.stride == (1, 1) and min(missing) == 1)
 
 
 def _lies(place: Window) -> bool:
-    """Whether there is one row of windows, with nothing missing above and below."""
-    return place.output[0] == 1 and place.kernel == (3, 3) and place.input[0] == 3 and place.pad[0] == 0
-
-
-def _standing(place: Window) -> Window:
-    """The windows as one column, where they lie in one row."""
-    if not _lies(place):
-        return place
-    pairs = ("output", "kernel", "pad", "pad_end")
-    turned = {name: getattr(place, name)[::-1] for name in pairs}
-    return replace(place, input=(place.input[1], 3, place.input[2]), stride=(place.stride[1],) * 2, **turned)
+    """Whether there is one row of windows of three rows."""
+    return place.kernel == (3, 3) and place.output[0] == 1 and place.input[0] == 3 and place.pad[0] == 0
 
 
 def scratch(view: LayerView, target: Target) -> int:
-    """The patch of windows that are not computed by columns."""
+    """One patch for single windows, where they reach over a border."""
     from nnbuild.ops import depthwise_conv2d
 
     return 0 if by_columns(view.params.window) else depthwise_conv2d.scratch(view, target)
+
+
+def over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """By columns, which are rows then: whole pixels, of which those in front of a window are done with."""
+    place: Window = view.params.window
+    if not by_columns(place):
+        return {0: overlap.by_channels(place)}
+    if _lies(place) or not by_columns(turned(place)):
+        return {}
+    own = overlap.by_pixels_of_channels(place)
+    return {0: own if place.stride == (1, 1) else overlap.upwards(own, view.inputs[0].bytes)}
 
 
 def render(view: LayerView, target: Target) -> Source:
     """The sums in assembly, where they have a line."""
     from nnbuild.ops import depthwise_conv2d
 
-    columns, lies = by_columns(view.params.window), _lies(view.params.window)
     source = depthwise_conv2d.render(view, target)
-    if columns:
-        # Without a patch in C too, so that there is none to keep memory for.
-        source = replace(source, values={**source.values, "asks": True})
     line, place = source.values["line"], view.params.window
+    if by_columns(place):
+        return _by_columns(view, source)
     if line is None:
         return source
-    values = {"line": line, "low": view.params.activation_min}
-    if columns:
-        if lies:
-            data = {**source.data, "weights": depthwise_conv2d.by_channel(view.constants["weights"].swapaxes(0, 1))}
-            source = replace(source, values={**source.values, "turned": True}, data=data)
-        sizes = _sizes(place)
-        place = _standing(place)
-        values |= {"stride": place.stride[0], **_borders(place)}
-        own = replace(_columns(values), runs=_runs(place))
-        return replace(source, values={**source.values, "by_columns": sizes}, assembly=(own,))
-    values |= {"rows": place.kernel[0], "columns": place.kernel[1]}
+    values = {"line": line, "low": view.params.activation_min, "rows": place.kernel[0], "columns": place.kernel[1]}
     pixels = place.pixels
     runs = {"call": pixels, "channel": pixels * place.input[2]}
     return replace(source, assembly=(replace(_window(values), runs=runs),))
+
+
+def turned(place: Window) -> Window:
+    """The window over the map whose rows are columns."""
+    pairs = ("output", "kernel", "stride", "dilation", "pad", "pad_end")
+    swapped = {name: getattr(place, name)[::-1] for name in pairs}
+    if _lies(place):
+        swapped["stride"] = (place.stride[1], place.stride[1])
+    return replace(place, input=(place.input[1], place.input[0], place.input[2]), **swapped)
+
+
+def _walked(view: LayerView) -> Window:
+    """The map as assembly takes it."""
+    place: Window = view.params.window
+    return place if view.order is Order.ANY and not _lies(place) else turned(place)
+
+
+def _by_columns(view: LayerView, source: Source) -> Source:
+    """The first form of the layer that `source` computes window by window."""
+    place, walked = view.params.window, _walked(view)
+    order = Order.FORWARDS if _lies(place) else view.order
+    weights, tap = _weights(source.data["weights"], order)
+    values = {**source.values, "by_columns": _sizes(view), "tap": tap}
+    source = replace(source, values=values, data={**source.data, "weights": weights})
+    if values["line"] is None:
+        return source
+    form = {"line": values["line"], "low": view.params.activation_min, "stride": walked.stride[0], **_borders(walked)}
+    form["turned"] = values["by_columns"]["stepped"]
+    return replace(source, assembly=(replace(_columns(form), runs=_runs(walked)),))
+
+
+def _weights(by_channel: Array, order: Order) -> tuple[Array, str]:
+    """The weights (channels, 3, 3) as assembly takes them, and where that of row `v` and column `u` is then."""
+    if order is Order.ANY:
+        return by_channel, "v * 3 + u"
+    own = by_channel.transpose(0, 2, 1)
+    return (packed(own[:, ::-1, ::-1]), "8 - u * 3 - v") if order is Order.BACKWARDS else (packed(own), "u * 3 + v")
 
 
 def _borders(place: Window) -> dict[str, bool]:
@@ -111,17 +147,28 @@ def _borders(place: Window) -> dict[str, bool]:
     return {"top": top, "bottom": bottom, "left": left, "right": right}
 
 
-def _sizes(place: Window) -> dict[str, int]:
-    """Bytes from column to column and from row to row, of the rows that windows of a column lie in, and of a row of
-    outputs; and how many columns lie in the map."""
-    lies, channels, standing = _lies(place), place.input[2], _standing(place)
-    line = place.input[1] * channels
-    column, row = (line, channels) if lies else (channels, line)
-    borders = _borders(standing)
-    rows = (standing.output[0] - 1) * standing.stride[0] + 3 - borders["top"] - borders["bottom"]
-    inner = standing.output[1] - borders["left"] - borders["right"]
-    output = standing.output[1] * channels
-    return {"column": column, "row": row, "rows": rows * row, "output": output, "inner": inner}
+def _sizes(view: LayerView) -> dict[str, Any]:
+    """What the function is told: bytes from column to column, from row to row, and of the rows of a column.
+
+    Also how many columns lie in the map, bytes from row to row and from column to column of the output (if `stepped`),
+    and the last pixel where it goes from there.
+    """
+    place, walked = view.params.window, _walked(view)
+    borders, channels = _borders(walked), place.input[2]
+    sign = -1 if view.backwards else 1
+    steps, output = (channels, place.input[1] * channels), (channels, place.output[1] * channels)
+    if walked is not place:
+        steps, output = steps[::-1], output[::-1]
+    rows = (walked.output[0] - 1) * walked.stride[0] + 3 - borders["top"] - borders["bottom"]
+    # A row that lies is one column, so the output has no distance to the next.
+    stepped = walked.stride[0] == 2 and walked is not place and not _lies(place)
+    return {
+        **{"step": sign * steps[0], "row": sign * steps[1], "rows": sign * rows * steps[1]},
+        "inner": walked.output[1] - borders["left"] - borders["right"],
+        **{"output_step": output[0], "output_row": output[1]},
+        "last": (place.pixels - 1) * channels if view.backwards else 0,
+        **{"stepped": stepped, "lies": _lies(place)},
+    }
 
 
 def _columns(values: dict[str, Any]) -> Assembly:
@@ -138,10 +185,11 @@ def _columns(values: dict[str, Any]) -> Assembly:
         column = 18 + inputs + 2 * products
         rows = 3 * (3 + inputs + 3 * products + output) + 2 + 2 + output
     else:
-        column = 17 + (1 if values["top"] else 2 + inputs + products)
+        column = 17 + values["turned"] + (1 if values["top"] else 2 + inputs + products)
         rows = 6 + 2 * inputs + 3 * products + output + (5 + output if bottom else 3)
     instructions = around + channel + group + column + rows
     parameters = COLUMNS if single else (*COLUMNS, "int32_t output_row")
+    parameters = parameters if not values["turned"] else (*parameters, "int32_t output_step")
     return Assembly("depthwise_armv6m.S.j2", "columns", "void", parameters, values, instructions)
 
 
@@ -176,9 +224,9 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
     two_sided = params.activation_min < params.output_zero_point < params.activation_max
     step = {"two_sided": outputs} if two_sided else {}
     if by_columns(place):
-        place = _standing(place)
-        strided = "strided_" if place.stride == (2, 2) else ""
-        runs = _runs(place)
+        walked = _walked(view)
+        strided = "strided_" if walked.stride == (2, 2) else ""
+        runs = _runs(walked)
         own = {f"{strided}output": outputs, f"{strided}column": runs["column"]}
         return {**own, **step, **{name: runs[name] for name in ("group", "channel")}}
     taps = place.kernel[0] * place.kernel[1]

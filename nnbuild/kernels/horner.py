@@ -59,6 +59,7 @@ def conv2d(view: LayerView, target: Target, raised: int = 0) -> Source:
         w=place,
         gathers=gathers(place),
         spare=raised > 0 and not gathers(place),
+        backwards=view.backwards,
     )
 
 

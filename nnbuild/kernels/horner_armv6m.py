@@ -74,7 +74,7 @@ def conv2d(view: LayerView, target: Target) -> Source:
     copying = {"windows": True, "copied": copied, "copied_tail": length % copied, "words": words}
     values = {**source.values, "w": place, "copied": length - (0 if words else length % copied)}
     once = place.pixels * rows
-    runs = {"call": _calls(place), "window": place.pixels}
+    runs = {"call": _calls(place, view.backwards), "window": place.pixels}
     byte = {"row": once, "byte_pass": once * (length if words else length // copied)}
     unused = {"row": 0, "byte_pass": 0}
     word = {"word_row": once, "word_pass": once * (length // copied)}
@@ -86,10 +86,15 @@ def conv2d(view: LayerView, target: Target) -> Source:
     return replace(own, assembly=(replace(dot, runs=aligned, unaligned=unaligned),))
 
 
-def _calls(place: Window) -> int:
-    """Of the function in one inference: for each patch that C makes, and for each row of windows in the input."""
+def _calls(place: Window, backwards: bool) -> int:
+    """Of the function in one inference: for each patch that C makes, and for each row of windows in the input.
+
+    Where they are taken from the end, for each window.
+    """
     from nnbuild.ops.conv2d import gathered, gathers
 
+    if backwards:
+        return place.pixels
     if not gathers(place):
         return place.output[0]
     if not place.fits or place.dilation != (1, 1):
@@ -171,7 +176,7 @@ def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
     rows, length = place.kernel[0], place.kernel[1] * place.input[2]
     own = _trips(rows * length, place.pixels, view.params.channels)
     copied = "paired" if _by_words(place) else "copied"
-    loops = {copied: place.pixels * rows * length, "row": place.pixels * rows, "call": _calls(place)}
+    loops = {copied: place.pixels * rows * length, "row": place.pixels * rows, "call": _calls(place, view.backwards)}
     return {**own, **loops, **place_trips(place, gathered(place))}
 
 

@@ -186,7 +186,7 @@ def conv2d(view: LayerView, target: Target) -> Source:
     source = _source("packed_conv2d.c.j2", view, target, view.params.channels, place.pixels, raised)
     if source is None:
         return horner.conv2d(view, target, raised)
-    values = {"w": place, "gathers": gathers(place), "copied": 0}
+    values = {"w": place, "gathers": gathers(place), "copied": 0, "backwards": view.backwards}
     if not raised:
         return replace(source, values={**source.values, **values})
     own, values["copied"] = _gather(place)

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnbuild import fixedpoint
-from nnbuild.contract import Assembly, LayerView, Source
+from nnbuild import fixedpoint, overlap
+from nnbuild.contract import Assembly, LayerView, Order, Overlap, Source
 from nnbuild.kernels import horner
 from nnbuild.kernels.smlad_requantize import Requantization, output_length, outputs_length, requantization
 from nnbuild.network import INT8_MIN, Array
@@ -221,6 +221,68 @@ def _runs(place: Window) -> tuple[int, int]:
     return len(rows), len(columns)
 
 
+def _together(view: LayerView) -> int:
+    """Rows whose windows at borders are taken before those inside: where the output lies over the input, else 0.
+
+    One, or two where that makes pairs of them.
+    """
+    place = view.params.window
+    count, run = _runs(place)
+    if view.order is Order.ANY or place.pixels == count * run:
+        return 0
+    return 1 + (place.output[1] - run) % 2
+
+
+def _at_borders(view: LayerView) -> list[Array]:
+    """The pixels at borders that are computed as one sequence of pairs."""
+    place, together = view.params.window, _together(view)
+    rows, columns = inside(place)
+    pixels = np.arange(place.pixels).reshape(place.output)
+    border = np.ones(place.output, bool)
+    border[rows.start : rows.stop, columns.start : columns.stop] = False
+    if not together:
+        return [pixels[border]]
+    rows_together = [slice(row, row + together) for row in range(0, place.output[0], together)]
+    return [pixels[own][border[own]] for own in rows_together]
+
+
+def _pairs_at_borders(view: LayerView) -> tuple[int, int]:
+    """How many pairs they are, and how many of these are single pixels."""
+    sizes = [group.size for group in _at_borders(view)]
+    return sum(-(-size // 2) for size in sizes), sum(size % 2 for size in sizes)
+
+
+def over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Two pixels at a time, upwards; windows at borders come before those of their rows. In C it is pixel by pixel."""
+    place, outputs = view.params.window, view.params.channels
+    firsts, seconds = _pairs(replace(view, order=Order.FORWARDS))
+    reads, writes = overlap.windows(place, outputs)
+    spans = [
+        np.stack([np.minimum(each[firsts, 0], each[seconds, 0]), np.maximum(each[firsts, 1], each[seconds, 1])], axis=1)
+        for each in (reads, writes)
+    ]
+    below = max(overlap.below(*spans, whole=True), overlap.by_pixels(place, outputs).below)
+    return {0: Overlap(below, view.inputs[0].bytes)}
+
+
+def _pairs(view: LayerView) -> tuple[Array, Array]:
+    """The pixels in the order in which they are computed, two at a time; a last one is both."""
+    place, together = view.params.window, _together(view)
+    pixels, (rows, columns) = np.arange(place.pixels).reshape(place.output), inside(place)
+    inner = {row: pixels[row, columns.start : columns.stop] for row in rows}
+    if _runs(place) == (1, place.pixels):
+        sequences = [pixels.ravel()]
+    elif together:
+        sequences = []
+        for row, border in zip(range(0, place.output[0], together), _at_borders(view), strict=True):
+            sequences += [border, *(inner[each] for each in range(row, row + together) if each in inner)]
+    else:
+        sequences = list(inner.values())
+    firsts = np.concatenate([own[::2] for own in sequences])
+    seconds = np.concatenate([np.append(own, own[-1:])[1::2] if own.size % 2 else own[1::2] for own in sequences])
+    return firsts, seconds
+
+
 def conv2d(view: LayerView, target: Target) -> Source:
     """A conv2d layer without groups, two pixels at a time."""
     from nnbuild.ops.conv2d import gathers
@@ -243,7 +305,7 @@ def conv2d(view: LayerView, target: Target) -> Source:
         **{"p": view.params, "w": place, "gathers": gathers(place), "form": form, "length": length, **core},
         **{"segmented": _segmented(place), "patch": patch, "fours": fours, "runs": count, "run": run},
         "packed": parts,
-        **{"inside": inside(place), "border": place.pixels > count * run},
+        **{"inside": inside(place), "border": place.pixels > count * run, "together": _together(view)},
     }
     gather = {**core, "short": short}
     parameters = (*PIXELS, *(TOTALS if offset else ()))
@@ -289,12 +351,12 @@ def _pixels_runs(view: LayerView, unrolled: int) -> dict[str, int]:
     """Of smlad_pixels.S.j2; `unrolled` fours are in one pass of its loop, 0 where it has none."""
     place = view.params.window
     (count, run), fours, length = _runs(place), _fours(place), place.kernel[1] * place.input[2]
-    border = place.pixels - count * run
-    windows, patched = count * -(-run // 2), -(-border // 2)
+    patched, single = _pairs_at_borders(view)
+    windows = count * -(-run // 2)
     pairs = windows + patched
     whole, left = divmod(view.params.channels, 4)
     blocks = pairs * (whole + (left > 0))
-    runs = {"call": (count if run else 0) + patched, "pair": pairs, "alone": count * (run % 2) + border % 2}
+    runs = {"call": (count if run else 0) + patched, "pair": pairs, "alone": count * (run % 2) + single}
     runs |= {"window": windows, "block": blocks, "whole": pairs * whole, "byte": pairs * left}
     if not packed(place):
         runs |= _rows_runs(windows * place.kernel[0], length, "unpack")
@@ -360,7 +422,7 @@ def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
     runs, run = _runs(place)
     border = place.pixels - runs * run
     inner = runs * -(-run // 2)
-    pairs = inner + -(-border // 2)
+    pairs = inner + _pairs_at_borders(view)[0]
     blocks = pairs * -(-view.params.channels // 4)
     own = {"pair": pairs, "block": blocks, "four": blocks * fours, "run": runs}
     own |= {"pass": blocks * -(-(fours - 1) // _unrolled(target.dsp)) if fours > FLAT and not packed(place) else 0}

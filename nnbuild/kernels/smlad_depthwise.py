@@ -18,7 +18,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from nnbuild.contract import Assembly, LayerView, Source
+from nnbuild import overlap
+from nnbuild.contract import Assembly, LayerView, Overlap, Source
 from nnbuild.kernels import smlad, smlad_strips
 from nnbuild.kernels.smlad_requantize import Requantization, outputs_length, requantization
 from nnbuild.kernels.smlad_strips import STRIP, Lines
@@ -90,6 +91,25 @@ def scratch(view: LayerView, target: Target) -> int:
     return _lines(place, target).patch + (4 if place.padded else 0)
 
 
+def over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Line by line, or two lines at a time, in either direction, and four channels of them after the other.
+
+    Of these all inputs are read before an output is written: at a distance of whole pixels no four harms another. Where
+    the last channels overlap the ones before, a line is read until it is written. In C it is pixel by pixel.
+    """
+    place = lying(view)
+    used, (height, width, channels) = _lines(place, target), place.input
+    starts = np.arange(0, place.output[0], 1 if used.beside else 2)
+    starts = np.minimum(starts, place.output[0] - (1 if used.beside else 2))
+    first = starts * place.stride[0] - place.pad[0]
+    reads = np.stack([np.clip(first, 0, height), np.clip(first + used.count, 0, height)], axis=1) * width * channels
+    writes = np.stack([starts, starts + (1 if used.beside else 2)], axis=1) * place.output[1] * channels
+    fours = channels % 4 == 0
+    by_pixel = overlap.by_pixels_of_channels(place) if fours else overlap.by_channels(place)
+    below, turned = overlap.below(reads, writes, fours), overlap.above(reads[::-1], writes[::-1], fours)
+    return {0: Overlap(max(below, by_pixel.below), max(turned, by_pixel.above), by_pixel.step)}
+
+
 def _order(channels: int) -> Array:
     """The channels as assembly takes them: fours, of which the last may overlap the one before."""
     starts = [*range(0, channels - 3, 4), *([channels - 4] if channels % 4 else [])]
@@ -137,7 +157,7 @@ def render(view: LayerView, target: Target) -> Source:
         layout, fours = ("pairs", words(by_tap)) if target.dsp else ("bytes", bytes_of_four(by_tap))
         strip = _assembly(place, form, target)
     values = {"p": view.params, "w": place, "form": form, "lines": used, "patch": used.patch, "layout": layout}
-    values |= {"copied": used.copied(place), "words": fours.shape[1]}
+    values |= {"copied": used.copied(place), "words": fours.shape[1], "backwards": view.backwards}
     return Source("smlad_depthwise.c.j2", values, {"weights": smlad.with_constants(fours, own)}, assembly=(strip,))
 
 

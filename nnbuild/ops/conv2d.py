@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint, qdq
-from nnbuild.contract import Case, Channels, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild import fixedpoint, overlap, qdq
+from nnbuild.contract import Case, Channels, Kernel, LayerView, Operator, Overlap, Quantization, Source
 from nnbuild.intervals import Interval
 from nnbuild.kernels import cmsis_nn, horner, horner_armv6m, mve, packed_armv6m, smlad
 from nnbuild.lower import Lowering
@@ -130,11 +130,17 @@ def render(view: LayerView, target: Target) -> Source:
             "p": params,
             "w": params.window,
             "gathers": gathers(params.window),
+            "backwards": view.backwards,
             "group_inputs": params.window.input[2] // params.groups,
             "group_outputs": params.channels // params.groups,
         },
         data={"weights": constants["weights"], "bias": folded, **{k: constants[k] for k in ("multiplier", "shift")}},
     )
+
+
+def over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Pixel by pixel, whatever of a window is copied."""
+    return {0: overlap.by_pixels(view.params.window, view.params.channels)}
 
 
 def bounds(view: LayerView, inputs: Sequence[Interval]) -> Interval:
@@ -239,6 +245,7 @@ OPERATOR = Operator(
             horner_armv6m.supports_conv2d,
             horner_armv6m.scratch,
             horner_armv6m.conv2d_trips,
+            overlap=over,
         ),
         Kernel(
             "packed",
@@ -246,6 +253,7 @@ OPERATOR = Operator(
             horner_armv6m.supports_conv2d,
             packed_armv6m.scratch,
             packed_armv6m.conv2d_trips,
+            overlap=over,
         ),
         Kernel(
             "smlad",
@@ -254,13 +262,16 @@ OPERATOR = Operator(
             smlad.scratch,
             smlad.conv2d_trips,
             outruns_library=smlad.outruns_library,
+            overlap=smlad.over,
         ),
-        Kernel("mla", smlad.conv2d, smlad.supports_mla_conv2d, smlad.scratch, smlad.conv2d_trips),
+        Kernel(
+            "mla", smlad.conv2d, smlad.supports_mla_conv2d, smlad.scratch, smlad.conv2d_trips, overlap=smlad.over
+        ),
         Kernel(
             "mve", mve.conv2d, mve.supports_conv2d, mve.scratch, mve.conv2d_trips, outruns_library=mve.outruns_library
         ),
-        Kernel("horner", horner.conv2d, horner.supports_conv2d, scratch, horner.conv2d_trips),
-        Kernel("direct", render, scratch=scratch, trips=trips),
+        Kernel("horner", horner.conv2d, horner.supports_conv2d, scratch, horner.conv2d_trips, overlap=over),
+        Kernel("direct", render, scratch=scratch, trips=trips, overlap=over),
         cmsis_nn.CONVOLVE,
     ),
     cases=cases,

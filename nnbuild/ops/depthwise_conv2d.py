@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source, tied
+from nnbuild import fixedpoint, overlap
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, Source, tied
 from nnbuild.errors import InternalError
 from nnbuild.intervals import Interval
 from nnbuild.kernels import cmsis_nn, depthwise_armv6m, mve, mve_depthwise, smlad, smlad_depthwise
@@ -69,16 +69,12 @@ def scratch(view: LayerView, target: Target) -> int:
 def render(view: LayerView, target: Target) -> Source:
     """Sums over windows, channel by channel; the input's zero point is folded into the bias."""
     params = view.params
-    weights = by_channel(view.constants["weights"])
-    flat = weights.reshape(len(weights), -1)
+    by_channel = packed(view.constants["weights"].transpose(2, 0, 1))
+    flat = by_channel.reshape(len(by_channel), -1)
     line, constants = requantization(view, flat, params.input_zero_point, target)
     values = {"p": params, "w": params.window, "gathers": params.window.padded, "unrolled": UNROLLED, "line": line}
-    return Source("depthwise_conv2d.c.j2", {**values, "asks": False, "turned": False}, {"weights": weights, **constants})
-
-
-def by_channel(weights: Array) -> Array:
-    """(height, width, channels) -> (channels, height, width)."""
-    return packed(weights.transpose(2, 0, 1))
+    values |= {"backwards": view.backwards, "by_columns": None, "tap": ""}
+    return Source("depthwise_conv2d.c.j2", values, {"weights": by_channel, **constants})
 
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:
@@ -91,6 +87,11 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
     tap = "unrolled_mac" if columns <= UNROLLED else "mac"
     loops = {"output": size, "row": size * rows, tap: size * rows * columns}
     return {**place_trips(place, place.reaching_outside), **loops}
+
+
+def over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Channel by channel of each pixel, whatever of a window is copied."""
+    return {0: overlap.by_channels(view.params.window)}
 
 
 def bounds(view: LayerView, inputs: Sequence[Interval]) -> Interval:
@@ -161,6 +162,7 @@ OPERATOR = Operator(
             depthwise_armv6m.supports,
             depthwise_armv6m.scratch,
             depthwise_armv6m.trips,
+            overlap=depthwise_armv6m.over,
         ),
         Kernel(
             "smlad",
@@ -169,9 +171,15 @@ OPERATOR = Operator(
             smlad_depthwise.scratch,
             smlad_depthwise.trips,
             outruns_library=smlad.outruns_library,
+            overlap=smlad_depthwise.over,
         ),
         Kernel(
-            "mla", smlad_depthwise.render, smlad_depthwise.supports_mla, smlad_depthwise.scratch, smlad_depthwise.trips
+            "mla",
+            smlad_depthwise.render,
+            smlad_depthwise.supports_mla,
+            smlad_depthwise.scratch,
+            smlad_depthwise.trips,
+            overlap=smlad_depthwise.over,
         ),
         Kernel(
             "mve",
@@ -181,7 +189,7 @@ OPERATOR = Operator(
             mve_depthwise.trips,
             outruns_library=mve.outruns_library,
         ),
-        Kernel("direct", render, scratch=scratch, trips=trips),
+        Kernel("direct", render, scratch=scratch, trips=trips, overlap=over),
         cmsis_nn.DEPTHWISE,
     ),
     cases=cases,
