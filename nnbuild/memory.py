@@ -16,7 +16,7 @@ import numpy as np
 
 from nnbuild.contract import LayerView, Order, Overlap
 from nnbuild.errors import InternalError
-from nnbuild.network import Array, Network, Tensor
+from nnbuild.network import Array, Layer, Network, Tensor
 from nnbuild.ops import BY_NAME
 from nnbuild.selection import Choice
 from nnbuild.target import Target
@@ -129,7 +129,7 @@ def lifetimes(network: Network) -> dict[str, tuple[int, int]]:
         for name in map(network.home, (*layer.inputs, layer.output)):
             lives[name] = (lives.get(name, (index, index))[0], index)
     for own in network.segments:
-        for name in (own.source, own.result, *(name for name, kept in own.kept.items() if kept.stays)):
+        for name in own.lasting:
             first, last = lives.get(name, (own.first, own.last))
             lives[name] = (min(first, own.first), max(last, own.last))
     return lives | {port.tensor: (lives[port.tensor][0], len(network.layers)) for port in network.outputs}
@@ -174,7 +174,7 @@ def _overlaps(
 ) -> dict[str, Overlap]:
     """The inputs that die at layer `index`, and how its kernel may overwrite them while it reads them."""
     names = [network.home(name) for name in choice.layer.inputs]
-    if lives[network.home(choice.layer.output)][0] != index:
+    if _lasting(network, choice.layer):
         return {}
     return {
         names[position]: own
@@ -190,12 +190,19 @@ def _sharing(
     for index, layer in enumerate(network.layers):
         view = LayerView.of(network, layer)
         output = network.home(layer.output)
+        if _lasting(network, layer):
+            continue
         for position in BY_NAME[layer.op].inplace(view):
             name = network.home(layer.inputs[position])
             both = network.tensors[name].bytes == network.tensors[output].bytes == view.output.bytes
             if {name, output} <= set(inside) and both and lives[name][1] == lives[output][0] == index:
                 yield output, name
                 break
+
+
+def _lasting(network: Network, layer: Layer) -> bool:
+    """Whether what a layer writes is needed in all of a segment, so that a step of it cannot begin in other memory."""
+    return any(network.home(layer.output) in own.lasting for own in network.segments if layer.name in own.names)
 
 
 def _scratch(network: Network, choices: Sequence[Choice], target: Target) -> list[Buffer]:

@@ -111,6 +111,11 @@ class Segment:
         return self.steps[-1].writes
 
     @property
+    def lasting(self) -> tuple[str, ...]:
+        """The tensors that are needed from its first layer to its last one, whatever step it is."""
+        return (self.source, self.result, *(name for name, own in self.kept.items() if own.stays))
+
+    @property
     def names(self) -> frozenset[str]:
         """Its layers."""
         return frozenset(step.layer for step in self.steps)
