@@ -16,17 +16,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnbuild.contract import Source
 from nnbuild.selection import Choice
 from nnbuild.target import Target
 
+if TYPE_CHECKING:
+    from nnbuild.rows import Segment
+
 FITTED = ("cortex-m0", "cortex-m0plus", "cortex-m3", "cortex-m4")
 """The cores whose documented timings the instructions were weighed with."""
 
-RUN = "run"
-"""The row of the table for the function `<name>_run`, which calls the layers."""
+RUN, ROWS = "run", "rows"
+"""The rows of the table for the function `<name>_run`, which calls the layers, and for those that go row by row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,19 @@ def run_work(choices: Sequence[Choice], target: Target, core: str) -> Work:
     """What `<name>_run` itself executes outside of the calls, and its code."""
     arguments = sum(len(choice.layer.inputs) + 1 for choice in choices)
     return _weighed(RUN, {"layer": 1, "step": len(choices), "argument": arguments}, target, core)
+
+
+def rows_trips(own: Segment) -> dict[str, int]:
+    """Of a segment's function: its calls, what it looks at in each, rows that it makes, and bytes that it moves."""
+    items = len(own.steps) + own.pushed
+    pushed = own.height if own.pushed else 0
+    made = sum(step.due.count for step in own.steps)
+    return {"layer": 1, "step": own.length, "item": own.length * items, "row": made + pushed, "moved": own.moved}
+
+
+def rows_work(own: Segment, target: Target, core: str) -> Work:
+    """What the function of a segment executes outside of its layers, and its code."""
+    return _weighed(ROWS, rows_trips(own), target, core)
 
 
 def weigh(work: Work, timing: Timing) -> Cost:

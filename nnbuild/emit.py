@@ -15,16 +15,16 @@ import numpy as np
 from nnbuild import __version__, cnames, cost, fixedpoint, model_report, row_calls, static_cost
 from nnbuild.contract import Assembly, Source
 from nnbuild.errors import ConfigError
-from nnbuild.memory import Plan, initial_state, plan
+from nnbuild.memory import Plan, initial_state
 from nnbuild.network import Array, Network, Port, Tensor
-from nnbuild.optimize import Aim, Selection, in_order, optimize
+from nnbuild.optimize import Aim, Selection
 from nnbuild.placement import Placement
 from nnbuild.raw_input import RawInput, raw_input
 from nnbuild.rendering import assembly_range, assembly_text, environment, helpers
-from nnbuild.selection import Choice, candidates
+from nnbuild.selection import Choice
 from nnbuild.selftest import selftest_samples
-from nnbuild import rows as rows_module
 from nnbuild.shrink import Removed, shrink
+from nnbuild.streaming import AUTO, Setup, made
 from nnbuild.target import TARGETS, Target
 
 ARENAS = ("static", "caller", "shared")
@@ -49,7 +49,8 @@ class EmitOptions:
     backend: str = "auto"
     aim: Aim = field(default_factory=Aim)
     placement: Placement = field(default_factory=Placement)
-    runs: tuple[tuple[int, int], ...] = ()
+    stream_rows: str = AUTO
+    push_rows: bool = False
     evaluate: bool = False
 
 
@@ -104,18 +105,20 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     network = shrink(lowered)
     removed = Removed.between(lowered, network)
     whole = network
-    if options.runs:
-        network = rows_module.streamed(network, options.runs)
     pins = _pins_of_remaining(options.pins, lowered, network, f"{name}_")
-    serving = candidates(network, options.target, pins, options.backend, f"{name}_")
-
-    def planner(choices: Sequence[Choice]) -> Plan:
-        return plan(network, choices, options.target, placement.in_arena, placement.arena_align)
-
-    with fixedpoint.rounding(network.single_rounding):
-        selection = optimize(serving, options.target, options.aim, planner)
-        planned = planner(selection.choices)
-        selection = in_order(network, selection, planned, options.target)
+    setup = Setup(
+        options.target,
+        options.aim,
+        pins,
+        options.backend,
+        f"{name}_",
+        placement.in_arena,
+        placement.arena_align,
+        options.stream_rows,
+        options.push_rows,
+    )
+    found = made(network, setup)
+    network, selection, planned = found.network, found.selection, found.planned
     inputs = _named(network, network.inputs, name, "input", planned)
     outputs = _named(network, network.outputs, name, "output", planned)
     steps = _steps(name, network, selection, planned, options.target, (*inputs, *outputs))

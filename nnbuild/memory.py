@@ -95,6 +95,14 @@ def plan(
     return Plan(arena, max(live, default=0), tensors, scratch, live, *_states(network))
 
 
+def live_bytes(
+    network: Network, choices: Sequence[Choice], target: Target, io: bool = False, alignment: int = ALIGNMENT
+) -> tuple[int, ...]:
+    """Bytes that live at each layer, below which no plan can go."""
+    buffers = _tensors(network, choices, target, io, alignment) + _scratch(network, choices, target)
+    return tuple(_live(buffers, index) for index in range(len(choices)))
+
+
 def in_order(network: Network, choices: Sequence[Choice], planned: Plan) -> tuple[Choice, ...]:
     """The choices with the order in which each kernel has to write for this plan."""
     return tuple(

@@ -147,6 +147,12 @@ def streamed(network: Network, runs: Sequence[tuple[int, int]], pushed: bool = F
     return replace(network, tensors=tensors, layers=tuple(layers), segments=tuple(segments))
 
 
+def goes_by_rows(network: Network, first: int, last: int) -> bool:
+    """Whether each of these layers goes by rows, and rows of one are those of the next; not so, with more layers."""
+    layers = network.layers[first : last + 1]
+    return _forms(network, layers, layers[0].inputs[0]) is not None
+
+
 def segment(network: Network, first: int, last: int, pushed: bool = False) -> tuple[Segment, list[RowForm]] | None:
     """The layers `first` to `last` row by row, with their forms; None where they cannot be."""
     layers = network.layers[first : last + 1]
