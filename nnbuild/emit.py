@@ -79,7 +79,10 @@ class _Step(model_report.Step):
 
 @dataclass(frozen=True, slots=True)
 class _NamedPort:
-    """A model input or output with its names in C: macro prefix, function suffix, argument; `offset` in the arena."""
+    """A model input or output with its names in C: macro prefix, function suffix, argument; `offset` in the arena.
+
+    The rows of one that has them are pushed, each of `row_size`.
+    """
 
     port: Port
     tensor: Tensor
@@ -87,6 +90,12 @@ class _NamedPort:
     suffix: str
     argument: str
     offset: int | None = None
+    rows: int = 0
+
+    @property
+    def row_size(self) -> int:
+        """Elements that the caller has at a time."""
+        return self.tensor.size // self.rows if self.rows else self.tensor.size
 
 
 def emit(network: Network, options: EmitOptions) -> dict[str, str]:
@@ -119,8 +128,8 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     )
     found = made(network, setup)
     network, selection, planned = found.network, found.selection, found.planned
-    inputs = _named(network, network.inputs, name, "input", planned)
-    outputs = _named(network, network.outputs, name, "output", planned)
+    inputs = _named(network, whole, network.inputs, name, "input", planned)
+    outputs = _named(network, whole, network.outputs, name, "output", planned)
     steps = _steps(name, network, selection, planned, options.target, (*inputs, *outputs))
     raw = _raw(options, inputs)
     segments = _segments(name, network, planned, steps, (*inputs, *outputs))
@@ -146,6 +155,8 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         "shared_arena": options.arena == "shared",
         "steps": steps,
         "segments": segments,
+        "pushed": next((own.pushed for own in segments if own.pushed), None),
+        "placed": [p for p in (*inputs, *outputs) if placement.in_arena and not p.rows],
         "unread": [p.argument for p in inputs if p.offset is None and p.port.tensor not in _read(network)],
         "raw": raw,
         "spdx": SPDX,
@@ -200,17 +211,21 @@ def _pins_of_remaining(pins: Mapping[str, str], lowered: Network, network: Netwo
     return {name: kernel for name, kernel in pins.items() if name not in before - after}
 
 
-def _named(network: Network, ports: Sequence[Port], name: str, kind: str, planned: Plan) -> list[_NamedPort]:
+def _named(
+    network: Network, whole: Network, ports: Sequence[Port], name: str, kind: str, planned: Plan
+) -> list[_NamedPort]:
     """One port is `input`; of several each carries its own name."""
+    heights = {own.source: own.height for own in network.segments if own.pushed}
     names = [f"_{own}" for own in cnames.distinct([port.name for port in ports])] if len(ports) > 1 else [""]
     return [
         _NamedPort(
             port,
-            network.tensors[port.tensor],
+            whole.tensors[port.tensor],
             f"{name}_{kind}{own}".upper(),
             own,
             f"{kind}{own}",
             planned.offsets.get(port.tensor),
+            heights.get(port.tensor, 0) if kind == "input" else 0,
         )
         for port, own in zip(ports, names, strict=True)
     ]

@@ -18,6 +18,7 @@ from nnbuild.contract import LayerView, Order, Overlap
 from nnbuild.errors import InternalError
 from nnbuild.network import Array, Layer, Network, Tensor
 from nnbuild.ops import BY_NAME
+from nnbuild.rows import PUSHED
 from nnbuild.selection import Choice
 from nnbuild.target import Target
 
@@ -214,10 +215,11 @@ def _lasting(network: Network, layer: Layer) -> bool:
 
 
 def _scratch(network: Network, choices: Sequence[Choice], target: Target) -> list[Buffer]:
-    """Of the layers that have some; what goes on from row to row is needed in the whole segment."""
+    """Of the layers that have some; what goes on from row to row is needed in the whole segment, as pushed rows are."""
+    counters = [Buffer((PUSHED,), ALIGNMENT, 0, own.last) for own in network.segments if own.pushed]
     starts = {step.layer: own.first for own in network.segments for step in own.steps if step.keeps}
     sizes = [choice.kernel.scratch(choice.view, target) for choice in choices]
-    return [
+    return counters + [
         Buffer((f"scratch:{choice.layer.name}",), size, starts.get(choice.layer.name, index), index)
         for index, (choice, size) in enumerate(zip(choices, sizes, strict=True))
         if size

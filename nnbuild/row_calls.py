@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nnbuild.memory import Plan
 from nnbuild.network import Network
-from nnbuild.rows import Kept, Read, Segment, Step
+from nnbuild.rows import PUSHED, Kept, Read, Segment, Step
 
 PUSHED = "pushed rows"
 """The place of the word that counts the rows that the caller has pushed."""
@@ -34,7 +34,8 @@ class Item:
 class Function:
     """A segment's function. `arguments` are those of its calls in front of the step; `filled` what is padding at first.
 
-    `ends` are the first and the last index of its layers.
+    `ends` are the first and the last index of its layers. Of an input that is `pushed`: its rows, bytes of each, and
+    where in the arena the word lies that counts them.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Function:
     filled: tuple[tuple[str, int, int, str], ...]
     items: tuple[Item, ...]
     ends: tuple[int, int]
+    pushed: tuple[int, int, int] | None = None
 
 
 def places(network: Network, own: Segment, planned: Plan, ports: Mapping[str, str]) -> dict[str, str]:
@@ -94,6 +96,7 @@ def function(
         ),
         items=tuple(items),
         ends=(own.first, own.last),
+        pushed=(own.height, own.row_bytes, planned.offsets[PUSHED]) if own.pushed else None,
     )
 
 

@@ -21,6 +21,10 @@ from nnbuild.network import Layer, Network, Tensor
 from nnbuild.ops import BY_NAME
 
 
+PUSHED = "pushed rows"
+"""The place in the arena of the word that counts the rows that the caller has pushed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Due:
     """Row y comes at step `first + y * every`, for y < `count`."""
