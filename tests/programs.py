@@ -77,7 +77,7 @@ def write(folder: Path, cases: Sequence[Case], target: Target, **options: Any) -
     `options` go to EmitOptions, such as `backend="cmsis_nn"`. Assembly is among them where it holds more than remarks.
     """
     in_arena = options.get("placement", Placement()).in_arena
-    sources = host.write(folder, {"main.c": _main(cases, in_arena)})
+    sources = host.write(folder, {"main.c": _main(cases, in_arena, bool(options.get("push_rows")))})
     for number, case in enumerate(cases):
         files = emit(case.network, EmitOptions(f"m{number}", target, arena="caller", **options))
         sources += host.write(folder, files)
@@ -107,7 +107,7 @@ def _included(model: Path) -> str:
     return f'{before}#include "{model.name}"\n' + "".join(f"#undef {name}\n" for name in names)
 
 
-def _main(cases: Sequence[Case], in_arena: bool) -> str:
+def _main(cases: Sequence[Case], in_arena: bool, pushed: bool) -> str:
     numbers = range(len(cases))
     lines = ["#include <stddef.h>", "#include <string.h>", *[f'#include "m{n}.h"' for n in numbers]]
     lines += ["#ifndef CASE_BEGINS", "#define CASE_BEGINS(number)", "#define CASE_DIFFERS(number)", "#endif"]
@@ -121,7 +121,7 @@ def _main(cases: Sequence[Case], in_arena: bool) -> str:
     if any(map(keeps_states, cases)):
         lines += ["#define STATE_WORDS 64", "static uint32_t states[STATE_WORDS];"]
     for number, case in enumerate(cases):
-        lines += _case(f"m{number}", case, in_arena)
+        lines += _case(f"m{number}", case, in_arena, pushed)
     lines += [
         "static const struct test {",
         "    int (*run)(int sample, int8_t *output);",
@@ -135,7 +135,7 @@ def _main(cases: Sequence[Case], in_arena: bool) -> str:
     return "\n".join([*lines, "};", _PROGRAM])
 
 
-def _case(name: str, case: Case, in_arena: bool) -> list[str]:
+def _case(name: str, case: Case, in_arena: bool, pushed: bool) -> list[str]:
     """Inputs and outputs of all samples, and a function that runs one."""
     count, states = len(case.inputs[0]), interpret.States()
     outputs = [interpret.run(case.network, [values[k] for values in case.inputs], states)[0] for k in range(count)]
@@ -150,8 +150,19 @@ def _case(name: str, case: Case, in_arena: bool) -> list[str]:
         f"static int run_{name}(int sample, int8_t *output)",
         "{",
         *(_reset(name) if states else ()),
-        *(_run_in_arena(name, case, inputs) if in_arena else _run(name, case, bool(states), inputs)),
+        *(_pushed(name, inputs[0]) if pushed else ()),
+        *(_run_in_arena(name, case, () if pushed else inputs) if in_arena else _run(name, case, bool(states), inputs)),
         "}",
+    ]
+
+
+def _pushed(name: str, source: str) -> list[str]:
+    """The rows of the only input, one by one."""
+    row = f"{source} + row * {name.upper()}_INPUT_ROW_SIZE"
+    return [
+        f"    for (int32_t row = 0; row < {name.upper()}_INPUT_ROWS; row++) {{",
+        f"        if ({name}_push_row(arena, row, {row}) != 0) {{ return 1; }}",
+        "    }",
     ]
 
 
@@ -186,13 +197,13 @@ def output_bytes(case: Case, number: int) -> str:
 
 
 def _run_in_arena(name: str, case: Case, inputs: Sequence[str]) -> list[str]:
-    offsets = [f"{name.upper()}_INPUT_OFFSET"]
+    offsets = [f"{name.upper()}_INPUT_OFFSET"] if inputs else []
     if len(inputs) > 1:
         offsets = [f"{name.upper()}_INPUT_{own.upper()}_OFFSET" for own in _own_names(case)]
     return [
         *(
             f"    memcpy(arena + {offset}, {source}, {values.shape[1]});"
-            for offset, source, values in zip(offsets, inputs, case.inputs, strict=True)
+            for offset, source, values in zip(offsets, inputs, case.inputs, strict=False)
         ),
         f"    if ({name}_run(arena{', states' if keeps_states(case) else ''}) != 0) {{ return 1; }}",
         f"    memcpy(output, {name}_output(arena), {4 if gives_indices(case) else 1} * {name.upper()}_OUTPUT_SIZE);",
