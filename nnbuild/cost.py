@@ -60,8 +60,9 @@ class Work:
 
     def repeated(self, times: int) -> Work:
         """So often, by the same code."""
-        counts = (self.instructions, self.cycles, self.multiplications, self.waits)
-        return Work(*(count * times for count in counts), self.code)
+        return Work(
+            self.instructions * times, self.cycles * times, self.multiplications * times, self.waits * times, self.code
+        )
 
     def __add__(self, other: Work) -> Work:
         return Work(
@@ -140,11 +141,11 @@ def run_work(choices: Sequence[Choice], target: Target, core: str) -> Work:
 
 
 def rows_trips(own: Segment) -> dict[str, int]:
-    """Of a segment's function: its calls, what it looks at in each, rows that it makes, and bytes that it moves."""
+    """Of a segment's function: its layers, what it looks at in each step, rows that it makes, bytes that it moves."""
     items = len(own.steps) + own.pushed
     pushed = own.height if own.pushed else 0
     made = sum(step.due.count for step in own.steps)
-    return {"layer": 1, "step": own.length, "item": own.length * items, "row": made + pushed, "moved": own.moved}
+    return {"layer": items, "step": own.length, "item": own.length * items, "row": made + pushed, "moved": own.moved}
 
 
 def rows_work(own: Segment, target: Target, core: str) -> Work:
@@ -207,6 +208,13 @@ def function_key(choice: Choice, source: Source, target: Target) -> str:
     return repr((source.template, source.values, source.assembly, arrays, scratch, len(choice.layer.inputs)))
 
 
+def code_of(kernel: str, loop: str, count: float) -> float:
+    """How often the code of a loop is there: once, however often it runs; of what calls layers a piece for each."""
+    if kernel == ROWS:
+        return count if loop == "layer" else 0
+    return count if kernel == RUN else float(count > 0)
+
+
 def _weighed(kernel: str, trips: Mapping[str, int], target: Target, core: str) -> Work:
     table = _table()
     kind = isa(target)
@@ -214,8 +222,7 @@ def _weighed(kernel: str, trips: Mapping[str, int], target: Target, core: str) -
     sums = dict.fromkeys(table["columns"][kind], 0.0)
     for loop, count in trips.items():
         for column, value in zip(sums, rows.get(loop, ()), strict=False):
-            # A loop's code is there once however often it runs; <name>_run has a piece for each call.
-            sums[column] += value * ((count if kernel == RUN else count > 0) if column == "code" else count)
+            sums[column] += value * (code_of(kernel, loop, count) if column == "code" else count)
     cycles = sums[core] if core in sums else sums["instructions"] * table["factors"].get(core, 1.0)
     return Work(sums["instructions"], cycles, sums.get("multiplications", 0.0), sums["waits"], sums["code"])
 

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from nnbuild import __version__, cnames, cost, fixedpoint, model_report, row_calls, static_cost
+from nnbuild import __version__, cnames, cost, model_report, row_calls, static_cost
 from nnbuild.contract import Assembly, Source
 from nnbuild.errors import ConfigError
 from nnbuild.memory import Plan, initial_state
@@ -21,7 +21,6 @@ from nnbuild.optimize import Aim, Selection
 from nnbuild.placement import Placement
 from nnbuild.raw_input import RawInput, raw_input
 from nnbuild.rendering import assembly_range, assembly_text, environment, helpers
-from nnbuild.selection import Choice
 from nnbuild.selftest import selftest_samples
 from nnbuild.shrink import Removed, shrink
 from nnbuild.streaming import AUTO, Setup, made

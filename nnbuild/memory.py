@@ -7,7 +7,6 @@ allows it, and an output with a dying input, as far as the kernel allows it (`co
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
@@ -152,14 +151,19 @@ def in_arena(network: Network, io: bool) -> list[str]:
     return [name for name in lifetimes(network) if name not in elsewhere]
 
 
-def _tensors(
-    network: Network, choices: Sequence[Choice], target: Target, io: bool, alignment: int
-) -> list[Buffer]:
+def _tensors(network: Network, choices: Sequence[Choice], target: Target, io: bool, alignment: int) -> list[Buffer]:
     """One buffer for each tensor that lives in the arena, or chain of tensors in place."""
     ports = {port.tensor for port in (*network.inputs, *network.outputs)}
     lives, inside = lifetimes(network), in_arena(network, io)
-    over = {network.home(choice.layer.output): _overlaps(network, choice, index, lives, target) for index, choice in enumerate(choices)}
-    over |= {own.result: {own.source: Overlap(own.lead, FAR)} for own in network.segments if lives[own.source][1] == own.last and not own.pushed}
+    over = {
+        network.home(choice.layer.output): _overlaps(network, choice, index, lives, target)
+        for index, choice in enumerate(choices)
+    }
+    over |= {
+        own.result: {own.source: Overlap(own.lead, FAR)}
+        for own in network.segments
+        if lives[own.source][1] == own.last and not own.pushed
+    }
     sharing = dict(_sharing(network, lives, inside))
     buffers: dict[str, Buffer] = {}
     home: dict[str, str] = {}

@@ -19,6 +19,7 @@ from nnbuild.ops import BY_NAME
 from nnbuild.optimize import Selection
 from nnbuild.report import curve
 from nnbuild.report.schema import MODEL_SCHEMA
+from nnbuild.rows import Segment
 from nnbuild.selection import Choice
 from nnbuild.shrink import Removed
 from nnbuild.static_cost import Range
@@ -52,7 +53,7 @@ def as_json(
 ) -> str:
     """The text of `<name>.report.json`. `network` is the shrunk one, which lacks what is `removed`."""
     name, target = options.name, options.target
-    layers = [_layer(name, index, step, planned, target) for index, step in enumerate(steps)]
+    layers = [_layer(network, name, index, step, planned, target) for index, step in enumerate(steps)]
     document = {
         "schema": MODEL_SCHEMA,
         "name": name,
@@ -72,6 +73,7 @@ def as_json(
         "scratch_bytes": max((layer["scratch_bytes"] for layer in layers), default=0),
         "peak_layer": planned.peak,
         "macs": sum(layer["macs"] for layer in layers),
+        "segments": [_segment(own, target) for own in network.segments],
         "removed": asdict(removed),
         "cost": _run_cost([step.choice for step in steps], target),
         "inputs": [_port(network, item) for item in network.inputs],
@@ -92,7 +94,7 @@ def _port(network: Network, item: Port) -> dict[str, Any]:
     }
 
 
-def _layer(name: str, index: int, step: Step, planned: Plan, target: Target) -> dict[str, Any]:
+def _layer(network: Network, name: str, index: int, step: Step, planned: Plan, target: Target) -> dict[str, Any]:
     choice, view = step.choice, step.choice.view
     return {
         "index": index,
@@ -105,6 +107,7 @@ def _layer(name: str, index: int, step: Step, planned: Plan, target: Target) -> 
         "inputs": [list(tensor.shape) for tensor in view.inputs],
         "output": list(view.output.shape),
         "macs": BY_NAME[choice.layer.op].macs(view) * choice.layer.times,
+        "rows": _rows(network, choice.layer.name),
         "weights_bytes": sum(array.nbytes for array in step.source.data.values()),
         "scratch_bytes": choice.kernel.scratch(view, target),
         "live_bytes": planned.live[index],
@@ -113,6 +116,24 @@ def _layer(name: str, index: int, step: Step, planned: Plan, target: Target) -> 
         "alternatives": {
             kernel.name: _cost(replace(choice, kernel=kernel), target) for kernel in _others(choice, target)
         },
+    }
+
+
+def _rows(network: Network, layer: str) -> dict[str, int] | None:
+    """When rows of a layer are computed: row y at step `first` + y * `every` of its segment; None for all at once."""
+    due = next((step.due for own in network.segments for step in own.steps if step.layer == layer), None)
+    return None if due is None else {"first": due.first, "every": due.every, "count": due.count}
+
+
+def _segment(own: Segment, target: Target) -> dict[str, Any]:
+    """Layers that go row by row, in that many steps: the rows that they keep, and what it costs besides layers."""
+    kept = sum(rows.rows * rows.bytes for rows in own.kept.values() if rows.stays)
+    numbers = {"first": own.first, "last": own.last, "steps": own.length, "kept_bytes": kept, "moved_bytes": own.moved}
+    known = cost.basis(target.cpu)
+    return {
+        **numbers,
+        "pushed": own.pushed,
+        "cost": _counts(cost.rows_work(own, target, target.cpu)) if known else None,
     }
 
 
@@ -156,7 +177,9 @@ def arena_map(network: Network, choices: Sequence[Choice], planned: Plan, target
 def _inputs(network: Network, planned: Plan, lives: Mapping[str, tuple[int, int]]) -> list[dict[str, Any]]:
     end = len(network.layers) - 1
     return [
-        _place(network, port.tensor, port.name, "input", planned, lives[port.tensor][0], min(lives[port.tensor][1], end))
+        _place(
+            network, port.tensor, port.name, "input", planned, lives[port.tensor][0], min(lives[port.tensor][1], end)
+        )
         for port in network.inputs
     ]
 

@@ -9,8 +9,6 @@ from nnbuild.memory import Plan
 from nnbuild.network import Network
 from nnbuild.rows import PUSHED, Kept, Read, Segment, Step
 
-PUSHED = "pushed rows"
-"""The place of the word that counts the rows that the caller has pushed."""
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -71,7 +69,19 @@ def function(
     for index, step in enumerate(own.steps, own.first):
         window = next((read for read in step.reads if read.offset is None and read.extent > 1), None)
         text = _gathered(own, step, window, planned, ports) if window else ""
-        items.append(_item(step.due.first, step.due.every, step.due.count, kept.get(step.writes), planned, step.writes, text, calls[step.layer], index))
+        items.append(
+            _item(
+                step.due.first,
+                step.due.every,
+                step.due.count,
+                kept.get(step.writes),
+                planned,
+                step.writes,
+                text,
+                calls[step.layer],
+                index,
+            )
+        )
     parameters = ["int8_t *arena"] if planned.arena else []
     arguments = ["arena"] if planned.arena else []
     whole = [] if own.pushed else [own.source]
@@ -137,7 +147,15 @@ def _gathered(own: Segment, step: Step, read: Read, planned: Plan, ports: Mappin
 
 
 def _item(
-    first: int, every: int, count: int, kept: Kept | None, planned: Plan, tensor: str, window: str, call: str, index: int | None
+    first: int,
+    every: int,
+    count: int,
+    kept: Kept | None,
+    planned: Plan,
+    tensor: str,
+    window: str,
+    call: str,
+    index: int | None,
 ) -> Item:
     if kept is None:
         return Item(first, every, count, count, "", "", 0, 0, None, window, call, index)

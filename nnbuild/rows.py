@@ -1,14 +1,14 @@
 """Layers that are computed row by row, through buffers of a few rows: which can be, when each row is due, what is kept.
 
-A segment is a run of layers between tensors that are whole: its source, of which a row comes at each step, or is read
+A segment is a run of layers between tensors that are whole: its source, of which a row comes at each step or is read
 where it lies, and its result, to which rows are written where they belong. A layer of it is an ordinary layer of the
-same operator with other sizes (`contract.RowForm`): a convolution of 3 x 3 reads three rows and makes one. So all kernels
-serve, constants are the same, and bits are equal by construction; nothing is computed twice.
+same operator with other sizes (`contract.RowForm`): a convolution of 3 x 3 reads three rows and makes one. So all
+kernels serve, constants are the same, and bits are equal by construction; nothing is computed twice.
 
 Each row is computed as soon as its inputs are there, at a step that its number tells: `first + row * every`. Padding is
 rows that hold the zero point and come at their own steps. A tensor keeps as many rows as its readers reach back, and
-moves them up when one comes: a hundredth of the cycles of a network, in exchange for kernels that know nothing of rings.
-Where branches meet, one may wait where that costs fewer bytes of rows (`_timed`).
+moves them up when one comes: a hundredth of the cycles of a network, in exchange for kernels that know nothing of
+rings. Where branches meet, one may wait where that costs fewer bytes of rows (`_timed`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from nnbuild.contract import LayerView, RowForm
 from nnbuild.network import Layer, Network, Tensor
 from nnbuild.ops import BY_NAME
-
 
 PUSHED = "pushed rows"
 """The place in the arena of the word that counts the rows that the caller has pushed."""
@@ -321,7 +320,9 @@ def _rows(tensor: Tensor, due: Due, readers: Sequence[tuple[RowForm, Due]]) -> K
     # A row that is used at its own step only can share memory with others.
     stays = rows > 1 or any((own.first - due.first) % due.every for _, own in readers)
     above = any(form.pad > 0 for form, _ in readers)
-    return Kept(rows, tensor.bytes // due.count, due, until if rows > 1 else due.count, next(iter(fills), None), above, stays)
+    return Kept(
+        rows, tensor.bytes // due.count, due, until if rows > 1 else due.count, next(iter(fills), None), above, stays
+    )
 
 
 def _behind(form: RowForm, due: Due, own: Due) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from nnbuild import cost, fixedpoint
 from nnbuild.cost import Timing
@@ -113,7 +114,7 @@ def _named(network: Network, text: str) -> list[Run] | None:
             if name not in places:
                 raise ConfigError(f"stream_rows: there is no layer '{name}'", hint=f"layers are {', '.join(places)}")
         runs.append((places[first], places[last or first]))
-    if any(first > last for first, last in runs) or any(a[1] >= b[0] for a, b in zip(runs, runs[1:], strict=False)):
+    if any(first > last for first, last in runs) or any(one[1] >= other[0] for one, other in pairwise(runs)):
         raise ConfigError("stream_rows: segments must follow each other", hint="such as 'l00-l08,l09-l12'")
     return runs
 
@@ -132,7 +133,7 @@ def _by_rows(network: Network, runs: Sequence[Run], setup: Setup) -> Network:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Layers `first` to `last`, one or a segment: the most bytes that live in it, and its cycles beyond single layers."""
+    """Layers `first` to `last`, one or a segment: most bytes that live in it, cycles beyond those of single layers."""
 
     first: int
     last: int

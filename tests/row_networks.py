@@ -44,7 +44,9 @@ class Maker:
     def quant(self) -> QuantParams:
         return QuantParams(0.05, self.draw(st.sampled_from([-128, 127, -5, 0, 31])))
 
-    def layer(self, op: str, inputs: tuple[str, ...], shape: Map, quant: QuantParams, params: Any, **constants: Array) -> str:
+    def layer(
+        self, op: str, inputs: tuple[str, ...], shape: Map, quant: QuantParams, params: Any, **constants: Array
+    ) -> str:
         name = f"t{len(self.layers)}"
         self.tensors[name] = Tensor(name, shape, quant)
         self.layers.append(Layer(f"l{len(self.layers)}_{op}", op, inputs, name, params, constants, op))
@@ -81,7 +83,9 @@ class Maker:
         low = output.zero_point if self.draw(st.booleans()) else -128
         shift = -6 - round(math.log2(fan) / 2)
         constants = {
-            "weights": self.rng.integers(-127, 128, (*place.kernel, count) if depthwise else (count, *place.kernel, shape[2])),
+            "weights": self.rng.integers(
+                -127, 128, (*place.kernel, count) if depthwise else (count, *place.kernel, shape[2])
+            ),
             "bias": self.rng.integers(-9000, 9000, count),
             "multiplier": self.rng.integers(2**30, 2**31 - 1, count),
             "shift": np.full(count, shift),
@@ -98,7 +102,9 @@ class Maker:
         if self.draw(st.booleans()):
             place = self.window(shape, pads=True)
             if place.inside(pads_count=False).min() > 0:
-                return self.layer("max_pool", (name,), (*place.output, shape[2]), quant, MaxPoolParams(place, -128, 127))
+                return self.layer(
+                    "max_pool", (name,), (*place.output, shape[2]), quant, MaxPoolParams(place, -128, 127)
+                )
         place = self.window(shape, pads=False, dilates=False)
         params = AveragePoolParams(place, False, False, quant.zero_point, quant.zero_point, -128, 127)
         return self.layer("average_pool", (name,), (*place.output, shape[2]), quant, params)
@@ -123,7 +129,7 @@ class Maker:
 
     def branches(self, name: str) -> str:
         """Two ways of different length that meet in a sum."""
-        ends = []
+        ends: list[str] = []
         for most in (3, 2):
             end = name
             for _ in range(self.number(0 if ends and ends[0] != name else 1, most)):

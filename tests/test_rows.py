@@ -6,13 +6,13 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import Phase, find, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from nnbuild import interpret, rows
+from nnbuild import rows
 from nnbuild.contract import Case
 from nnbuild.placement import Placement
 from nnbuild.target import TARGETS
@@ -23,9 +23,9 @@ from .row_networks import SEGMENT
 GENERIC = TARGETS["generic"]
 
 
-def run_here(folder: Path, cases: Sequence[Case], mutate: tuple[str, str] = ("", ""), **options: object) -> int:
+def run_here(folder: Path, cases: Sequence[Case], mutate: tuple[str, str] = ("", ""), **options: Any) -> int:
     """The status of a program of this machine, under sanitizers."""
-    sources = [path for path in programs.write(folder, cases, **options) if path.suffix == ".c"]  # type: ignore[arg-type]
+    sources = [path for path in programs.write(folder, cases, **options) if path.suffix == ".c"]
     if mutate[0]:
         texts = {path: path.read_text() for path in sources if path.name[0] == "m" and path.name[1:-2].isdigit()}
         assert any(mutate[0] in text for text in texts.values()), mutate
@@ -48,7 +48,7 @@ def test_rows_are_the_whole(data: st.DataObject, tmp_path_factory: pytest.TempPa
     io = Placement(io="arena")
     assert run_here(tmp_path_factory.mktemp("io"), cases, target=GENERIC, stream_rows=SEGMENT, placement=io) == 0
     pushed = [case for case in cases if case.network.layers[0].name == "first"]
-    options = {"stream_rows": SEGMENT, "push_rows": True, "placement": io}
+    options: dict[str, Any] = {"stream_rows": SEGMENT, "push_rows": True, "placement": io}
     assert run_here(tmp_path_factory.mktemp("pushed"), pushed, target=GENERIC, **options) == 0
 
 

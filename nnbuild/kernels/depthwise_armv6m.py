@@ -228,7 +228,10 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
         strided = "strided_" if walked.stride == (2, 2) else ""
         runs = _runs(walked)
         own = {f"{strided}output": outputs, f"{strided}column": runs["column"]}
-        return {**own, **step, **{name: runs[name] for name in ("group", "channel")}}
+        borders = _borders(walked)
+        # Without borders at the sides weights need not be shifted.
+        starts = ("group", "channel") if borders["left"] or borders["right"] else ("bare_channel",)
+        return {**own, **step, **{name: runs[name.removeprefix("bare_")] for name in starts}}
     taps = place.kernel[0] * place.kernel[1]
     own = {"window_output": outputs, "tap": outputs * taps, "row": outputs * place.kernel[0]}
     return {**own, **step, **place_trips(place, place.reaching_outside)}
