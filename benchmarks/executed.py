@@ -238,7 +238,7 @@ class _Reader:
             kind: [symbols[name] for name in symbols if re.fullmatch(pattern, name)]
             for kind, pattern in {
                 "run": r"n\d+_(run|push_row)",
-                "rows": r"n\d+_rows_\w+",
+                "rows": r"n\d+_rows_[\w.]+",
                 "none": f"main|fill|{HOOK}",
             }.items()
         }

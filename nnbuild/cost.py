@@ -23,6 +23,7 @@ from nnbuild.selection import Choice
 from nnbuild.target import Target
 
 if TYPE_CHECKING:
+    from nnbuild.network import Network
     from nnbuild.rows import Segment
 
 FITTED = ("cortex-m0", "cortex-m0plus", "cortex-m3", "cortex-m4")
@@ -206,6 +207,11 @@ def function_key(choice: Choice, source: Source, target: Target) -> str:
     arrays = [(name, str(array.dtype)) for name, array in source.data.items()]
     scratch = choice.kernel.scratch(choice.view, target) > 0
     return repr((source.template, source.values, source.assembly, arrays, scratch, len(choice.layer.inputs)))
+
+
+def all_rows_work(network: Network, target: Target, core: str) -> Work:
+    """That of all segments."""
+    return sum((rows_work(own, target, core) for own in network.segments), Work())
 
 
 def code_of(kernel: str, loop: str, count: float) -> float:

@@ -73,9 +73,9 @@ def as_json(
         "scratch_bytes": max((layer["scratch_bytes"] for layer in layers), default=0),
         "peak_layer": planned.peak,
         "macs": sum(layer["macs"] for layer in layers),
-        "segments": [_segment(own, target) for own in network.segments],
+        "segments": [_segment(own) for own in network.segments],
         "removed": asdict(removed),
-        "cost": _run_cost([step.choice for step in steps], target),
+        "cost": _run_cost(network, [step.choice for step in steps], target),
         "inputs": [_port(network, item) for item in network.inputs],
         "outputs": [_port(network, item) for item in network.outputs],
         "layers": layers,
@@ -125,25 +125,23 @@ def _rows(network: Network, layer: str) -> dict[str, int] | None:
     return None if due is None else {"first": due.first, "every": due.every, "count": due.count}
 
 
-def _segment(own: Segment, target: Target) -> dict[str, Any]:
-    """Layers that go row by row, in that many steps: the rows that they keep, and what it costs besides layers."""
+def _segment(own: Segment) -> dict[str, Any]:
+    """Layers that go row by row, in that many steps, and the rows that they keep."""
     kept = sum(rows.rows * rows.bytes for rows in own.kept.values() if rows.stays)
     numbers = {"first": own.first, "last": own.last, "steps": own.length, "kept_bytes": kept, "moved_bytes": own.moved}
-    known = cost.basis(target.cpu)
-    return {
-        **numbers,
-        "pushed": own.pushed,
-        "cost": _counts(cost.rows_work(own, target, target.cpu)) if known else None,
-    }
+    return {**numbers, "pushed": own.pushed}
 
 
-def _run_cost(choices: Sequence[Choice], target: Target) -> dict[str, Any] | None:
-    """What the costs of layers rest on, and that of `<name>_run` itself; None where the core or a kernel is unknown."""
+def _run_cost(network: Network, choices: Sequence[Choice], target: Target) -> dict[str, Any] | None:
+    """What the costs of layers rest on, and that of `<name>_run` itself, with what calls rows and moves them.
+
+    None where the core or a kernel is unknown.
+    """
     basis = cost.basis(target.cpu)
     if basis is None or cost.unmeasured(choices, target):
         return None
     error = cost.error_percent(target.cpu, choices)
-    run = _counts(cost.run_work(choices, target, target.cpu))
+    run = _counts(cost.run_work(choices, target, target.cpu) + cost.all_rows_work(network, target, target.cpu))
     return {"basis": basis, "error_percent": error, "compiler": cost.compiler(), "run": run}
 
 

@@ -70,9 +70,11 @@ def made(network: Network, setup: Setup) -> Made:
     if whole is not None and (limit is None or _ram(whole) <= limit):
         return whole
     found = [whole] if whole is not None else []
+    parts = _parts(network, setup)
     below = float("inf") if limit is None else limit
-    for _ in range(ROUNDS):
-        cut = _cut(network, setup, below)
+    # The last round is that of the least peaks that there are.
+    for last in range(ROUNDS + 1):
+        cut = _cut(network, parts, below if last < ROUNDS else 0)
         if cut is None:
             break
         found.append(_made(_by_rows(network, cut, setup), setup))
@@ -96,7 +98,8 @@ def _made(network: Network, setup: Setup) -> Made:
         return plan(network, choices, setup.target, setup.io, setup.alignment)
 
     with fixedpoint.rounding(network.single_rounding):
-        selection = optimize(serving, setup.target, setup.aim, planner)
+        besides = cost.all_rows_work(network, setup.target, setup.target.cpu)
+        selection = optimize(serving, setup.target, setup.aim, planner, besides)
         planned = planner(selection.choices)
         return Made(network, in_order(network, selection, planned, setup.target), planned)
 
@@ -142,9 +145,8 @@ class _Part:
     by_rows: bool
 
 
-def _cut(network: Network, setup: Setup, limit: float) -> list[Run] | None:
+def _cut(network: Network, parts: Sequence[_Part], limit: float) -> list[Run] | None:
     """The runs of the cheapest cut within `limit`, or within the least limit that leaves one; None where none does."""
-    parts = _parts(network, setup)
     peaks = sorted({part.peak for part in parts})
     path = _path(network, parts, limit)
     while path is None and peaks:

@@ -37,6 +37,7 @@ def minimal() -> dict[str, Any]:
             "optimize": "size",
             "curve": [],
             "arena": [buffer],
+            "segments": [],
             "layers": [layer],
         },
     }

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import json
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from nnbuild import rows
-from nnbuild.contract import Case
+from nnbuild import interpret, rows
+from nnbuild.contract import Case, LayerView
+from nnbuild.emit import EmitOptions, emit
+from nnbuild.errors import ConfigError
+from nnbuild.network import Network, Port, QuantParams, Tensor
+from nnbuild.ops import BY_NAME
+from nnbuild.ops.average_pool import AveragePoolParams
+from nnbuild.ops.conv2d import Conv2DParams
+from nnbuild.ops.spatial import Window
+from nnbuild.optimize import Aim
 from nnbuild.placement import Placement
 from nnbuild.target import TARGETS
 
-from . import programs, qemu, row_networks
+from . import host, programs, qemu, row_networks
 from .row_networks import SEGMENT
 
 GENERIC = TARGETS["generic"]
@@ -58,11 +70,12 @@ def test_rows_on_cores(core: str, tmp_path: Path) -> None:
     qemu.need()
     board = qemu.CORES[core]
     board = replace(board, machine="mps2-an385", memory=qemu.MPS2) if core == "m0" else board
-    cases = fixed_cases(12)
+    cases = fixed_cases(8)
     sources = programs.units(tmp_path, programs.write(tmp_path, cases, board.target, stream_rows=SEGMENT))
     assert qemu.run(qemu.link(tmp_path, sources, board), board) == (0, "")
 
 
+@functools.cache
 def fixed_cases(count: int) -> list[Case]:
     """The same networks on every machine, which are not small: of several rows and with branches."""
     found: list[Case] = []
@@ -103,4 +116,119 @@ MUTANTS = [
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[old for old, _ in MUTANTS])
 def test_mutants_are_caught(mutant: tuple[str, str], tmp_path: Path) -> None:
-    assert run_here(tmp_path, fixed_cases(12), mutant, target=GENERIC, stream_rows=SEGMENT) != 0
+    assert run_here(tmp_path, fixed_cases(8), mutant, target=GENERIC, stream_rows=SEGMENT) != 0
+
+
+# --- what is chosen ----------------------------------------------------------------------------------------------
+
+
+def maps(height: int = 48, layers: int = 4) -> Network:
+    """Convolutions 3x3 of one size, and a mean."""
+    maker = row_networks.Maker(lambda strategy: strategy.example(), np.random.default_rng(1))
+    shape, quant = (height, 6, 8), QuantParams(0.05, -5)
+    maker.tensors["x"] = Tensor("x", (height, 6, 2), quant)
+    end = "x"
+    for inputs in (2, *[8] * (layers - 1)):
+        place = Window((height, 6, inputs), shape[:2], (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
+        constants = {
+            "weights": maker.rng.integers(-127, 128, (8, 3, 3, inputs)).astype(np.int8),
+            "bias": np.zeros(8, np.int32),
+            "multiplier": np.full(8, 2**30 + 5, np.int32),
+            "shift": np.full(8, -9, np.int8),
+        }
+        end = maker.layer("conv2d", (end,), shape, quant, Conv2DParams(place, 8, 1, -5, -5, -128, 127), **constants)
+    place = Window(shape, (1, 1), shape[:2], (1, 1), (1, 1), (0, 0), (0, 0))
+    end = maker.layer(
+        "average_pool", (end,), (1, 1, 8), quant, AveragePoolParams(place, False, False, -5, -5, -128, 127)
+    )
+    ports = (Port("x", "x", (height, 6, 2), ""),), (Port("y", end, (1, 1, 8), ""),)
+    return Network(maker.tensors, tuple(maker.layers), *ports)
+
+
+def arena(network: Network, ram: int | None = None, **options: Any) -> tuple[int, list[dict[str, Any]]]:
+    """Bytes of the arena, and the segments."""
+    wanted = EmitOptions("net", TARGETS["cortex-m0"], aim=Aim(ram=ram), placement=Placement(io="arena"), **options)
+    report = json.loads(emit(network, wanted)["net.report.json"])
+    return report["arena_bytes"], report["segments"]
+
+
+def test_ram_chooses() -> None:
+    """None where all fits; as few as are needed; and what is least where nothing does."""
+    network = maps()
+    whole, none = arena(network)
+    assert arena(network, whole) == (whole, none)
+    assert none == []
+    for share in (0.9, 0.7, 0.6):
+        limit = round(whole * share)
+        found, segments = arena(network, limit)
+        assert found <= limit
+        assert segments
+    least, _ = arena(network, 1)
+    assert least < 0.7 * whole
+    assert arena(network, least)[0] == least
+    assert arena(network, 1, stream_rows="never") == (whole, [])
+    assert arena(network, 1, push_rows=True)[0] < least - 2 * 6 * 40
+
+
+def test_segments_by_name() -> None:
+    network = maps()
+    assert [(own["first"], own["last"]) for own in arena(network, stream_rows="l0-l1,l2-l3")[1]] == [(0, 1), (2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stream_rows": "l1-l9"}, "no layer 'l9'"),
+        ({"stream_rows": "l2-l3,l0-l1"}, "must follow each other"),
+        ({"stream_rows": "l2-l1"}, "must follow each other"),
+        ({"stream_rows": "l2-l3", "push_rows": True}, "begins with the first layer"),
+    ],
+)
+def test_wrong_segments_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        arena(maps(), **options)
+
+
+def test_layers_that_do_not_go_by_rows() -> None:
+    """Nothing but the last output may be read outside, and a branch must be in the segment wholly."""
+    case = next(case for case in fixed_cases(8) if any(layer.op == "add" for layer in case.network.layers))
+    network = case.network
+    add = next(index for index, layer in enumerate(network.layers) if layer.op == "add")
+    first = min(index for index, layer in enumerate(network.layers) if layer.output in network.layers[add].inputs)
+    assert rows.segment(network, add, add) is None or len(set(network.layers[add].inputs)) == 1
+    if first + 1 < add:
+        assert rows.segment(network, first + 1, add) is None
+
+
+def test_estimates_of_rows_count_every_row() -> None:
+    network = maps()
+    whole = rows.streamed(network, [(0, 4)])
+    assert whole is not None
+    for layer, plain in zip(whole.layers[:4], network.layers, strict=False):
+        macs = BY_NAME[layer.op].macs
+        assert macs(LayerView.of(whole, layer)) * layer.times == macs(LayerView.of(network, plain))
+
+
+def test_rows_are_pushed_in_order(tmp_path: Path) -> None:
+    """A row that is not the next is refused, and a run without all rows; row 0 begins anew; the self-test pushes."""
+    network = maps(height=9, layers=2)
+    files = emit(network, EmitOptions("net", selftest=2, push_rows=True, stream_rows="l0-l1"))
+    library = host.shared_library(tmp_path, files)
+    pixels = np.random.default_rng(0).integers(-128, 128, (9, 12)).astype(np.int8)
+    output = np.zeros(8, np.int8)
+
+    def push(row: int) -> int:
+        return int(library.net_push_row(row, ctypes.c_void_p(pixels[row % 9].ctypes.data)))
+
+    def run() -> int:
+        return int(library.net_run(ctypes.c_void_p(output.ctypes.data)))
+
+    assert library.net_selftest() == 0
+    assert run() == 1
+    assert [push(row) for row in (0, 1, 2)] == [0, 0, 0]
+    assert [push(row) for row in (4, 2, -1, 9)] == [1, 1, 1, 1]
+    assert run() == 1
+    assert [push(row) for row in range(9)] == [0] * 9
+    assert run() == 0
+    assert np.array_equal(output, interpret.run(network, [pixels.ravel()])[0].ravel())
+    assert run() == 1
