@@ -193,7 +193,8 @@ def _parts(network: Network, setup: Setup) -> list[_Part]:
             peak = max(live_bytes(found, choices, setup.target, setup.io, setup.alignment)[first : last + 1])
             cycles = sum(_cycles(choice, setup) for choice in choices[first : last + 1])
             cycles += _weighed(cost.rows_work(found.segments[0], setup.target, setup.target.cpu), setup)
-            parts.append(_Part(first, last, peak, cycles - sum(single[first : last + 1]), True))
+            # Rows are for RAM: where they seem to save cycles, too, that is no reason to have them.
+            parts.append(_Part(first, last, peak, max(1, cycles - sum(single[first : last + 1])), True))
     return parts
 
 

@@ -130,7 +130,7 @@ def maps(height: int = 48, layers: int = 4) -> Network:
     end = "x"
     for inputs in (2, *[8] * (layers - 1)):
         place = Window((height, 6, inputs), shape[:2], (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
-        constants = {
+        constants: dict[str, Any] = {
             "weights": maker.rng.integers(-127, 128, (8, 3, 3, inputs)).astype(np.int8),
             "bias": np.zeros(8, np.int32),
             "multiplier": np.full(8, 2**30 + 5, np.int32),
