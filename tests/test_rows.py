@@ -29,7 +29,7 @@ from nnbuild.optimize import Aim
 from nnbuild.placement import Placement
 from nnbuild.target import TARGETS
 
-from . import host, programs, qemu, row_networks
+from . import cmsis_library, host, programs, qemu, row_networks
 from .row_networks import SEGMENT
 
 GENERIC = TARGETS["generic"]
@@ -232,3 +232,14 @@ def test_rows_are_pushed_in_order(tmp_path: Path) -> None:
     assert run() == 0
     assert np.array_equal(output, interpret.run(network, [pixels.ravel()])[0].ravel())
     assert run() == 1
+
+
+def test_rows_with_cmsis_nn(tmp_path: Path) -> None:
+    """The library's functions take rows as well as maps."""
+    qemu.need()
+    target, library = cmsis_library.target("m4"), cmsis_library.library("m4")
+    written = programs.write(tmp_path, fixed_cases(8), target, stream_rows=SEGMENT, backend="cmsis_nn")
+    flags, libraries = library.compile_arguments, library.link_arguments
+    units = programs.units(tmp_path, written)
+    elf = qemu.link(tmp_path, units, qemu.CORES["m4"], compile_arguments=flags, link_arguments=libraries)
+    assert qemu.run(elf, qemu.CORES["m4"]) == (0, "")
