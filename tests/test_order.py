@@ -113,7 +113,7 @@ def _mean(m: Any, value: str) -> str:
 def test_branches_run_one_after_the_other() -> None:
     network = two_means(quick=False)
     found = order.reordered(network)
-    assert (arena(network), arena(found), arena(two_means(quick=True))) == (124, 68, 68)
+    assert (arena(network), arena(found), arena(two_means(quick=True))) == (120, 64, 64)
     report = json.loads(emit(network, EmitOptions("m", TARGET))["m.report.json"])
     assert report["reordered"]
     assert [layer["name"] for layer in report["layers"]] == [f"m_{layer.name}" for layer in found.layers]

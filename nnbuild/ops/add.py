@@ -196,6 +196,7 @@ OPERATOR = Operator(
     reference=reference,
     bounds=corners(reference),
     channels=broadcast.CHANNELS,
+    rows=broadcast.by_rows,
     inplace=broadcast.inplace,
     kernels=(
         Kernel("mve", mve_add.render, mve_add.supports, trips=mve_add.trips, outruns_library=mve.outruns_library),

@@ -103,6 +103,7 @@ OPERATOR = Operator(
     reference=reference,
     bounds=monotone(reference),
     channels=tied(lookup.divides, lookup.without),
+    rows=lookup.by_rows,
     copies=lambda view, inputs: inputs[0].within(view.params.low, view.params.high),
     inplace=lambda view: (0,),
     kernels=(Kernel("direct", render),),

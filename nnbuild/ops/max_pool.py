@@ -19,7 +19,7 @@ from nnbuild.lower import Activation, Lowering, Output
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import lookup, reduction
 from nnbuild.ops.pooling import walk, window_trips
-from nnbuild.ops.spatial import Window, divides_window, window, without_in_window
+from nnbuild.ops.spatial import Window, by_rows, divides_window, window, without_in_window
 from nnbuild.target import Target
 
 
@@ -155,6 +155,7 @@ OPERATOR = Operator(
     reference=reference,
     bounds=monotone(reference),
     channels=tied(divides_window, without_in_window),
+    rows=lambda view, count: by_rows(view, count, INT8_MIN),
     kernels=(Kernel("direct", render, trips=trips, overlap=over), cmsis_nn.MAX_POOL),
     cases=cases,
 )
