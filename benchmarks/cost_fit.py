@@ -71,8 +71,8 @@ def fit(isa: str, samples: Sequence[Sample]) -> dict[str, dict[str, list[float]]
 def _column(samples: Sequence[Sample], loops: Sequence[str], column: str) -> Array:
     values = np.array([sample.figures[column] for sample in samples])
     trips = np.array([[sample.trips.get(loop, 0) for loop in loops] for sample in samples], float)
-    if column == "code" and samples[0].kernel != cost.RUN:
-        trips = (trips > 0).astype(float)
+    if column == "code":
+        trips = np.array([[_code(sample, loop) for loop in loops] for sample in samples], float)
     small = SMALL.get(column, SMALL["instructions"])
     # The first round trusts large layers, so that none of which the compiler left little has all the say.
     size, trust = np.sqrt(values + small), np.ones(len(values))
@@ -88,12 +88,17 @@ def _column(samples: Sequence[Sample], loops: Sequence[str], column: str) -> Arr
     return solution
 
 
+def _code(sample: Sample, loop: str) -> float:
+    """How much code a loop is: there once, however often it runs."""
+    return cost.code_of(sample.kernel, loop, sample.trips.get(loop, 0))
+
+
 def estimate(isa: str, rows: Mapping[str, Mapping[str, Sequence[float]]], sample: Sample, column: str) -> float:
     """What the table says of a sample."""
     at = columns(isa).index(column)
     known = rows[sample.kernel]
-    flat = column == "code" and sample.kernel != cost.RUN
-    trips = {loop: int(count > 0) if flat else count for loop, count in sample.trips.items() if loop in known}
+    code = column == "code"
+    trips = {loop: _code(sample, loop) if code else count for loop, count in sample.trips.items() if loop in known}
     return sum(known[loop][at] * count for loop, count in trips.items())
 
 

@@ -80,6 +80,7 @@ def cases() -> Iterator[Case]:
     """Single layers: of usual shapes, at random, and those that tests use."""
     yield from _convolutions()
     yield from _depthwise()
+    yield from _rows()
     for inputs, outputs in PRODUCTS:
         for name, output, clamp in (("plain", OUT, ()), ("relu", RELU, ("Relu",))):
             label, shapes = f"fc_{inputs}x{outputs}_{name}", ((1, inputs), (outputs, inputs))
@@ -113,6 +114,16 @@ def _depthwise() -> Iterator[Case]:
         for source, output in ((WIDE, WIDE_OUT), (IN, WIDE_OUT)):
             key = f"depthwise_{name}_{source.dtype}_{output.dtype}"
             yield singles.weighted(key, "Conv", (1, *shape), weights, 0, source, output, attributes, ("Relu",))
+
+
+def _rows() -> Iterator[Case]:
+    """One row of windows, as layers are computed row by row (`nnbuild.rows`)."""
+    for channels, width, stride in ((64, 5, 1), (16, 48, 1), (32, 24, 2), (60, 12, 2), (30, 6, 1)):
+        attributes = {"strides": [1, stride], "pads": [0, 1, 0, 1] if stride == 1 else [0, 0, 0, 1], "group": channels}
+        for name, clamp in (("plain", ()), ("relu", ("Relu",))):
+            label, output = f"depthwise_row_{channels}x{width}_{name}", RELU if clamp else OUT
+            shape, weights = (1, channels, 3, width), (channels, 1, 3, 3)
+            yield singles.weighted(label, "Conv", shape, weights, 0, IN, output, attributes, clamp)
 
 
 def _others() -> Iterator[Case]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import cmsis_nn as library_benchmark
 from benchmarks import cost_layers, executed
-from nnbuild import cmsis_nn, cost, emit
+from nnbuild import cmsis_nn, cost, emit, rows
 from nnbuild.errors import KernelError
 from nnbuild.network import Network
 from nnbuild.ops import BY_NAME
@@ -69,6 +69,7 @@ class Job:
     network: Network
     choices: tuple[Choice, ...]
     pins: Mapping[str, str]
+    rows: str = "never"
 
 
 def jobs(reference: Mapping[str, Network], where: Target) -> list[Job]:
@@ -80,6 +81,7 @@ def jobs(reference: Mapping[str, Network], where: Target) -> list[Job]:
             # What is emitted must be what is measured, whatever costs would choose.
             pins = {choice.layer.name: choice.kernel.name for choice in choices}
             found.append(Job(name, backend, network, choices, pins))
+    found += _by_rows(reference, where)
     # As `emit` writes them: without what no input changes.
     for network in (shrink(case.network) for case in cost_layers.cases()):
         kernels = {choice.kernel.name for choice in select(network, where, backend="direct")}
@@ -95,6 +97,22 @@ def jobs(reference: Mapping[str, Network], where: Target) -> list[Job]:
     return found
 
 
+def _by_rows(reference: Mapping[str, Network], where: Target) -> list[Job]:
+    """The longest segment of each reference network that has one, and one of half its layers."""
+    found = []
+    for name, network in reference.items():
+        whole = shrink(network)
+        last = max((n for n in range(len(whole.layers)) if rows.segment(whole, 0, n) is not None), default=0)
+        for end in {last, next((n for n in range(last // 2, last) if rows.segment(whole, 0, n) is not None), last)}:
+            streamed = rows.streamed(whole, [(0, end)]) if last > 0 else None
+            if streamed is not None:
+                choices = select(streamed, where, backend="direct")
+                pins = {choice.layer.name: choice.kernel.name for choice in choices}
+                segment = f"{whole.layers[0].name}-{whole.layers[end].name}"
+                found.append(Job(f"{name} by rows", "direct", network, choices, pins, segment))
+    return found
+
+
 def measure(isa: str, found: Sequence[Job], where: Target, folder: Path, root: Path) -> list[Sample]:
     """Run every job; one sample for each layer and one for each network's own function."""
     (folder / "library").mkdir(parents=True)
@@ -106,7 +124,9 @@ def measure(isa: str, found: Sequence[Job], where: Target, folder: Path, root: P
         for number, job in enumerate(group):
             backend = job.backend or "direct"
             assert backend in BACKENDS
-            options = emit.EmitOptions(f"n{number}", where, pins=job.pins, backend=backend, apart=True)
+            options = emit.EmitOptions(
+                f"n{number}", where, pins=job.pins, backend=backend, stream_rows=job.rows, apart=True
+            )
             files.append(emit.emit(job.network, options))
         ran = executed.run(MEASURED_ON[isa], files, folder / f"image{first}", link)
         for number, (job, result) in enumerate(zip(group, ran, strict=True)):
@@ -128,16 +148,31 @@ def _samples(isa: str, job: Job, where: Target, report: Mapping[str, Any], ran: 
         low, high = (getattr(choice.layer.params, f"activation_{bound}", at) for at, bound in enumerate(("min", "max")))
         if low == high and not job.name:
             continue  # a constant, of which the compiler leaves nothing
-        trips = {"layer": 1, **choice.kernel.trips(choice.view, where)}
+        times = choice.layer.times
+        trips = {"layer": times, **{k: n * times for k, n in choice.kernel.trips(choice.view, where).items()}}
         kernel = f"{choice.layer.op}/{choice.kernel.name}"
         code = ran.code_of(layer["function"])
         yield Sample(job.name, job.backend, kernel, trips, _figures(isa, found, code))
+    if report["segments"]:
+        whole = rows.streamed(shrink(job.network), [(own["first"], own["last"]) for own in report["segments"]])
+        assert whole is not None
+        (segment,) = whole.segments
+        code = next(size for name, size in ran.code.items() if "_rows_" in name)
+        yield Sample(job.name, job.backend, cost.ROWS, cost.rows_trips(segment), _figures(isa, ran.rows, code))
+        return
     steps = len(job.choices)
     arguments = sum(len(choice.layer.inputs) + 1 for choice in job.choices)
     # The hook's calls are in its code, 4 bytes each.
     code = ran.code[f"{report['name']}_run"] - 4 * steps
     trips = {"layer": 1, "step": steps, "argument": arguments}
     yield Sample(job.name, job.backend, cost.RUN, trips, _figures(isa, ran.run, code))
+
+
+def _wanted(job: Job, only: Sequence[str]) -> bool:
+    """Whether a job has one of these operators; "rows" are the segments of the reference networks."""
+    if cost.ROWS in only:
+        return job.rows != "never"
+    return any(choice.layer.op in only for choice in job.choices)
 
 
 def measured(
@@ -156,7 +191,7 @@ def measured(
             where = replace(TARGETS[MEASURED_ON[isa]], cmsis_nn=cmsis_nn.read(root))
             wanted = jobs(reference, where)
             if only:
-                wanted = [job for job in wanted if any(choice.layer.op in only for choice in job.choices)]
+                wanted = [job for job in wanted if _wanted(job, only)]
             found[isa] = measure(isa, wanted, where, Path(folder) / isa, root)
             print(f"{isa}: {len(found[isa])} layers", file=sys.stderr, flush=True)
     if kept is not None:

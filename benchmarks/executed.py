@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks import reach
 from nnbuild import instruction_timings
@@ -71,10 +72,14 @@ class Executed:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """One network: its layers, what `<name>_run` adds to all of them, bytes of code by function, and the image."""
+    """One network: its layers, what `<name>_run` adds to all of them, bytes of code by function, and the image.
+
+    `rows` is what the functions of segments that go row by row add.
+    """
 
     layers: tuple[Executed, ...]
     run: Executed
+    rows: Executed
     code: Mapping[str, int]
     image: reach.Image
 
@@ -102,7 +107,24 @@ def run(cpu: str, networks: Sequence[Mapping[str, str]], folder: Path, library: 
     archives = ["-Wl,-q", *(word for word in library if not word.startswith("-I"))]
     elf = qemu.link(folder, sources, core, "-O2", compile_arguments, archives)
     assembled = {name for files in networks for text in files.values() for name in re.findall(r"\.hidden (\w+)", text)}
-    return _read(elf, _traced(elf, core, folder), [len(report["layers"]) for report in reports], assembled)
+    return _read(elf, _traced(elf, core, folder), [_order(report) for report in reports], assembled)
+
+
+def _order(report: Mapping[str, Any]) -> list[int]:
+    """The layers in the order in which they run: those of a segment row by row."""
+    order, layers = list(range(len(report["layers"]))), report["layers"]
+    for own in reversed(report["segments"]):
+        inside = range(own["first"], own["last"] + 1)
+        due = [(layers[index]["rows"], index) for index in inside]
+        steps = [
+            index
+            for step in range(own["steps"])
+            for rows, index in due
+            if (step - rows["first"]) % rows["every"] == 0
+            and 0 <= (step - rows["first"]) // rows["every"] < rows["count"]
+        ]
+        order[own["first"] : own["last"] + 1] = steps
+    return order
 
 
 def _sources(folder: Path, files: Mapping[str, str]) -> list[Path]:
@@ -158,14 +180,15 @@ def _disassembled(elf: Path) -> dict[int, Instruction]:
     }
 
 
-def _read(elf: Path, output: Path, layers: Sequence[int], assembled: Collection[str]) -> list[Ran]:
+def _read(elf: Path, output: Path, layers: Sequence[Sequence[int]], assembled: Collection[str]) -> list[Ran]:
     """The stretches of the networks: one in front of each, one for each layer, and what runs behind the last.
 
-    `assembled` are the symbols of functions in assembly.
+    `layers` are those of each network in the order in which they run; `assembled` are the symbols of functions in
+    assembly.
     """
     symbols = _symbols(elf)
     reader = _Reader(_disassembled(elf), symbols, assembled)
-    stretches: list[tuple[Executed, Executed]] = []
+    stretches: list[tuple[Executed, Executed, Executed]] = []
     blocks: list[tuple[int, int, int, int]] = []
     for line in output.read_text().splitlines():
         words = line.split()
@@ -176,12 +199,16 @@ def _read(elf: Path, output: Path, layers: Sequence[int], assembled: Collection[
             blocks = []
     image = reach.read(elf)
     found, at = [], 0
-    for number, count in enumerate(layers):
+    for number, order in enumerate(layers):
         # stretches[at] ends where the network begins, and the last ends behind its return.
+        count = len(order)
         mine = stretches[at + 1 : at + 1 + count]
-        run = _added([own for _, own in stretches[at + 1 : at + 2 + count]])
+        run, rows = (_added([own[kind] for own in stretches[at + 1 : at + 2 + count]]) for kind in (1, 2))
+        parts: dict[int, list[Executed]] = {index: [] for index in sorted(order)}
+        for index, (layer, _, _) in zip(order, mine, strict=True):
+            parts[index].append(layer)
         code = {name: size for name, (_, size) in symbols.items() if name.startswith(f"n{number}_")}
-        found.append(Ran(tuple(layer for layer, _ in mine), run, code, image))
+        found.append(Ran(tuple(_added(own) for own in parts.values()), run, rows, code, image))
         at += count + 2
     return found
 
@@ -192,6 +219,8 @@ def _added(parts: Sequence[Executed]) -> Executed:
         for kind, count in part.classes.items():
             total.classes[kind] = total.classes.get(kind, 0) + count
         total.waits += part.waits
+    assembly = [part.assembly for part in parts if part.assembly is not None]
+    total.assembly = _added(assembly) if assembly else None
     return total
 
 
@@ -207,7 +236,11 @@ class _Reader:
         self._code = code
         self._ranges = {
             kind: [symbols[name] for name in symbols if re.fullmatch(pattern, name)]
-            for kind, pattern in {"run": r"n\d+_run", "none": f"main|fill|{HOOK}"}.items()
+            for kind, pattern in {
+                "run": r"n\d+_(run|push_row)",
+                "rows": r"n\d+_rows_[\w.]+",
+                "none": f"main|fill|{HOOK}",
+            }.items()
         }
         self._ranges["assembly"] = [symbols[name] for name in symbols if name in assembled]
 
@@ -217,9 +250,9 @@ class _Reader:
                 return kind
         return "layer"
 
-    def stretch(self, blocks: Sequence[tuple[int, int, int, int]], reads: int) -> tuple[Executed, Executed]:
-        """(the layer's, those of `<name>_run`)."""
-        found = {"run": Executed(), "none": Executed(), "layer": Executed(), "assembly": Executed()}
+    def stretch(self, blocks: Sequence[tuple[int, int, int, int]], reads: int) -> tuple[Executed, Executed, Executed]:
+        """(the layer's, those of `<name>_run`, those of segments)."""
+        found = {"run": Executed(), "rows": Executed(), "none": Executed(), "layer": Executed(), "assembly": Executed()}
         behind = self._loads_at_ends(blocks)
         for first, last, times, taken in blocks:
             into = found[self._kind(first)]
@@ -240,7 +273,7 @@ class _Reader:
         found["layer"].waits += reads
         layer = _added([found["layer"], found["assembly"]])
         layer.assembly = found["assembly"]
-        return layer, found["run"]
+        return layer, found["run"], found["rows"]
 
     def _loads_at_ends(self, blocks: Sequence[tuple[int, int, int, int]]) -> dict[int, tuple[Instruction, int]]:
         """Loads that end a block, and how often, by the address behind: QEMU cuts blocks where a page ends."""

@@ -5,6 +5,7 @@ instruction sets, counts what each layer executes, and fits by nonnegative least
 kernel's loops costs. Prints how far the estimate of each reference network is off, once with all measurements and once
 without those of that very network. `--write` refreshes nnbuild/costs.json and docs/COSTS.md, which takes three minutes.
 For a new operator there is `--only log_softmax --write`, less than one: it adds the costs of that operator alone.
+`--only rows` is for what segments take that go row by row (`nnbuild.rows`), besides their layers.
 Needs the reference folder, the cross compiler, QEMU with plugins, and CMSIS-NN.
 """
 
@@ -24,7 +25,7 @@ from benchmarks.cost_fit import errors, evaluate, factors, fit
 from benchmarks.cost_page import HEADER, line, page
 from benchmarks.cost_samples import CORES, Sample, columns, measured
 from benchmarks.footprint import ROOT
-from nnbuild import cmsis_nn
+from nnbuild import cmsis_nn, cost
 from nnbuild.files import write_text
 
 COSTS = ROOT / "nnbuild" / "costs.json"
@@ -44,7 +45,9 @@ def main() -> int:
         print("skipped: needs CMSIS-NN and the reference models (NNBUILD_REFERENCE_DIR)", file=sys.stderr)
         return 0
     if arguments.only:
-        document = _with(measured({}, root, None, arguments.only), arguments.only)
+        with tempfile.TemporaryDirectory() as folder:
+            by_rows = cost_layers.networks(shared, Path(folder)) if cost.ROWS in arguments.only else {}
+            document = _with(measured(by_rows, root, None, arguments.only), arguments.only)
         print(
             _json({"kernels": {name: document["kernels"][name] for name in _of(document["kernels"], arguments.only)}})
         )

@@ -221,6 +221,24 @@ OPTIONS: dict[str, Option] = {
             "buffers beside the arena, no copies",
         ),
         Option(
+            "stream_rows",
+            "emit",
+            values.rows,
+            "--stream-rows",
+            '"l00-l08"',
+            "layers that are computed row by row, through a few rows of each tensor, for little RAM: `auto`, where not "
+            "given, as few as `ram` asks for; `never`; or segments of layers, such as `l00-l08,l09-l12`",
+        ),
+        Option(
+            "push_rows",
+            "emit",
+            values.flag,
+            "--push-rows",
+            "True",
+            "the input comes row by row, as a camera or a microphone gives it: `kws_push_row(y, row)` for each, then "
+            "`kws_run()`; no buffer holds it whole",
+        ),
+        Option(
             "section",
             "emit",
             values.weights_section,
@@ -499,6 +517,8 @@ def _combined(options: Mapping[str, Any]) -> Iterable[Finding]:
     if "arena_section" in options and options.get("arena") == "shared":
         hint = "it is a common symbol: place `*_kernels.o(COMMON)` in the linker script"
         yield Finding("option 'arena_section' cannot place a shared arena", hint=hint)
+    if options.get("push_rows") and options.get("stream_rows") == "never":
+        yield Finding("option 'push_rows' needs rows", hint="leave stream_rows out")
     for name in BOUNDS.values():
         if name in options and "validation" not in options:
             hint = "add validation='kws_val.npz': samples that do not calibrate"
@@ -584,7 +604,9 @@ def arguments(options: Mapping[str, Any], stage: str) -> list[Any]:
         if not told or name not in options:
             continue
         value = options[name]
-        if isinstance(value, tuple):
+        if option.stage == "emit" and isinstance(value, bool):
+            words += [option.flag] if value else []
+        elif isinstance(value, tuple):
             for entry in value:
                 words += [option.flag, entry if isinstance(entry, str) else "=".join(entry)]
         else:

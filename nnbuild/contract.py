@@ -263,6 +263,26 @@ def tied(
 
 
 @dataclass(frozen=True, slots=True)
+class RowForm:
+    """How a layer is computed row by row (`nnbuild.rows`), from `inputs` rows of each input to `outputs` rows.
+
+    Row y of the output is what a layer of the operator with `params`, and the constants of the whole one, makes of
+    `extent` rows, the first of which is row y * stride - pad; those that lie outside of the input hold `fill`. A layer
+    that `keeps` has one output for all rows: its scratch lives from the first to the last of them, its function is told
+    which one it is called with, and the last call makes the output.
+    """
+
+    inputs: int
+    outputs: int
+    params: Any
+    extent: int = 1
+    stride: int = 1
+    pad: int = 0
+    fill: int = 0
+    keeps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Operator:
     """Everything about one operator.
 
@@ -288,6 +308,9 @@ class Operator:
 
     `runs(view)` are what the output consists of where the layer does nothing but move whole runs of its inputs: memory
     may make it unnecessary (`nnbuild.elision`).
+
+    `rows(view, count)` is how a layer is computed row by row, None where it cannot be: `count` is of how many rows its
+    inputs are, None where the layer itself has to say.
     """
 
     name: str
@@ -310,5 +333,6 @@ class Operator:
     behind: Callable[[Layer, Layer], Mapping[str, Array] | None] = lambda first, second: None
     runs: Callable[[LayerView], tuple[Run, ...]] = lambda view: ()
     slides: Slides = never
+    rows: Callable[[LayerView, int | None], RowForm | None] = lambda view, count: None
     kernels: tuple[Kernel, ...] = ()
     cases: Callable[[], Iterable[Case]] = lambda: ()

@@ -16,17 +16,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnbuild.contract import Source
 from nnbuild.selection import Choice
 from nnbuild.target import Target
 
+if TYPE_CHECKING:
+    from nnbuild.network import Network
+    from nnbuild.rows import Segment
+
 FITTED = ("cortex-m0", "cortex-m0plus", "cortex-m3", "cortex-m4")
 """The cores whose documented timings the instructions were weighed with."""
 
-RUN = "run"
-"""The row of the table for the function `<name>_run`, which calls the layers."""
+RUN, ROWS = "run", "rows"
+"""The rows of the table for the function `<name>_run`, which calls the layers, and for those that go row by row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,12 @@ class Work:
     multiplications: float = 0
     waits: float = 0
     code: float = 0
+
+    def repeated(self, times: int) -> Work:
+        """So often, by the same code."""
+        return Work(
+            self.instructions * times, self.cycles * times, self.multiplications * times, self.waits * times, self.code
+        )
 
     def __add__(self, other: Work) -> Work:
         return Work(
@@ -115,7 +125,8 @@ def layer_work(choice: Choice, target: Target, core: str) -> Work:
     All is 0 for a kernel that was never measured.
     """
     trips = {"layer": 1, **choice.kernel.trips(choice.view, target)}
-    return _weighed(f"{choice.layer.op}/{choice.kernel.name}", trips, target, core)
+    once = _weighed(f"{choice.layer.op}/{choice.kernel.name}", trips, target, core)
+    return once.repeated(choice.layer.times)
 
 
 def unmeasured(choices: Sequence[Choice], target: Target) -> tuple[str, ...]:
@@ -128,6 +139,19 @@ def run_work(choices: Sequence[Choice], target: Target, core: str) -> Work:
     """What `<name>_run` itself executes outside of the calls, and its code."""
     arguments = sum(len(choice.layer.inputs) + 1 for choice in choices)
     return _weighed(RUN, {"layer": 1, "step": len(choices), "argument": arguments}, target, core)
+
+
+def rows_trips(own: Segment) -> dict[str, int]:
+    """Of a segment's function: its layers, what it looks at in each step, rows that it makes, bytes that it moves."""
+    items = len(own.steps) + own.pushed
+    pushed = own.height if own.pushed else 0
+    made = sum(step.due.count for step in own.steps)
+    return {"layer": items, "step": own.length, "item": own.length * items, "row": made + pushed, "moved": own.moved}
+
+
+def rows_work(own: Segment, target: Target, core: str) -> Work:
+    """What the function of a segment executes outside of its layers, and its code."""
+    return _weighed(ROWS, rows_trips(own), target, core)
 
 
 def weigh(work: Work, timing: Timing) -> Cost:
@@ -186,6 +210,18 @@ def function_key(choice: Choice, source: Source, target: Target) -> str:
     return repr((source.template, source.values, source.assembly, arrays, scratch, types))
 
 
+def all_rows_work(network: Network, target: Target, core: str) -> Work:
+    """That of all segments."""
+    return sum((rows_work(own, target, core) for own in network.segments), Work())
+
+
+def code_of(kernel: str, loop: str, count: float) -> float:
+    """How often the code of a loop is there: once, however often it runs; of what calls layers a piece for each."""
+    if kernel == ROWS:
+        return count if loop == "layer" else 0
+    return count if kernel == RUN else float(count > 0)
+
+
 def _weighed(kernel: str, trips: Mapping[str, int], target: Target, core: str) -> Work:
     table = _table()
     kind = isa(target)
@@ -193,8 +229,7 @@ def _weighed(kernel: str, trips: Mapping[str, int], target: Target, core: str) -
     sums = dict.fromkeys(table["columns"][kind], 0.0)
     for loop, count in trips.items():
         for column, value in zip(sums, rows.get(loop, ()), strict=False):
-            # A loop's code is there once however often it runs; <name>_run has a piece for each call.
-            sums[column] += value * ((count if kernel == RUN else count > 0) if column == "code" else count)
+            sums[column] += value * (code_of(kernel, loop, count) if column == "code" else count)
     cycles = sums[core] if core in sums else sums["instructions"] * table["factors"].get(core, 1.0)
     return Work(sums["instructions"], cycles, sums.get("multiplications", 0.0), sums["waits"], sums["code"])
 

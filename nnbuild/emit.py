@@ -12,20 +12,20 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from nnbuild import __version__, cnames, cost, fixedpoint, model_report, static_cost
+from nnbuild import __version__, cnames, cost, model_report, row_calls, static_cost
 from nnbuild.contract import Assembly, Source
 from nnbuild.errors import ConfigError
-from nnbuild.memory import Plan, plan
+from nnbuild.memory import Plan
 from nnbuild.network import Array, Network, Port, Tensor
 from nnbuild.ops.history import settled
-from nnbuild.optimize import Aim, Selection, in_order, optimize
+from nnbuild.optimize import Aim, Selection
 from nnbuild.placement import Placement
 from nnbuild.raw_input import RawInput, raw_input
 from nnbuild.rendering import assembly_range, assembly_text, environment, helpers
 from nnbuild.reset import fills
-from nnbuild.selection import Choice, candidates
 from nnbuild.selftest import selftest_samples
 from nnbuild.shrink import Removed, shrink
+from nnbuild.streaming import AUTO, Setup, made
 from nnbuild.target import TARGETS, Target
 
 ARENAS = ("static", "caller", "shared")
@@ -51,6 +51,8 @@ class EmitOptions:
     backend: str = "auto"
     aim: Aim = field(default_factory=Aim)
     placement: Placement = field(default_factory=Placement)
+    stream_rows: str = AUTO
+    push_rows: bool = False
     evaluate: bool = False
     apart: bool = False
 
@@ -67,16 +69,23 @@ class _Instance:
 
 @dataclass(frozen=True, slots=True)
 class _Step(model_report.Step):
-    """One layer as the generated code sees it; `parameters` are its memory besides tensors: scratch, state."""
+    """One layer as the generated code sees it; `parameters` are its memory besides tensors: scratch, state.
+
+    One that `keeps` goes on from row to row, and is told which one it is.
+    """
 
     arguments: tuple[str, ...]
     symbols: Mapping[str, str]
     parameters: tuple[str, ...]
+    keeps: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _NamedPort:
-    """A model input or output with its names in C: macro prefix, function suffix, argument; `offset` in the arena."""
+    """A model input or output with its names in C: macro prefix, function suffix, argument; `offset` in the arena.
+
+    The rows of one that has them are pushed, each of `row_size`.
+    """
 
     port: Port
     tensor: Tensor
@@ -84,6 +93,12 @@ class _NamedPort:
     suffix: str
     argument: str
     offset: int | None = None
+    rows: int = 0
+
+    @property
+    def row_size(self) -> int:
+        """Elements that the caller has at a time."""
+        return self.tensor.size // self.rows if self.rows else self.tensor.size
 
     @property
     def itemsize(self) -> int:
@@ -111,20 +126,27 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     model_id, lowered = network.model_id(), network
     network = shrink(lowered)
     removed = Removed.between(lowered, network)
+    whole = network
     pins = _pins_of_remaining(options.pins, lowered, network, f"{name}_")
-    serving = candidates(network, options.target, pins, options.backend, f"{name}_")
-
-    def planner(choices: Sequence[Choice]) -> Plan:
-        return plan(network, choices, options.target, placement.in_arena, placement.arena_align, options.apart)
-
-    with fixedpoint.rounding(network.single_rounding):
-        selection = optimize(serving, options.target, options.aim, planner)
-        planned = planner(selection.choices)
-        selection = in_order(selection, planned, options.target)
-    inputs = _named(network, network.inputs, name, "input", planned)
-    outputs = _named(network, network.outputs, name, "output", planned)
+    setup = Setup(
+        options.target,
+        options.aim,
+        pins,
+        options.backend,
+        f"{name}_",
+        placement.in_arena,
+        placement.arena_align,
+        options.stream_rows,
+        options.push_rows,
+        options.apart,
+    )
+    found = made(network, setup)
+    network, selection, planned = found.network, found.selection, found.planned
+    inputs = _named(network, whole, network.inputs, name, "input", planned)
+    outputs = _named(network, whole, network.outputs, name, "output", planned)
     steps = _steps(name, network, selection, planned, options.target, (*inputs, *outputs))
     raw = _raw(options, inputs)
+    segments = _segments(name, network, planned, steps, (*inputs, *outputs))
     start, pattern = fills(network, planned)
     context: dict[str, Any] = {
         "name": name,
@@ -147,11 +169,13 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         "caller_arena": options.arena == "caller",
         "shared_arena": options.arena == "shared",
         "steps": steps,
+        "segments": segments,
+        "pushed": next((own.pushed for own in segments if own.pushed), None),
+        "placed": [p for p in (*inputs, *outputs) if placement.in_arena and not p.rows],
         "unread": [
             p.argument
             for p in inputs
-            if p.offset is None
-            and not any(network.shares(p.port.tensor, read) for s in steps for read in s.choice.layer.inputs)
+            if p.offset is None and not any(network.shares(p.port.tensor, read) for read in _read(network))
         ],
         "raw": raw,
         "spdx": SPDX,
@@ -163,13 +187,15 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     assembled = _assembled(instances)
     functions = [_function(templates, instance, assembled, f"{name.upper()}_ASSEMBLY") for instance in instances]
     set_input = templates.get_template("set_input.c.j2").render(context).strip("\n") if raw else ""
-    texts = [*(function["text"] for function in functions), set_input]
+    rows = [templates.get_template("rows.c.j2").render(context, own=own).strip("\n") for own in segments]
+    texts = [*(function["text"] for function in functions), *rows, set_input]
     rendered = {
         f"{name}.h": templates.get_template("model.h.j2").render(context),
         f"{name}.c": templates.get_template("model.c.j2").render(
             context,
             calls=[_call(step) for step in steps],
             functions=functions,
+            rows=rows,
             assembled=[_wrapped(f"{own.returns} {at}(", own.parameters, ");") for at, own in assembled.values()],
             includes=dict.fromkeys(name for instance in instances for name in instance.source.includes),
             set_input=set_input,
@@ -188,7 +214,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         f"{name}.report.json": model_report.as_json(network, options, steps, planned, selection, model_id, removed),
     }
     if options.selftest:
-        samples = selftest_samples(network, options.selftest)
+        samples = selftest_samples(whole, options.selftest)
         rendered[f"{name}_selftest.c"] = templates.get_template("selftest.c.j2").render(context, samples=samples)
     if options.evaluate:
         rendered[f"{name}_evaluate.c"] = templates.get_template("evaluate.c.j2").render(context)
@@ -204,17 +230,21 @@ def _pins_of_remaining(pins: Mapping[str, str], lowered: Network, network: Netwo
     return {name: kernel for name, kernel in pins.items() if name not in before - after}
 
 
-def _named(network: Network, ports: Sequence[Port], name: str, kind: str, planned: Plan) -> list[_NamedPort]:
+def _named(
+    network: Network, whole: Network, ports: Sequence[Port], name: str, kind: str, planned: Plan
+) -> list[_NamedPort]:
     """One port is `input`; of several each carries its own name."""
+    heights = {own.source: own.height for own in network.segments if own.pushed}
     names = [f"_{own}" for own in cnames.distinct([port.name for port in ports])] if len(ports) > 1 else [""]
     return [
         _NamedPort(
             port,
-            network.tensors[port.tensor],
+            whole.tensors[port.tensor],
             f"{name}_{kind}{own}".upper(),
             own,
             f"{kind}{own}",
             planned.offsets.get(port.tensor),
+            heights.get(port.tensor, 0) if kind == "input" else 0,
         )
         for port, own in zip(ports, names, strict=True)
     ]
@@ -260,8 +290,15 @@ def _steps(
 ) -> list[_Step]:
     arguments = {named.port.tensor: named.argument for named in ports if named.offset is None}
     places = {tensor: _in_argument(network, tensor, arguments) for tensor in network.tensors}
-    places |= {tensor: _in_arena(network.tensors[tensor], offset) for tensor, offset in planned.offsets.items()}
+    places |= {
+        tensor: _in_arena(network.tensors[tensor], offset)
+        for tensor, offset in planned.offsets.items()
+        if tensor in network.tensors
+    }
     places |= {tensor: f"&state[{offset}]" for tensor, offset in planned.in_states.items()}
+    for own in network.segments:
+        places |= row_calls.places(network, own, planned, arguments)
+    keeping = {step.layer for own in network.segments for step in own.steps if step.keeps}
     functions: dict[str, str] = {}
     steps = []
     for choice, source in zip(selection.choices, selection.sources, strict=True):
@@ -277,8 +314,9 @@ def _steps(
         tensors = (places[tensor] for tensor in (*layer.inputs, layer.output))
         passed = (*tensors, *memory.values(), *symbols.values())
         function = functions.setdefault(cost.function_key(choice, source, target), f"{name}_{layer.name}")
-        ranges = [assembly_range(own, target.cpu) for own in source.assembly]
-        steps.append(_Step(choice, source, function, static_cost.total(ranges), passed, symbols, tuple(memory)))
+        ranges = [assembly_range(own, target.cpu, layer.times) for own in source.assembly]
+        known = static_cost.total(ranges)
+        steps.append(_Step(choice, source, function, known, passed, symbols, tuple(memory), layer.name in keeping))
     return steps
 
 
@@ -288,6 +326,22 @@ def _in_argument(network: Network, tensor: str, arguments: Mapping[str, str]) ->
     if root not in arguments or not start:
         return arguments.get(root, "")
     return f"&{arguments[root]}[{start // network.tensors[tensor].element_bytes}]"
+
+
+def _segments(
+    name: str, network: Network, planned: Plan, steps: Sequence[_Step], ports: Sequence[_NamedPort]
+) -> list[row_calls.Function]:
+    """The functions of what goes row by row."""
+    places = {named.port.tensor: named.argument for named in ports if named.offset is None}
+    calls = {step.choice.layer.name: _call(step) for step in steps}
+    return [row_calls.function(network, own, planned, places, name, calls) for own in network.segments]
+
+
+def _read(network: Network) -> set[str]:
+    """The tensors that layers read."""
+    return {network.home(name) for layer in network.layers for name in layer.inputs} | {
+        own.source for own in network.segments
+    }
 
 
 def _in_arena(tensor: Tensor, offset: int) -> str:
@@ -327,12 +381,14 @@ def _signature(step: _Step) -> str:
     parameters.append(f"{view.output.dtype}_t *output")
     parameters += [f"int8_t *{memory}" for memory in step.parameters]
     parameters += [f"const {array.dtype}_t *{key}" for key, array in step.source.data.items()]
+    parameters += ["int32_t row"] if step.keeps else []
     return _wrapped(f"static void {step.function}(", parameters, ")")
 
 
 def _call(step: _Step) -> str:
-    """The statement in `<name>_run`."""
-    return _wrapped(f"    {step.function}(", step.arguments, ");", indent=8)
+    """The statement that calls the layer."""
+    arguments = (*step.arguments, "row") if step.keeps else step.arguments
+    return _wrapped(f"    {step.function}(", arguments, ");", indent=8)
 
 
 def _wrapped(head: str, pieces: Sequence[str], tail: str, indent: int = 0) -> str:
@@ -361,10 +417,12 @@ def _executed(steps: Sequence[_Step], assembly: Assembly, cpu: str) -> list[str]
     lines = []
     for step in steps:
         for own in step.source.assembly:
-            found = assembly_range(own, cpu) if _made_from(own) == _made_from(assembly) else None
+            times = step.choice.layer.times
+            found = assembly_range(own, cpu, times) if _made_from(own) == _made_from(assembly) else None
             if found is not None:
                 most = "" if found.least == found.most else f" to {found.most:,}"
-                calls = f"{own.runs['call']:,} call{'s' if own.runs['call'] > 1 else ''} in one inference"
+                count = own.runs["call"] * times
+                calls = f"{count:,} call{'s' if count > 1 else ''} in one inference"
                 amount = f"{found.least:,}{most} {static_cost.unit(cpu)}"
                 lines.append(f"{step.choice.layer.name}: {calls}, {amount} on {cpu}")
     return lines

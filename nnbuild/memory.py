@@ -1,7 +1,8 @@
 """Where each tensor lives in the arena.
 
 The model's inputs and outputs are its caller's buffers, or lie in the arena as well; everything else, and the scratch
-of each kernel, gets an offset. Tensors whose lifetimes overlap never share a byte, except in place, where the operator
+of each kernel, gets an offset. What goes row by row (`nnbuild.rows`) lies where its whole tensor, or the rows that are
+kept of that, do. Tensors whose lifetimes overlap never share a byte, except in place, where the operator
 allows it, an output with a dying input, as far as the kernel allows it (`contract.Overlap`), and views, which lie in
 another tensor.
 """
@@ -14,15 +15,19 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations, pairwise
 
 from nnbuild.contract import LayerView, Order, Overlap
-from nnbuild.network import Network
+from nnbuild.network import Layer, Network, Tensor
 from nnbuild.offsets import ALIGNMENT as ALIGNMENT
 from nnbuild.offsets import STEPS, Buffer, Placement, Span, aligned, live_bytes, place
 from nnbuild.ops import BY_NAME
+from nnbuild.rows import PUSHED
 from nnbuild.selection import Choice
 from nnbuild.target import Target
 
 EXHAUSTIVE = 5
 """Of so few layers that can run in place every choice is tried, where the first is not known to be the best."""
+
+FAR = 2**40
+"""As a distance, one at which nothing overlaps any more."""
 
 
 Lives = Mapping[str, tuple[int, int]]
@@ -79,14 +84,12 @@ def plan(
     over an input but in place.
     """
     lives = lifetimes(network)
-    scratch = _scratch(choices, target)
-    over = {
-        choice.layer.output: _overlaps(network, choice, index, lives, target)
-        for index, choice in enumerate(() if apart else choices)
-    }
+    scratch = _scratch(network, choices, target)
+    over = {} if apart else _all_overlaps(network, choices, lives, target)
     memory, buffers, placed = _best(network, lives, scratch, over, io, alignment)
     starts = dict(zip((buffer.tensors[0] for buffer in buffers), placed.offsets, strict=True))
     offsets = {name: starts[root] + start for name, (root, start) in memory.places.items() if root in starts}
+    offsets |= {name: start for name, start in starts.items() if name == PUSHED}
     states, state_bytes = _states(network)
     return Plan(
         aligned(placed.extent, alignment),
@@ -101,34 +104,69 @@ def plan(
     )
 
 
+def least(
+    network: Network, choices: Sequence[Choice], target: Target, io: bool = False, alignment: int = ALIGNMENT
+) -> tuple[int, ...]:
+    """Bytes that live at each layer, whatever runs in place: below them no plan goes."""
+    lives = lifetimes(network)
+    memory = _apart(network, lives, io, alignment)
+    memory = _in_place(network, memory, list(_takeovers(network, lives, memory)))
+    buffers = memory.buffers(network, lives, _all_overlaps(network, choices, lives, target))
+    buffers += _scratch(network, choices, target)
+    return tuple(live_bytes(buffers, index) for index in range(len(choices)))
+
+
 def lifetimes(network: Network) -> Lives:
     """First and last layer at which each tensor is needed; the model's outputs live beyond the last layer.
 
-    A tensor that others lie in lives from the first of them on, one that lies in another as soon as that does.
+    A tensor that others lie in lives from the first of them on, one that lies in another as soon as that does. What is
+    kept in a segment that goes row by row, what it reads and what it writes is needed from its first layer to its last
+    one; rows that are used at once are needed like any other tensor, and rows have no lives besides their tensor's.
     """
     first = {port.tensor: 0 for port in network.inputs}
-    first |= {layer.output: index for index, layer in enumerate(network.layers)}
+    first |= {network.home(layer.output): index for index, layer in enumerate(network.layers)}
+    first |= _gathered(network)
     written = tuple(first)
-    for name in network.tensors:
-        if name not in first:
-            first[name] = min(first[other] for other in written if network.shares(name, other))
-    last = {name: index for index, layer in enumerate(network.layers) for name in layer.inputs}
-    last |= {port.tensor: len(network.layers) for port in network.outputs}
-    return {name: (start, last.get(name, start)) for name, start in first.items()}
+    for name in _unwritten(network, written):
+        first[name] = min(first[other] for other in written if network.shares(name, other))
+    last = {network.home(name): index for index, layer in enumerate(network.layers) for name in layer.inputs}
+    lives = {name: (start, last.get(name, start)) for name, start in first.items()}
+    for own in network.segments:
+        for name in own.lasting:
+            start, end = lives[name]
+            lives[name] = (min(start, own.first), max(end, own.last))
+    return lives | {port.tensor: (lives[port.tensor][0], len(network.layers)) for port in network.outputs}
 
 
-def in_order(choices: Sequence[Choice], planned: Plan, target: Target) -> tuple[Choice, ...]:
+def _gathered(network: Network) -> dict[str, int]:
+    """What a segment gathers rows of a whole tensor in, and the layer that it does so for."""
+    reads = {name: index for index, layer in enumerate(network.layers) for name in layer.inputs}
+    return {name: reads[name] for own in network.segments for name, home in own.homes.items() if name == home}
+
+
+def _unwritten(network: Network, written: Collection[str]) -> list[str]:
+    """Tensors that others lie in, or that lie in others, and that no layer writes."""
+    involved = {*network.views, *(view.home for view in network.views.values())}.difference(written)
+    return [name for name in network.tensors if name in involved]
+
+
+def in_order(network: Network, choices: Sequence[Choice], planned: Plan, target: Target) -> tuple[Choice, ...]:
     """The choices with the order in which each kernel has to write for this plan."""
-    orders = (_order(choice, planned, target) for choice in choices)
+    orders = (_order(network, choice, planned, target) for choice in choices)
     return tuple(
         replace(choice, view=replace(choice.view, order=order)) for choice, order in zip(choices, orders, strict=True)
     )
 
 
-def _order(choice: Choice, planned: Plan, target: Target) -> Order:
-    view, start = choice.view, planned.offsets.get(choice.layer.output)
+def _order(network: Network, choice: Choice, planned: Plan, target: Target) -> Order:
+    def offset(name: str, tensor: Tensor) -> int | None:
+        """Of what is read or written as it lies in memory, and is no part of it."""
+        home = network.home(name)
+        return planned.offsets.get(home) if network.tensors[home].bytes == tensor.bytes else None
+
+    view, start = choice.view, offset(choice.layer.output, choice.view.output)
     for position, own in choice.kernel.overlap(view, target).items():
-        place = planned.offsets.get(choice.layer.inputs[position])
+        place = offset(choice.layer.inputs[position], view.inputs[position])
         if start is None or place is None:
             continue
         if start < place + view.inputs[position].bytes and place < start + view.output.bytes:
@@ -139,10 +177,13 @@ def _order(choice: Choice, planned: Plan, target: Target) -> Order:
 _SCRATCH = "scratch:"
 
 
-def _scratch(choices: Sequence[Choice], target: Target) -> list[Buffer]:
+def _scratch(network: Network, choices: Sequence[Choice], target: Target) -> list[Buffer]:
+    """Of the layers that have some; what goes on from row to row is needed in the whole segment, as pushed rows are."""
+    counters = [Buffer((PUSHED,), ALIGNMENT, 0, own.last) for own in network.segments if own.pushed]
+    starts = {step.layer: own.first for own in network.segments for step in own.steps if step.keeps}
     sizes = [choice.kernel.scratch(choice.view, target) for choice in choices]
-    return [
-        Buffer((_SCRATCH + choice.layer.name,), size, index, index)
+    return counters + [
+        Buffer((_SCRATCH + choice.layer.name,), size, starts.get(choice.layer.name, index), index)
         for index, (choice, size) in enumerate(zip(choices, sizes, strict=True))
         if size
     ]
@@ -207,7 +248,8 @@ class _Memory:
         if root == other or shift < 0 or shift % max(ALIGNMENT, self.alignments[other]):
             return False
         moved = [Span(span.start + shift, span.size, span.first, span.last) for span in self.storages[other]]
-        if any(name != step.input and network.shares(name, step.input) for name in network.layers[step.layer].inputs):
+        inputs = map(network.home, network.layers[step.layer].inputs)
+        if any(name != step.input and network.shares(name, step.input) for name in inputs):
             return False
         if not all(_follow(old, new, step.layer) for old in self.storages[root] for new in moved):
             return False
@@ -229,14 +271,18 @@ def _follow(old: Span, new: Span, layer: int) -> bool:
 def _apart(network: Network, lives: Lives, io: bool, alignment: int) -> _Memory:
     """Each tensor in a storage of its own, but for views; without those that are the caller's."""
     ports = {port.tensor for port in (*network.inputs, *network.outputs)}
-    written = [*(port.tensor for port in network.inputs), *(layer.output for layer in network.layers)]
-    elsewhere = {*_in_states(network), *(() if io else ports)}
+    # Of an input that is pushed some rows are kept.
+    pushed = {own.source for own in network.segments if own.pushed}
+    outside = {*_in_states(network), *(() if io else ports - pushed)}
+    written = [port.tensor for port in network.inputs]
+    written += [*(network.home(layer.output) for layer in network.layers), *_gathered(network)]
+    unwritten = _unwritten(network, written)
     storages: dict[str, list[Span]] = {}
     for name in written:
         root, start = network.place(name)
-        if root not in elsewhere:
+        if root not in outside:
             own = [Span(start, network.tensors[name].bytes, *lives[name])]
-            storages.setdefault(root, []).extend(own + _seen_by(network, lives, name, written))
+            storages.setdefault(root, []).extend(own + _seen_by(network, lives, name, unwritten))
     places = {name: network.place(name) for name in network.tensors}
     return _Memory(
         storages,
@@ -245,12 +291,12 @@ def _apart(network: Network, lives: Lives, io: bool, alignment: int) -> _Memory:
     )
 
 
-def _seen_by(network: Network, lives: Lives, tensor: str, written: Collection[str]) -> list[Span]:
+def _seen_by(network: Network, lives: Lives, tensor: str, unwritten: Sequence[str]) -> list[Span]:
     """The bytes of `tensor`, which a layer writes, that tensors need which none writes."""
     found = []
-    for other in network.tensors:
+    for other in unwritten:
         start, end = network.overlap(tensor, other)
-        if other not in written and start < end:
+        if start < end:
             found.append(Span(start, end - start, lives[tensor][0], lives[other][1]))
     return found
 
@@ -337,16 +383,32 @@ def _fewer(options: Sequence[_Takeover]) -> Iterator[Sequence[_Takeover]]:
 def _takeovers(network: Network, lives: Lives, memory: _Memory) -> Iterator[_Takeover]:
     """What operators allow, in the order of layers."""
     for index, layer in enumerate(network.layers):
-        for position in BY_NAME[layer.op].inplace(LayerView.of(network, layer)):
-            name = layer.inputs[position]
-            fits = network.tensors[name].bytes == network.tensors[layer.output].bytes
-            if fits and lives[name][1] == index and {name, layer.output} <= memory.places.keys():
-                yield _Takeover(index, name, layer.output)
+        view, output = LayerView.of(network, layer), network.home(layer.output)
+        for position in () if _lasting(network, layer) else BY_NAME[layer.op].inplace(view):
+            name = network.home(layer.inputs[position])
+            fits = network.tensors[name].bytes == network.tensors[output].bytes == view.output.bytes
+            if fits and lives[name][1] == index and {name, output} <= memory.places.keys():
+                yield _Takeover(index, name, output)
+
+
+def _all_overlaps(network: Network, choices: Sequence[Choice], lives: Lives, target: Target) -> Over:
+    """Over which tensors each output may lie; the result of a segment over the source that dies there."""
+    over = {
+        network.home(choice.layer.output): _overlaps(network, choice, index, lives, target)
+        for index, choice in enumerate(choices)
+    }
+    return over | {
+        own.result: {own.source: Overlap(own.lead, FAR)}
+        for own in network.segments
+        if lives[own.source][1] == own.last and not own.pushed
+    }
 
 
 def _overlaps(network: Network, choice: Choice, index: int, lives: Lives, target: Target) -> dict[str, Overlap]:
     """The inputs that die at layer `index`, and how its kernel may overwrite them while it reads them."""
-    names = choice.layer.inputs
+    names = [network.home(name) for name in choice.layer.inputs]
+    if _lasting(network, choice.layer):
+        return {}
     return {
         names[position]: own
         for position, own in choice.kernel.overlap(choice.view, target).items()
@@ -375,6 +437,11 @@ def _is_alone(network: Network, tensor: str, readers: Mapping[str, int]) -> bool
     """Whether a tensor has one reader and is no part of another, and nobody reads parts of it."""
     parts = [name for name in network.tensors if name != tensor and network.shares(name, tensor)]
     return tensor not in network.views and readers[tensor] == 1 and not any(readers.get(name) for name in parts)
+
+
+def _lasting(network: Network, layer: Layer) -> bool:
+    """Whether what a layer writes is needed in all of a segment, so that a step of it cannot begin in other memory."""
+    return any(network.home(layer.output) in own.lasting for own in network.segments if layer.name in own.names)
 
 
 def _states(network: Network) -> tuple[dict[str, int], int]:

@@ -21,6 +21,7 @@ from nnbuild.optimize import Selection
 from nnbuild.report import curve
 from nnbuild.report.schema import MODEL_SCHEMA
 from nnbuild.report.usage import layer_number
+from nnbuild.rows import Segment
 from nnbuild.selection import Choice
 from nnbuild.shrink import Removed
 from nnbuild.static_cost import Range
@@ -54,7 +55,7 @@ def as_json(
 ) -> str:
     """The text of `<name>.report.json`. `network` is the shrunk one, which lacks what is `removed`."""
     name, target = options.name, options.target
-    layers = [_layer(name, index, step, planned, target) for index, step in enumerate(steps)]
+    layers = [_layer(network, name, index, step, planned, target) for index, step in enumerate(steps)]
     document = {
         "schema": MODEL_SCHEMA,
         "name": name,
@@ -75,8 +76,9 @@ def as_json(
         "reordered": _is_reordered(name, [layer["name"] for layer in layers]),
         "peak_layer": planned.peak if planned.arena else None,
         "macs": sum(layer["macs"] for layer in layers),
+        "segments": [_segment(own) for own in network.segments],
         "removed": asdict(removed),
-        "cost": _run_cost([step.choice for step in steps], target),
+        "cost": _run_cost(network, [step.choice for step in steps], target),
         "inputs": [_port(network, item) for item in network.inputs],
         "outputs": [_port(network, item) for item in network.outputs],
         "layers": layers,
@@ -101,7 +103,7 @@ def _port(network: Network, item: Port) -> dict[str, Any]:
     }
 
 
-def _layer(name: str, index: int, step: Step, planned: Plan, target: Target) -> dict[str, Any]:
+def _layer(network: Network, name: str, index: int, step: Step, planned: Plan, target: Target) -> dict[str, Any]:
     choice, view = step.choice, step.choice.view
     return {
         "index": index,
@@ -113,7 +115,8 @@ def _layer(name: str, index: int, step: Step, planned: Plan, target: Target) -> 
         "reasons": dict(sorted(choice.reasons.items())),
         "inputs": [list(tensor.shape) for tensor in view.inputs],
         "output": list(view.output.shape),
-        "macs": BY_NAME[choice.layer.op].macs(view),
+        "macs": BY_NAME[choice.layer.op].macs(view) * choice.layer.times,
+        "rows": _rows(network, choice.layer.name),
         "weights_bytes": sum(array.nbytes for array in step.source.data.values()),
         "scratch_bytes": choice.kernel.scratch(view, target),
         "live_bytes": planned.live[index],
@@ -125,13 +128,29 @@ def _layer(name: str, index: int, step: Step, planned: Plan, target: Target) -> 
     }
 
 
-def _run_cost(choices: Sequence[Choice], target: Target) -> dict[str, Any] | None:
-    """What the costs of layers rest on, and that of `<name>_run` itself; None where the core or a kernel is unknown."""
+def _rows(network: Network, layer: str) -> dict[str, int] | None:
+    """When rows of a layer are computed: row y at step `first` + y * `every` of its segment; None for all at once."""
+    due = next((step.due for own in network.segments for step in own.steps if step.layer == layer), None)
+    return None if due is None else {"first": due.first, "every": due.every, "count": due.count}
+
+
+def _segment(own: Segment) -> dict[str, Any]:
+    """Layers that go row by row, in that many steps, and the rows that they keep."""
+    kept = sum(rows.rows * rows.bytes for rows in own.kept.values() if rows.stays)
+    numbers = {"first": own.first, "last": own.last, "steps": own.length, "kept_bytes": kept, "moved_bytes": own.moved}
+    return {**numbers, "pushed": own.pushed}
+
+
+def _run_cost(network: Network, choices: Sequence[Choice], target: Target) -> dict[str, Any] | None:
+    """What the costs of layers rest on, and that of `<name>_run` itself, with what calls rows and moves them.
+
+    None where the core or a kernel is unknown.
+    """
     basis = cost.basis(target.cpu)
     if basis is None or cost.unmeasured(choices, target):
         return None
     error = cost.error_percent(target.cpu, choices)
-    run = _counts(cost.run_work(choices, target, target.cpu))
+    run = _counts(cost.run_work(choices, target, target.cpu) + cost.all_rows_work(network, target, target.cpu))
     return {"basis": basis, "error_percent": error, "compiler": cost.compiler(), "run": run}
 
 
@@ -163,36 +182,46 @@ def arena_map(network: Network, choices: Sequence[Choice], planned: Plan, target
     rows = [row for port in network.inputs for row in _places(network, port.tensor, port.name, "input", planned)]
     outputs = {port.tensor: port.name for port in network.outputs}
     for layer in network.layers:
-        if layer.output in planned.in_states:
+        tensor = network.home(layer.output)
+        if tensor in planned.in_states:
             continue
-        port = outputs.get(network.place(layer.output)[0])
-        name, kind = (layer.output, "activation") if port is None else (port, "output")
+        port = outputs.get(network.place(tensor)[0])
+        name, kind = (tensor, "activation") if port is None else (port, "output")
         over = _written_over(network, planned, layer)
-        rows += [{**row, "over": over} for row in _places(network, layer.output, name, kind, planned)]
-    return [*rows, *_scratch(choices, planned, target)]
+        rows += [{**row, "over": over} for row in _places(network, tensor, name, kind, planned)]
+    return [*rows, *_scratch(network, choices, planned, target)]
 
 
 def _written_over(network: Network, planned: Plan, layer: Layer) -> list[str]:
-    """The inputs, by the names of their rows, over which a layer's output lies; a model's input by that of its port."""
+    """The inputs, by the names of their rows, over which a layer's output lies; a model's input by that of its port.
+
+    The result of a segment may lie over the source of that.
+    """
     names = {port.tensor: port.name for port in network.inputs}
-    start = planned.offsets.get(layer.output)
+    output = network.home(layer.output)
+    start = planned.offsets.get(output)
+    sources = [own.source for own in network.segments if own.result == output and not own.pushed]
     found = []
-    for name in dict.fromkeys(layer.inputs):
+    for name in dict.fromkeys([*map(network.home, layer.inputs), *sources]):
         place = planned.offsets.get(name)
         if start is not None and place is not None:
-            apart = start >= place + network.tensors[name].bytes or place >= start + network.tensors[layer.output].bytes
+            apart = start >= place + network.tensors[name].bytes or place >= start + network.tensors[output].bytes
             found += [] if apart else [names.get(name, name)]
     return found
 
 
-def _scratch(choices: Sequence[Choice], planned: Plan, target: Target) -> list[dict[str, Any]]:
+def _scratch(network: Network, choices: Sequence[Choice], planned: Plan, target: Target) -> list[dict[str, Any]]:
+    """Of kernels, and what rows of a whole tensor are gathered in; sums of rows are needed in their whole segment."""
     rows = []
+    starts = {step.layer: own.first for own in network.segments for step in own.steps if step.keeps}
     for index, choice in enumerate(choices):
-        if choice.layer.name in planned.scratch:
-            size, offset = choice.kernel.scratch(choice.view, target), planned.scratch[choice.layer.name]
-            row = {"name": choice.layer.name, "kind": "scratch", "shape": [size], "offset": offset, "bytes": size}
-            rows.append({**row, "first": index, "last": index, "over": []})
-    return rows
+        name = choice.layer.name
+        if name in planned.scratch:
+            size, offset = choice.kernel.scratch(choice.view, target), planned.scratch[name]
+            row = {"name": name, "kind": "scratch", "shape": [size], "offset": offset, "bytes": size}
+            rows.append({**row, "first": starts.get(name, index), "last": index, "over": []})
+    gathered = [name for own in network.segments for name, home in own.homes.items() if name == home]
+    return [*rows, *(row for name in gathered for row in _places(network, name, name, "scratch", planned))]
 
 
 def _places(network: Network, tensor: str, name: str, kind: str, planned: Plan) -> list[dict[str, Any]]:

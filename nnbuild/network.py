@@ -11,12 +11,15 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nnbuild.errors import InternalError
+
+if TYPE_CHECKING:
+    from nnbuild.rows import Segment
 
 Array = npt.NDArray[Any]
 
@@ -99,6 +102,7 @@ class Layer:
 
     `op` names the record in `nnbuild.ops`; `params` is that record's dataclass of plain integers; `constants` are its
     weights, biases, multipliers and tables in the layout that the record documents; `node` is the ONNX node behind it.
+    It is computed that many `times` in one inference: once, or for each row of its output (`nnbuild.rows`).
     """
 
     name: str
@@ -108,6 +112,7 @@ class Layer:
     params: Any
     constants: Mapping[str, Array]
     node: str
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +140,8 @@ class Network:
     `views` are the tensors that lie in others (see `nnbuild.elision`): parts that are read as they lie, or that layers
     write to where they belong. What no layer writes is there as soon as all of its elements are.
     `single_rounding`: requantization rounds once instead of twice, for firmware whose CMSIS-NN does. `synthetic`: its
-    scales come from made-up samples, so what it computes means nothing.
+    scales come from made-up samples, so what it computes means nothing. `segments` are runs of layers that are computed
+    row by row (`nnbuild.rows`), of a network that is on its way to C; there layers read and write rows of tensors.
     """
 
     tensors: Mapping[str, Tensor]
@@ -145,6 +151,7 @@ class Network:
     single_rounding: bool = False
     synthetic: bool = False
     views: Mapping[str, View] = field(default_factory=dict)
+    segments: tuple[Segment, ...] = ()
 
     def place(self, tensor: str) -> tuple[str, int]:
         """The tensor that `tensor` lies in, itself unless it is a view, and the byte there that it begins at."""
@@ -165,6 +172,10 @@ class Network:
         """Whether two tensors have bytes in common."""
         first, end = self.overlap(one, other)
         return first < end
+
+    def home(self, name: str) -> str:
+        """The tensor whose memory holds `name`: itself, or what the rows of a segment belong to."""
+        return next((own.homes[name] for own in self.segments if name in own.homes), name)
 
     def verify(self) -> None:
         """Raise InternalError unless every layer reads what is already written and every tensor is written once."""

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 from nnbuild import cost, memory
 from nnbuild.contract import Kernel, Order, Source
-from nnbuild.cost import Timing
+from nnbuild.cost import Timing, Work
 from nnbuild.memory import Plan
+from nnbuild.network import Network
 from nnbuild.pareto import Option, Point, front
 from nnbuild.selection import Candidates, Choice
 from nnbuild.target import Target
@@ -57,9 +58,15 @@ class Selection:
 
 
 def optimize(
-    layers: Sequence[Candidates], target: Target, aim: Aim, planner: Callable[[Sequence[Choice]], Plan]
+    layers: Sequence[Candidates],
+    target: Target,
+    aim: Aim,
+    planner: Callable[[Sequence[Choice]], Plan],
+    besides: Work | None = None,
 ) -> Selection:
     """The kernels for `layers`. `planner` says where their memory lies; it is asked where RAM has a limit.
+
+    `besides` is what is executed whatever they are.
 
     Where no set is within the limits: of those that fit the flash the fastest, or else the smallest, so that what the
     build says of it is about the best that can be had.
@@ -74,7 +81,8 @@ def optimize(
             [_option(layer.choose(kernel, {}), own[kernel.name], target, timing) for kernel in layer.kernels]
             for layer, own in zip(known, sources, strict=True)
         ]
-        base = cost.weigh(cost.run_work([layer.first() for layer in known], target, target.cpu), timing)
+        run = cost.run_work([layer.first() for layer in known], target, target.cpu)
+        base = cost.weigh(run + (besides or Work()), timing)
         points = [
             replace(point, flash=point.flash + base.code_bytes, cycles=point.cycles + base.cycles)
             for point in front(options)
@@ -89,9 +97,9 @@ def optimize(
         known = smaller
 
 
-def in_order(selection: Selection, planned: Plan, target: Target) -> Selection:
+def in_order(network: Network, selection: Selection, planned: Plan, target: Target) -> Selection:
     """The same kernels, rendered in the order in which they have to write for this plan."""
-    choices = memory.in_order(selection.choices, planned, target)
+    choices = memory.in_order(network, selection.choices, planned, target)
     sources = (
         source if choice.view.order is Order.ANY else choice.kernel.render(choice.view, target)
         for choice, source in zip(choices, selection.sources, strict=True)

@@ -159,6 +159,13 @@ def flag(value: Any) -> bool:
     return value
 
 
+def rows(value: Any) -> str:
+    """`auto`, `never`, or segments of layers that follow each other."""
+    if not isinstance(value, str) or not re.fullmatch(r"\w+(-\w+)?(\s*,\s*\w+(-\w+)?)*", value, re.ASCII):
+        raise ConfigError("must be 'auto', 'never' or segments of layers, such as 'l00-l08,l09-l12'")
+    return "".join(value.split())
+
+
 def section(value: Any) -> str:
     """The name of a linker section."""
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_.][A-Za-z0-9_.]*", value):

@@ -48,13 +48,17 @@ def assembly_text(assembly: Assembly, symbol: str = "f") -> str:
     return environment().get_template(assembly.template).render(assembly.values, symbol=symbol).strip("\n")
 
 
-def assembly_range(assembly: Assembly, cpu: str) -> static_cost.Range | None:
-    """Cycles that the function takes in one inference of the layer; instructions where the core has no timings."""
+def assembly_range(assembly: Assembly, cpu: str, times: int = 1) -> static_cost.Range | None:
+    """Cycles that the function takes in one inference, which computes the layer so many `times`.
+
+    Instructions where the core has no timings.
+    """
     if not assembly.runs:
         return None
     text, known = assembly_text(assembly), static_cost.unit(cpu) == "cycles"
     found = []
-    for runs in (assembly.runs, assembly.unaligned or assembly.runs):
+    for once in (assembly.runs, assembly.unaligned or assembly.runs):
+        runs = {label: count * times for label, count in once.items()}
         found.append(static_cost.cycles(text, "f", cpu, runs) if known else static_cost.instructions(text, "f", runs))
     return static_cost.Range(min(each.least for each in found), max(each.most for each in found))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nnbuild import emit, memory
+from nnbuild import memory, streaming
 from nnbuild.contract import Case, LayerView, Overlap
 from nnbuild.memory import Plan
 from nnbuild.network import Network
@@ -152,7 +152,7 @@ def planned(forced: Forced | None) -> Iterator[None]:
     """What is emitted here has the plans of `forced`."""
     with pytest.MonkeyPatch.context() as patch:
         if forced is not None:
-            patch.setattr(emit, "plan", forced.plan)
+            patch.setattr(streaming, "plan", forced.plan)
         yield
 
 

@@ -89,14 +89,14 @@ def write(
     the sources where it holds more than remarks.
     """
     in_arena = options.get("placement", Placement()).in_arena
-    sources = []
+    sources, pushed = [], bool(options.get("push_rows"))
     for number, case in enumerate(cases):
         own: dict[str, Any] = {"pins": own_pins[number]} if own_pins else {}
         files = emit(case.network, EmitOptions(f"m{number}", target, arena="caller", **options, **own))
         sources += host.write(folder, files)
         sources += [folder / name for name, text in files.items() if name.endswith(".S") and ".syntax" in text]
     # Only now what the models leave alone is known.
-    return [*host.write(folder, {"main.c": _main(cases, in_arena, gaps or {})}), *sources]
+    return [*host.write(folder, {"main.c": _main(cases, in_arena, pushed, gaps or {})}), *sources]
 
 
 def units(folder: Path, sources: Sequence[Path]) -> list[Path]:
@@ -121,7 +121,7 @@ def _included(model: Path) -> str:
     return f'{before}#include "{model.name}"\n' + "".join(f"#undef {name}\n" for name in names)
 
 
-def _main(cases: Sequence[Case], in_arena: bool, gaps: Gaps) -> str:
+def _main(cases: Sequence[Case], in_arena: bool, pushed: bool, gaps: Gaps) -> str:
     numbers = range(len(cases))
     lines = ["#include <stddef.h>", "#include <string.h>", *[f'#include "m{n}.h"' for n in numbers]]
     lines += ["#ifndef CASE_BEGINS", "#define CASE_BEGINS(number)", "#define CASE_DIFFERS(number)", "#endif"]
@@ -137,7 +137,7 @@ def _main(cases: Sequence[Case], in_arena: bool, gaps: Gaps) -> str:
     if any(map(keeps_states, cases)):
         lines += ["#define STATE_WORDS 64", "static uint32_t states[STATE_WORDS];"]
     for number, case in enumerate(cases):
-        lines += _case(f"m{number}", case, in_arena, gaps.get(number, ()))
+        lines += _case(f"m{number}", case, in_arena, pushed, gaps.get(number, ()))
     lines += [
         "static const struct test {",
         "    int (*run)(int sample, int8_t *output);",
@@ -151,7 +151,7 @@ def _main(cases: Sequence[Case], in_arena: bool, gaps: Gaps) -> str:
     return "\n".join([*lines, "};", _PROGRAM])
 
 
-def _case(name: str, case: Case, in_arena: bool, gaps: Sequence[tuple[int, int]]) -> list[str]:
+def _case(name: str, case: Case, in_arena: bool, pushed: bool, gaps: Sequence[tuple[int, int]]) -> list[str]:
     """Inputs and outputs of all samples, and a function that runs one."""
     count, states = len(case.inputs[0]), interpret.States()
     outputs = [interpret.run(case.network, [values[k] for values in case.inputs], states)[0] for k in range(count)]
@@ -166,8 +166,23 @@ def _case(name: str, case: Case, in_arena: bool, gaps: Sequence[tuple[int, int]]
         f"static int run_{name}(int sample, int8_t *output)",
         "{",
         *(_reset(name) if states else ()),
-        *(_run_in_arena(name, case, inputs, gaps) if in_arena else _run(name, case, bool(states), inputs)),
+        *(_pushed(name, inputs[0]) if pushed else ()),
+        *(
+            _run_in_arena(name, case, () if pushed else inputs, gaps)
+            if in_arena
+            else _run(name, case, bool(states), inputs)
+        ),
         "}",
+    ]
+
+
+def _pushed(name: str, source: str) -> list[str]:
+    """The rows of the only input, one by one."""
+    row = f"{source} + row * {name.upper()}_INPUT_ROW_SIZE"
+    return [
+        f"    for (int32_t row = 0; row < {name.upper()}_INPUT_ROWS; row++) {{",
+        f"        if ({name}_push_row(arena, row, {row}) != 0) {{ return 1; }}",
+        "    }",
     ]
 
 
@@ -202,13 +217,13 @@ def output_bytes(case: Case, number: int) -> str:
 
 
 def _run_in_arena(name: str, case: Case, inputs: Sequence[str], gaps: Sequence[tuple[int, int]]) -> list[str]:
-    offsets = [f"{name.upper()}_INPUT_OFFSET"]
+    offsets = [f"{name.upper()}_INPUT_OFFSET"] if inputs else []
     if len(inputs) > 1:
         offsets = [f"{name.upper()}_INPUT_{own.upper()}_OFFSET" for own in _own_names(case)]
     return [
         *(
             f"    memcpy(arena + {offset}, {source}, {values[0].nbytes});"
-            for offset, source, values in zip(offsets, inputs, case.inputs, strict=True)
+            for offset, source, values in zip(offsets, inputs, case.inputs, strict=False)
         ),
         f"    if ({name}_run(arena{', states' if keeps_states(case) else ''}) != 0) {{ return 1; }}",
         *(f"    if (!all_fill(arena + {offset}, {size})) {{ return 1; }}" for offset, size in gaps),

@@ -312,11 +312,11 @@ def test_blocks_that_qemu_cuts_count_as_one() -> None:
         6: Instruction("bne", "0 <loop>", 2),
     }
     reader = executed._Reader(code, {})
-    whole, _ = reader.stretch([(0, 6, 10, 8)], 0)
-    cut, _ = reader.stretch([(0, 2, 10, 0), (4, 6, 10, 8)], 0)
+    whole, _, _ = reader.stretch([(0, 6, 10, 8)], 0)
+    cut, _, _ = reader.stretch([(0, 2, 10, 0), (4, 6, 10, 8)], 0)
     assert cut == whole
     assert whole.classes["next_load"] == 10
-    jumped, _ = reader.stretch([(0, 2, 10, 0), (4, 6, 13, 8)], 0)
+    jumped, _, _ = reader.stretch([(0, 2, 10, 0), (4, 6, 13, 8)], 0)
     assert (jumped.classes["load"], jumped.classes["next_load"]) == (13, 10)
 
 

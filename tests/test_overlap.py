@@ -12,7 +12,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from nnbuild import emit, overlap
+from nnbuild import overlap, streaming
 from nnbuild.contract import Case
 from nnbuild.network import Array
 from nnbuild.ops import ALL
@@ -85,7 +85,7 @@ def test_c_that_does_not_heed_the_order_is_noticed(
     target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernels, above = IGNORED[target]
-    monkeypatch.setattr(emit, "in_order", lambda selection, planned, target: selection)
+    monkeypatch.setattr(streaming, "in_order", lambda network, selection, planned, target: selection)
     machine, forced = HERE[target][0], Forced(above)
     cases = overlaps.pinned(CASES, machine, forced, {name for _, name in kernels})
     wrong = differing(tmp_path, cases, machine, forced)
@@ -104,7 +104,7 @@ def test_assembly_that_does_not_heed_the_order_is_noticed(
     core: str, above: bool, kernel: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     qemu.need()
-    monkeypatch.setattr(emit, "in_order", lambda selection, planned, target: selection)
+    monkeypatch.setattr(streaming, "in_order", lambda network, selection, planned, target: selection)
     machine, forced = roomy(core), Forced(above)
     pinned = [each for each in overlaps.pinned(CASES, machine.target, forced, {kernel[1]}) if _kernel(each) == kernel]
     sources = programs.units(tmp_path, overlaps.write(tmp_path, pinned, machine.target, forced))

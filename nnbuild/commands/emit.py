@@ -27,6 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What the C is generated for, all of it with a default: also for `nnbuild export`."""
     network_arguments.add_target(parser)
     network_arguments.add_aim(parser)
+    network_arguments.add_rows(parser)
     parser.add_argument("--selftest", type=int, default=0, metavar="N", help="samples in <name>_selftest.c")
     parser.add_argument(
         "--arena", choices=["static", "caller", "shared"], default="static", help="who owns the working memory"
@@ -62,6 +63,8 @@ def options(arguments: argparse.Namespace, name: str) -> EmitOptions:
         backend=arguments.backend,
         aim=network_arguments.aim(arguments),
         placement=Placement(arguments.section, arguments.arena_section, arguments.arena_align, arguments.io),
+        stream_rows=arguments.stream_rows,
+        push_rows=arguments.push_rows,
     )
 
 

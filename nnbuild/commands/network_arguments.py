@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nnbuild import cmsis_nn, fixedpoint
+from nnbuild import cmsis_nn, streaming
 from nnbuild.errors import ConfigError
 from nnbuild.latency import MAX_WAIT_STATES, MUL_CYCLES, parse_latency
-from nnbuild.memory import plan
 from nnbuild.network import Network
-from nnbuild.optimize import Aim, Selection, optimize
+from nnbuild.optimize import Aim
 from nnbuild.option_values import GOALS, parse_size
-from nnbuild.selection import BACKENDS, candidates
+from nnbuild.selection import BACKENDS
+from nnbuild.streaming import AUTO, Made, Setup
 from nnbuild.target import TARGETS, Target, named, of_compiler
 
 T = TypeVar("T")
@@ -74,6 +74,17 @@ def add_aim(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mul-cycles", type=int, default=1, choices=MUL_CYCLES, help="of a multiplication on M0, M0+")
 
 
+def add_rows(parser: argparse.ArgumentParser) -> None:
+    """What is computed row by row."""
+    parser.add_argument(
+        "--stream-rows",
+        default=AUTO,
+        metavar="LAYERS",
+        help="layers that are computed row by row: auto (as few as --ram asks for), never, or such as l00-l08,l09-l12",
+    )
+    parser.add_argument("--push-rows", action="store_true", help="the caller pushes the input row by row")
+
+
 def aim(arguments: argparse.Namespace) -> Aim:
     """What `add_aim` asks for."""
     limit = _parsed(parse_latency, arguments.latency, "--latency")
@@ -85,11 +96,10 @@ def aim(arguments: argparse.Namespace) -> Aim:
     return Aim(arguments.optimize, flash, ram, cycles, waits, arguments.mul_cycles)
 
 
-def selection(arguments: argparse.Namespace, network: Network, target: Target) -> Selection:
-    """The kernels of a (shrunk) network."""
-    serving = candidates(network, target, pins(arguments), arguments.backend)
-    with fixedpoint.rounding(network.single_rounding):
-        return optimize(serving, target, aim(arguments), lambda choices: plan(network, choices, target))
+def made(arguments: argparse.Namespace, network: Network, target: Target) -> Made:
+    """A (shrunk) network as it is generated, with its kernels and its memory."""
+    setup = Setup(target, aim(arguments), pins(arguments), arguments.backend)
+    return streaming.made(network, replace(setup, rows=arguments.stream_rows, pushed=arguments.push_rows))
 
 
 def _parsed(parse: Callable[[Any], T], text: str | None, where: str) -> T | None:
@@ -124,3 +134,13 @@ def pins(arguments: argparse.Namespace) -> dict[str, str]:
     if wrong:
         raise ConfigError(f"pin '{wrong[0]}' is not LAYER=KERNEL")
     return {layer: kernel for layer, _, kernel in pairs}
+
+
+def segments(network: Network) -> list[str]:
+    """What is said of each segment that goes row by row."""
+    return [
+        f"{network.layers[own.first].name} to {network.layers[own.last].name} go row by row in {own.length:,} steps: "
+        f"{sum(kept.rows * kept.bytes for kept in own.kept.values() if kept.stays):,} bytes of rows, "
+        f"{own.moved:,} moved{'; the input is pushed' if own.pushed else ''}"
+        for own in network.segments
+    ]

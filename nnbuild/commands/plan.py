@@ -12,30 +12,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network_arguments.add_model(parser)
     network_arguments.add_target(parser)
     network_arguments.add_aim(parser)
+    network_arguments.add_rows(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan."""
-    from nnbuild.memory import plan
     from nnbuild.model_report import arena_map
     from nnbuild.shrink import shrink
 
-    network, target = shrink(network_arguments.network(arguments)), network_arguments.target(arguments)
-    choices = network_arguments.selection(arguments, network, target).choices
-    planned = plan(network, choices, target)
+    target = network_arguments.target(arguments)
+    found = network_arguments.made(arguments, shrink(network_arguments.network(arguments)), target)
+    network, planned = found.network, found.planned
     proof = "which is proved to be the least" if planned.optimal else f"and no plan needs less than {planned.bound:,}"
     print(f"arena {planned.arena:,} bytes, {proof}")
     print(f"{'layer':28} {'offset':>8} {'bytes':>8} {'scratch':>8} {'live':>8}")
     for index, layer in enumerate(network.layers):
-        offset = planned.offsets.get(layer.output)
-        elsewhere = "state" if layer.output in planned.in_states else "caller"
+        tensor = network.home(layer.output)
+        offset = planned.offsets.get(tensor)
+        elsewhere = "state" if tensor in planned.in_states else "caller"
         place = elsewhere if offset is None else str(offset)
         scratch = planned.scratch.get(layer.name)
         peak = "  <- peak" if index == planned.peak else ""
-        size = network.tensors[layer.output].bytes
+        size = network.tensors[tensor].bytes
         scratch_text = "-" if scratch is None else str(scratch)
         print(f"{layer.name:28} {place:>8} {size:>8,} {scratch_text:>8} {planned.live[index]:>8,}{peak}")
-    for row in arena_map(network, choices, planned, target):
+    for row in arena_map(network, found.selection.choices, planned, target):
         if row["offset"] is not None and row["first"] <= planned.peak <= row["last"]:
             print(f"at the peak: {row['kind']} {row['name']}, {row['bytes']:,} bytes at {row['offset']}")
+    for line in network_arguments.segments(network):
+        print(line)
     return 0

@@ -13,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network_arguments.add_model(parser)
     network_arguments.add_target(parser)
     network_arguments.add_aim(parser)
+    network_arguments.add_rows(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -21,17 +22,20 @@ def run(arguments: argparse.Namespace) -> int:
     from nnbuild.shrink import Removed, shrink
 
     lowered = network_arguments.network(arguments)
-    network = shrink(lowered)
-    selection = network_arguments.selection(arguments, network, network_arguments.target(arguments))
+    whole = shrink(lowered)
+    found = network_arguments.made(arguments, whole, network_arguments.target(arguments))
+    network, selection = found.network, found.selection
     print(f"{'layer':28} {'output':>14} {'MACs':>10}  kernel")
     for choice in selection.choices:
         shape = "x".join(str(n) for n in choice.view.output.shape)
         reasons = "; ".join(f"not {name}: {reason}" for name, reason in choice.reasons.items())
-        macs = BY_NAME[choice.layer.op].macs(choice.view)
+        macs = BY_NAME[choice.layer.op].macs(choice.view) * choice.layer.times
         print(f"{choice.layer.name:28} {shape:>14} {macs:>10,}  {choice.kernel.name:10} {reasons}".rstrip())
     for index, (flash, cycles) in enumerate(selection.curve):
         print(f"{'->' if index == selection.chosen else '  '} {flash:>10,} bytes of flash {cycles:>14,} cycles")
-    removed = Removed.between(lowered, network)
+    for line in network_arguments.segments(network):
+        print(line)
+    removed = Removed.between(lowered, whole)
     if any(dataclasses.astuple(removed)):
         print(
             f"shrinking removed {removed.layers} layers, {removed.macs:,} MACs, {removed.constant_bytes:,} bytes of "

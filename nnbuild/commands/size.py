@@ -189,8 +189,11 @@ def _measured(arguments: argparse.Namespace, elves: list[elf.Elf]) -> usage.Usag
     reports = sorted((usage.read_report(path) for path in arguments.model_report), key=lambda report: report.name)
     measured = usage.measure(elves, reports)
     if elves[0].linked:
-        names = [f"{model.report.name}_run" for model in measured.models]
-        for model, use in zip(measured.models, stack.inference(arguments.files[0], names), strict=True):
+        for model in measured.models:
+            pushed = any(own["pushed"] for own in model.report.facts.get("segments", []))
+            names = [f"{model.report.name}_{function}" for function in ("run", *(["push_row"] if pushed else []))]
+            # Where one is not known, nor is the worst of them.
+            use = max(stack.inference(arguments.files[0], names), key=lambda use: (use.bytes is None, use.bytes or 0))
             model.stack = {"bytes": use.bytes, "path": list(use.path), "note": use.note}
     return measured
 

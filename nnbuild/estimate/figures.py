@@ -97,7 +97,7 @@ def figures(network: Network, setup: Setup) -> Figures:
         serving = candidates(network, target, {}, setup.backend)
         selection = optimize(serving, target, setup.aim, lambda choices: plan(network, choices, target))
         planned = plan(network, selection.choices, target)
-        selection = in_order(selection, planned, target)
+        selection = in_order(network, selection, planned, target)
     choices, sources = selection.choices, selection.sources
     seen: set[str] = set()
     layers = []

@@ -5,7 +5,8 @@ three inputs is read once and added to the outputs that it belongs to, whose sum
 weights. There is no patch: at the left and right border the window lies inside and its weights are shifted, with a zero
 in the column that is missing; missing inputs are the zero point, so they are constants in the sums. One call computes a
 layer. Its sizes are arguments, so that layers of one stride and one kind of border share the function; offsets in
-registers are no slower than those in the code.
+registers are no slower than those in the code. A single row of windows is a column that lies: the function goes along
+it.
 
 Where the output lies over the input, the same function takes the map turned, one row after the other: so what it writes
 into a row above (or below, where it goes from the end) nobody reads any more. Of each channel, that is, for channels
@@ -53,10 +54,25 @@ def supports(view: LayerView, target: Target) -> str | None:
 
 def by_columns(place: Window) -> bool:
     """Whether the first form serves."""
+    if _lies(place):
+        place = turned(place)
+        ends = place.pad[0], place.beyond(0)
+        return place.input[0] > 1 and (place.stride[0] == 2 or place.stride[0] == min(ends) == 1) and max(ends) < 2
     missing = [*place.pad, *(place.beyond(axis) for axis in (0, 1))]
     if place.kernel != (3, 3) or place.input[0] < 2 or place.input[1] < 3 or max(missing) > 1:
         return False
     return place.stride == (2, 2) or (place.stride == (1, 1) and min(missing) == 1)
+
+
+def _in_columns(view: LayerView) -> bool:
+    """Whether a layer takes the first form; one of 16 bits that lies keeps its weights as they are, and does not."""
+    place, wide = view.params.window, view.inputs[0].quant.wide or view.output.quant.wide
+    return by_columns(place) and not (wide and _lies(place))
+
+
+def _lies(place: Window) -> bool:
+    """Whether there is one row of windows of three rows."""
+    return place.kernel == (3, 3) and place.output[0] == 1 and place.input[0] == 3 and place.pad[0] == 0
 
 
 def scratch(view: LayerView, target: Target) -> int:
@@ -71,7 +87,7 @@ def over(view: LayerView, target: Target) -> dict[int, Overlap]:
     place: Window = view.params.window
     if not by_columns(place):
         return {0: overlap.by_channels(place)}
-    if not by_columns(turned(place)):
+    if _lies(place) or not by_columns(turned(place)):
         return {}
     own = overlap.by_pixels_of_channels(place)
     return {0: own if place.stride == (1, 1) else overlap.upwards(own, view.inputs[0].bytes)}
@@ -102,11 +118,11 @@ def _assembled(source: Source, view: LayerView, form: Mapping[str, Any]) -> Sour
     place, size = view.params.window, 2 if view.inputs[0].quant.wide else 1
     types = {"source": f"{view.inputs[0].dtype}_t", "result": f"{view.output.dtype}_t"}
     values = {**form, "low": view.params.activation_min, "size": size, **types}
-    if by_columns(place):
-        walked, single = _walked(view), place.stride[0] == 1
-        values |= {"stride": place.stride[0], **_borders(walked), "turned": walked is not place and not single}
+    if _in_columns(view):
+        walked, sizes = _walked(view), _sizes(view)
+        values |= {"stride": walked.stride[0], **_borders(walked), "turned": sizes["stepped"]}
         own = replace(_columns(values), runs=_runs(walked))
-        return replace(source, values={**source.values, "by_columns": _sizes(view)}, assembly=(own,))
+        return replace(source, values={**source.values, "by_columns": sizes}, assembly=(own,))
     values |= {"rows": place.kernel[0], "columns": place.kernel[1]}
     pixels = place.pixels
     runs = {"call": pixels, "channel": pixels * place.input[2]}
@@ -117,18 +133,21 @@ def turned(place: Window) -> Window:
     """The window over the map whose rows are columns."""
     pairs = ("output", "kernel", "stride", "dilation", "pad", "pad_end")
     swapped = {name: getattr(place, name)[::-1] for name in pairs}
+    if _lies(place):
+        swapped["stride"] = (place.stride[1], place.stride[1])
     return replace(place, input=(place.input[1], place.input[0], place.input[2]), **swapped)
 
 
 def _walked(view: LayerView) -> Window:
     """The map as assembly takes it."""
     place: Window = view.params.window
-    return place if view.order is Order.ANY else turned(place)
+    return place if view.order is Order.ANY and not _lies(place) else turned(place)
 
 
 def _for_columns(view: LayerView, source: Source) -> Source:
     """The C of the first form for the layer that `source` computes window by window."""
-    weights, tap = _weights(source.data["weights"], view.order)
+    order = Order.FORWARDS if _lies(view.params.window) else view.order
+    weights, tap = _weights(source.data["weights"], order)
     values = {**source.values, "by_columns": _sizes(view), "tap": tap}
     return replace(source, values=values, data={**source.data, "weights": weights})
 
@@ -148,11 +167,11 @@ def _borders(place: Window) -> dict[str, bool]:
     return {"top": top, "bottom": bottom, "left": left, "right": right}
 
 
-def _sizes(view: LayerView) -> dict[str, int]:
+def _sizes(view: LayerView) -> dict[str, Any]:
     """What the function is told: bytes from column to column, from row to row, and of the rows of a column.
 
-    Also how many columns lie in the map, bytes from row to row and from column to column of the output, and the last
-    pixel where it goes from there.
+    Also how many columns lie in the map, bytes from row to row and from column to column of the output (if `stepped`),
+    and the last pixel where it goes from there.
     """
     place, walked = view.params.window, _walked(view)
     borders, channels = _borders(walked), place.input[2]
@@ -161,13 +180,15 @@ def _sizes(view: LayerView) -> dict[str, int]:
     steps, output = (pixel, place.input[1] * pixel), (output_pixel, place.output[1] * output_pixel)
     if walked is not place:
         steps, output = steps[::-1], output[::-1]
-    rows = (walked.output[0] - 1) * place.stride[0] + 3 - borders["top"] - borders["bottom"]
+    rows = (walked.output[0] - 1) * walked.stride[0] + 3 - borders["top"] - borders["bottom"]
+    # A row that lies is one column, so the output has no distance to the next.
+    stepped = walked.stride[0] == 2 and walked is not place and not _lies(place)
     return {
         **{"step": sign * steps[0], "row": sign * steps[1], "rows": sign * rows * steps[1]},
         "inner": walked.output[1] - borders["left"] - borders["right"],
         **{"output_step": output[0], "output_row": output[1]},
         "last": (place.pixels - 1) * channels if view.backwards else 0,
-        "turned": walked is not place,
+        **{"turned": walked is not place, "stepped": stepped, "lies": _lies(place)},
     }
 
 
@@ -183,9 +204,9 @@ def _columns(values: dict[str, Any]) -> Assembly:
         words = 2 + 2 * line.bounded + line.two_sided
         output = requantization(line, values["low"]) + words + 2 * line.wide
     output += (3 + resized) if single else 1
-    around = 27 + 3 * single + (7 + values["right"] + 3 * single if border else 0)
-    channel = 45 + 2 * words + (6 if single else 8)
-    group = 50 + 2 * bounded + 3 * border + 3 * (values["left"] and not single)
+    around = 22 + 3 * single + (12 + values["right"] + 3 * single if border else 0)
+    channel = 2 + 43 * border + 2 * words + (6 if single else 8)
+    group = 46 + 2 * bounded + 7 * border + 3 * (values["left"] and not single)
     inputs, products = 5, 9
     if single:
         column = 18 + inputs + 2 * products
@@ -235,11 +256,15 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
     narrow = not view.inputs[0].quant.wide and not view.output.quant.wide
     two_sided = narrow and params.activation_min < params.output_zero_point < params.activation_max
     step = {"two_sided": outputs} if two_sided else {}
-    if by_columns(place):
-        strided = "strided_" if place.stride == (2, 2) else ""
-        runs = _runs(_walked(view))
+    if _in_columns(view):
+        walked = _walked(view)
+        strided = "strided_" if walked.stride == (2, 2) else ""
+        runs = _runs(walked)
         own = {f"{strided}output": outputs, f"{strided}column": runs["column"]}
-        return {**own, **step, **{name: runs[name] for name in ("group", "channel")}}
+        borders = _borders(walked)
+        # Without borders at the sides weights need not be shifted.
+        starts = ("group", "channel") if borders["left"] or borders["right"] else ("bare_channel",)
+        return {**own, **step, **{name: runs[name.removeprefix("bare_")] for name in starts}}
     taps = place.kernel[0] * place.kernel[1]
     own = {"window_output": outputs, "tap": outputs * taps, "row": outputs * place.kernel[0]}
     return {**own, **step, **place_trips(place, place.reaching_outside)}

@@ -200,6 +200,7 @@ OPERATOR = Operator(
     reference=reference,
     bounds=corners(reference),
     channels=broadcast.CHANNELS,
+    rows=broadcast.by_rows,
     inplace=broadcast.inplace,
     slides=broadcast.slides,
     kernels=(

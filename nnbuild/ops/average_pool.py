@@ -8,20 +8,20 @@ scale of its own the sum is requantized once, by a multiplier that holds both th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 
 from nnbuild import fixedpoint, overlap, qdq
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, Source, tied
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, RowForm, Source, tied
 from nnbuild.intervals import monotone
 from nnbuild.kernels import cmsis_nn
 from nnbuild.kernels.exact_requantize import single_requantization
 from nnbuild.kernels.upper_half import upper
 from nnbuild.lower import Activation, Lowering, Output
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
-from nnbuild.ops import reduction, wide_average_pool
+from nnbuild.ops import reduction, spatial, wide_average_pool
 from nnbuild.ops.pooling import walk, window_trips
 from nnbuild.ops.spatial import Window, divides_window, window, without_in_window
 from nnbuild.sliding import by_window
@@ -46,6 +46,13 @@ class AveragePoolParams:
     output_zero_point: int
     activation_min: int
     activation_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeanOfRowsParams(AveragePoolParams):
+    """Of a mean over `rows` rows, of which the layer sees one at a time; the window is that of all."""
+
+    rows: int = 1
 
 
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
@@ -149,8 +156,36 @@ def _divides(count: int, factor: int, shift: int) -> bool:
     return largest * factor < 2**32 and all((n * factor) >> shift == n // count for n in (*ends, largest))
 
 
+def sums_type(params: AveragePoolParams) -> str:
+    """The smallest integers of C that hold the sums of rows."""
+    rows, columns = params.window.kernel
+    return "int16_t" if rows * columns * -INT8_MIN < 2**15 else "int32_t"
+
+
+def scratch(view: LayerView, target: Target) -> int:
+    """The sums from row to row."""
+    if not isinstance(view.params, MeanOfRowsParams):
+        return 0
+    return view.output.size * (2 if sums_type(view.params) == "int16_t" else 4)
+
+
+def by_rows(view: LayerView, count: int | None) -> RowForm | None:
+    """Windows whose elements are as many in every row of the output, or one window over all rows."""
+    params: AveragePoolParams = view.params
+    place = params.window
+    if count not in (None, place.input[0]):
+        return None
+    counts = place.inside(params.pads_count)
+    if place.output == (1, 1) and place.kernel == place.input[:2] and not place.padded:
+        values = {name: getattr(params, name) for name in AveragePoolParams.__slots__}
+        return RowForm(place.input[0], place.input[0], MeanOfRowsParams(**values, rows=place.input[0]), keeps=True)
+    return None if np.any(counts != counts[:1]) else spatial.by_rows(view, count, params.input_zero_point)
+
+
 def lanes(view: LayerView, target: Target) -> int:
     """Channels that are taken at a time: ARMv6-M loads words at their own addresses only, MVE has other ways."""
+    if isinstance(view.params, MeanOfRowsParams):
+        return 1
     return LANES if view.params.window.input[2] >= LANES and not (target.armv6m or target.mve) else 1
 
 
@@ -158,12 +193,14 @@ def render(view: LayerView, target: Target) -> Source:
     """Sums of windows clipped to the input; one product with a reciprocal or one requantization for each output."""
     params: AveragePoolParams = view.params
     counts = params.window.inside(params.pads_count)
+    by_rows = isinstance(params, MeanOfRowsParams)
     count, varied = int(counts.max()), bool(counts.min() < counts.max())
     values = {
         "p": params,
         "w": params.window,
         "walk": walk(params.window),
         "lanes": lanes(view, target),
+        "sums": sums_type(params) if by_rows else "",
         "pads": params.pads_count and params.window.padded,
         "varied": varied,
         "count": count,
@@ -188,6 +225,11 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of the two templates."""
     place = view.params.window
     counts = place.inside(view.params.pads_count)
+    if isinstance(view.params, MeanOfRowsParams):
+        # A row adds to each sum; the outputs come with the last one.
+        outputs, rows = place.input[2], view.params.rows
+        scaled = "rescaled_" if view.params.rescales else ""
+        return {"pixel": 1, "tap": outputs * (place.input[1] + 2), f"{scaled}output": -(-outputs // rows)}
     scaled = "rescaled_" if view.params.rescales else ""
     varied = "varied_" if view.params.rescales and counts.min() != counts.max() else ""
     taken = lanes(view, target)
@@ -201,6 +243,12 @@ def over(view: LayerView, target: Target) -> dict[int, Overlap]:
     place, taken = view.params.window, lanes(view, target)
     own = overlap.by_pixels(place, place.input[2]) if place.input[2] % taken else overlap.by_channels(place)
     return {0: overlap.upwards(own, view.inputs[0].bytes)}
+
+
+def _library_supports(view: LayerView, target: Target) -> str | None:
+    if isinstance(view.params, MeanOfRowsParams):
+        return "CMSIS-NN has no mean that goes on from row to row"
+    return cmsis_nn.AVERAGE_POOL.supports(view, target)
 
 
 def cases() -> Iterable[Case]:
@@ -244,9 +292,12 @@ OPERATOR = Operator(
     bounds=monotone(reference),
     channels=tied(divides_window, without_in_window),
     slides=by_window,
+    rows=by_rows,
     kernels=(
-        Kernel("direct", render, trips=trips, outruns_library=lambda target: not target.mve, overlap=over),
-        cmsis_nn.AVERAGE_POOL,
+        Kernel(
+            "direct", render, scratch=scratch, trips=trips, outruns_library=lambda target: not target.mve, overlap=over
+        ),
+        replace(cmsis_nn.AVERAGE_POOL, supports=_library_supports),
     ),
     cases=cases,
 )

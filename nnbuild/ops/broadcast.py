@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from nnbuild import layout
-from nnbuild.contract import LayerView, Source, tied
+from nnbuild.contract import LayerView, RowForm, Source, tied
 from nnbuild.errors import InternalError
 from nnbuild.lower import Activation, Constant, Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
@@ -221,3 +221,11 @@ def _without(view: LayerView, kept: Array) -> tuple[Any, Mapping[str, Array]]:
 
 CHANNELS = tied(_divides, _without)
 """How layers over two operands lose channels."""
+
+
+def by_rows(view: LayerView, count: int | None) -> RowForm | None:
+    """Of layers over two computed values of one shape and order."""
+    if count is None or "operand" in view.constants or not _divides(view) or view.output.size % count:
+        return None
+    order = np.arange(view.output.size // count)
+    return RowForm(count, count, replace(view.params, loops=layout.loops(order, order)))

@@ -112,6 +112,7 @@ OPERATOR = Operator(
     reference=reference,
     bounds=monotone(reference),
     channels=tied(lookup.divides, lookup.without),
+    rows=lookup.by_rows,
     copies=lambda view, inputs: inputs[0].within(view.params.low, view.params.high),
     inplace=lambda view: (0,),
     slides=by_element,

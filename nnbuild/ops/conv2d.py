@@ -19,7 +19,7 @@ from nnbuild.kernels import cmsis_nn, horner, horner_armv6m, mve, packed_armv6m,
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, depthwise_conv2d, wide_conv2d, wide_depthwise_conv2d
-from nnbuild.ops.spatial import Window, window
+from nnbuild.ops.spatial import Window, by_rows, window
 from nnbuild.placeholder import packed
 from nnbuild.sliding import by_window
 from nnbuild.target import Target
@@ -245,6 +245,7 @@ OPERATOR = Operator(
     bounds=bounds,
     channels=Channels(_divides, _reads, _without),
     slides=by_window,
+    rows=lambda view, count: by_rows(view, count, view.params.input_zero_point),
     kernels=(
         Kernel(
             "assembly",

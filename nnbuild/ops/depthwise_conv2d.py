@@ -21,7 +21,7 @@ from nnbuild.kernels.exact_requantize import requantization
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels
-from nnbuild.ops.spatial import Window, divides_window
+from nnbuild.ops.spatial import Window, by_rows, divides_window
 from nnbuild.placeholder import packed
 from nnbuild.sliding import by_window
 from nnbuild.target import Target
@@ -156,6 +156,7 @@ OPERATOR = Operator(
     bounds=bounds,
     channels=tied(divides_window, _without),
     slides=by_window,
+    rows=lambda view, count: by_rows(view, count, view.params.input_zero_point),
     kernels=(
         Kernel(
             "assembly",

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from nnbuild import fixedpoint, layout, qdq
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source, tied
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, RowForm, Source, tied
 from nnbuild.intervals import Interval
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, Layer, QuantParams
@@ -287,6 +287,13 @@ def without(view: LayerView, kept: Array) -> tuple[Any, Mapping[str, Array]]:
     return replace(view.params, size=size), view.constants
 
 
+def by_rows(view: LayerView, count: int | None) -> RowForm | None:
+    """Of layers over each element of a value; also for `clamp`."""
+    if count is None or view.output.size % count:
+        return None
+    return RowForm(count, count, replace(view.params, size=view.output.size // count))
+
+
 def cases() -> Iterable[Case]:
     """Every function once, over all 256 inputs; saturation; a change of scale."""
     from nnbuild.ops import singles
@@ -312,6 +319,7 @@ OPERATOR = Operator(
     reference=reference,
     bounds=bounds,
     channels=tied(divides, without),
+    rows=by_rows,
     copies=copies,
     behind=behind,
     inplace=lambda view: (0,),

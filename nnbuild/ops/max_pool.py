@@ -19,7 +19,7 @@ from nnbuild.lower import Activation, Lowering, Output
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import lookup, reduction
 from nnbuild.ops.pooling import walk, window_trips
-from nnbuild.ops.spatial import Window, divides_window, window, without_in_window
+from nnbuild.ops.spatial import Window, by_rows, divides_window, window, without_in_window
 from nnbuild.sliding import by_window
 from nnbuild.target import Target
 
@@ -157,6 +157,7 @@ OPERATOR = Operator(
     bounds=monotone(reference),
     channels=tied(divides_window, without_in_window),
     slides=by_window,
+    rows=lambda view, count: by_rows(view, count, INT8_MIN),
     kernels=(Kernel("direct", render, trips=trips, overlap=over), cmsis_nn.MAX_POOL),
     cases=cases,
 )

@@ -44,6 +44,7 @@ OPERATOR = Operator(
     reference=reference,
     bounds=corners(reference),
     channels=broadcast.CHANNELS,
+    rows=broadcast.by_rows,
     inplace=broadcast.inplace,
     slides=broadcast.slides,
     kernels=(Kernel("direct", render, trips=broadcast.trips), cmsis_nn.MAXIMUM),

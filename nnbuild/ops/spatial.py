@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 
 from nnbuild import qdq
+from nnbuild.contract import LayerView, RowForm
 from nnbuild.network import Array
 
 if TYPE_CHECKING:
-    from nnbuild.contract import LayerView
     from nnbuild.lower import Lowering
 
 Pair = tuple[int, int]
@@ -68,6 +68,17 @@ class Window:
     def with_channels(self, count: int) -> Window:
         """The same window over `count` channels."""
         return replace(self, input=(*self.input[:2], count))
+
+    @property
+    def of_row(self) -> Window:
+        """The window of one row of the output, over the rows that it covers: padding above and below is among them."""
+        return replace(
+            self,
+            input=(self.extent(0), *self.input[1:]),
+            output=(1, self.output[1]),
+            pad=(0, self.pad[1]),
+            pad_end=(0, self.pad_end[1]),
+        )
 
     def extent(self, axis: int) -> int:
         """Elements from the first to the last one that a window covers."""
@@ -163,3 +174,12 @@ def divides_window(view: LayerView) -> bool:
 def without_in_window(view: LayerView, kept: Array) -> tuple[Any, Mapping[str, Array]]:
     """A pool over the channels `kept`; its constants, if any, are not by channel."""
     return replace(view.params, window=view.params.window.with_channels(int(kept.sum()))), view.constants
+
+
+def by_rows(view: LayerView, count: int | None, fill: int) -> RowForm | None:
+    """Of a layer with a window, where padding is `fill`."""
+    place: Window = view.params.window
+    if count not in (None, place.input[0]):
+        return None
+    params = replace(view.params, window=place.of_row)
+    return RowForm(place.input[0], place.output[0], params, place.extent(0), place.stride[0], place.pad[0], fill)

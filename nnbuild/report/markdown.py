@@ -165,7 +165,9 @@ def _layers(model: dict[str, Any]) -> Iterator[str]:
             yield [escape(layer["name"]), escape(layer["kernel"]), f"{layer['macs']:,}", *cycles, *sizes]
 
     heads = ["layer", "kernel", "MACs", *(("cycles",) if timed else ()), "weights", "code"]
-    summary = f"{escape(model['name'])}: {len(model['layers'])} layers, arena {model['arena_bytes']:,} bytes"
+    by_rows = sum(own["last"] - own["first"] + 1 for own in model["segments"])
+    layers = f"{len(model['layers'])} layers{f', {by_rows} of them row by row' if by_rows else ''}"
+    summary = f"{escape(model['name'])}: {layers}, arena {model['arena_bytes']:,} bytes"
     yield from (f"<details><summary>{summary}</summary>", "")
     yield from _table(heads, rows(), texts=2)
     yield from ("</details>", "")

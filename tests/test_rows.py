@@ -1,0 +1,283 @@
+"""Layers that go row by row: the same bytes as whole ones, whatever the windows, branches and pools."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from nnbuild import interpret, rows
+from nnbuild.contract import Case, LayerView
+from nnbuild.emit import EmitOptions, emit
+from nnbuild.errors import ConfigError
+from nnbuild.network import Layer, Network, Port, QuantParams, Tensor, View
+from nnbuild.ops import BY_NAME
+from nnbuild.ops.average_pool import AveragePoolParams
+from nnbuild.ops.clamp import ClampParams
+from nnbuild.ops.conv2d import Conv2DParams
+from nnbuild.ops.spatial import Window
+from nnbuild.optimize import Aim
+from nnbuild.placement import Placement
+from nnbuild.target import TARGETS
+
+from . import cmsis_library, host, programs, qemu, row_networks
+from .row_networks import SEGMENT
+
+GENERIC = TARGETS["generic"]
+
+
+def run_here(folder: Path, cases: Sequence[Case], mutate: tuple[str, str] = ("", ""), **options: Any) -> int:
+    """The status of a program of this machine, under sanitizers."""
+    sources = [path for path in programs.write(folder, cases, **options) if path.suffix == ".c"]
+    if mutate[0]:
+        texts = {path: path.read_text() for path in sources if path.name[0] == "m" and path.name[1:-2].isdigit()}
+        assert any(mutate[0] in text for text in texts.values()), mutate
+        for path, text in texts.items():
+            path.write_text(text.replace(*mutate))
+    program = folder / "program"
+    command = ["gcc", "-O1", "-w", "-fsanitize=address,undefined", "-fno-sanitize-recover", "-o", str(program)]
+    subprocess.run([*command, *map(str, programs.units(folder, sources))], check=True)
+    return subprocess.run([str(program)], capture_output=True, check=False, timeout=120).returncode
+
+
+@settings(max_examples=2, deadline=None, database=None, phases=[Phase.generate])
+@given(data=st.data())
+def test_rows_are_the_whole(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Read where the input lies, pushed, and with everything in the arena; by C of every kind of core."""
+    cases = data.draw(st.lists(row_networks.cases(), min_size=10, max_size=10))
+    for name in ("generic", "cortex-m0", "cortex-m4", "cortex-m55"):
+        target = replace(TARGETS[name], guard="")
+        assert run_here(tmp_path_factory.mktemp(name), cases, target=target, stream_rows=SEGMENT) == 0
+    io = Placement(io="arena")
+    assert run_here(tmp_path_factory.mktemp("io"), cases, target=GENERIC, stream_rows=SEGMENT, placement=io) == 0
+    pushed = [case for case in cases if case.network.layers[0].name == "first"]
+    options: dict[str, Any] = {"stream_rows": SEGMENT, "push_rows": True, "placement": io}
+    assert run_here(tmp_path_factory.mktemp("pushed"), pushed, target=GENERIC, **options) == 0
+
+
+@pytest.mark.parametrize("core", ["m0", "m4", "m55"])
+def test_rows_on_cores(core: str, tmp_path: Path) -> None:
+    """The assembly, over the same networks on each."""
+    qemu.need()
+    board = qemu.CORES[core]
+    board = replace(board, machine="mps2-an385", memory=qemu.MPS2) if core == "m0" else board
+    cases = fixed_cases(8)
+    sources = programs.units(tmp_path, programs.write(tmp_path, cases, board.target, stream_rows=SEGMENT))
+    assert qemu.run(qemu.link(tmp_path, sources, board), board) == (0, "")
+
+
+@functools.cache
+def fixed_cases(count: int) -> list[Case]:
+    """The same networks on every machine, which are not small: of several rows and with branches."""
+    found: list[Case] = []
+
+    def large(case: Case) -> bool:
+        layers = case.network.layers
+        segment = rows.segment(case.network, *run_of(case))
+        return len(layers) > 4 and segment is not None and segment[0].height > 5
+
+    @settings(max_examples=400, deadline=None, database=None, phases=[Phase.generate], derandomize=True)
+    @given(row_networks.cases())
+    def collect(case: Case) -> None:
+        if len(found) < count and large(case):
+            found.append(case)
+
+    collect()
+    assert len(found) == count
+    assert any(layer.op == "add" for case in found for layer in case.network.layers)
+    return found
+
+
+def run_of(case: Case) -> tuple[int, int]:
+    names = [layer.name for layer in case.network.layers]
+    return names.index("first"), names.index("last")
+
+
+MUTANTS = [
+    ("nn_rows_up(&arena[", "(void)(&arena["),  # rows stay where they are
+    ("nn_fill(&arena[", "(void)(&arena["),  # padding is what was there before
+    ("= row > 0 ? sums[channel] : 0;", "= sums[channel];"),  # sums of the run before
+    ("rows[i] = rows[i + by];", "rows[i] = rows[i + by - 1];"),
+    ("to[2] = c;", "to[2] = d;"),
+    ("since % every != 0", "0"),
+    ("(int8_t)(inside ? map[(top + row) * bytes + i] : fill)", "(int8_t)fill"),
+    ("return &map[top * bytes];", "return &map[top * bytes + bytes];"),
+]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[old for old, _ in MUTANTS])
+def test_mutants_are_caught(mutant: tuple[str, str], tmp_path: Path) -> None:
+    assert run_here(tmp_path, fixed_cases(8), mutant, target=GENERIC, stream_rows=SEGMENT) != 0
+
+
+# --- what is chosen ----------------------------------------------------------------------------------------------
+
+
+def maps(height: int = 48, layers: int = 4) -> Network:
+    """Convolutions 3x3 of one size, and a mean."""
+    maker = row_networks.Maker(lambda strategy: strategy.example(), np.random.default_rng(1))
+    shape, quant = (height, 6, 8), QuantParams(0.05, -5)
+    maker.tensors["x"] = Tensor("x", (height, 6, 2), quant)
+    end = "x"
+    for inputs in (2, *[8] * (layers - 1)):
+        place = Window((height, 6, inputs), shape[:2], (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
+        constants: dict[str, Any] = {
+            "weights": maker.rng.integers(-127, 128, (8, 3, 3, inputs)).astype(np.int8),
+            "bias": np.zeros(8, np.int32),
+            "multiplier": np.full(8, 2**30 + 5, np.int32),
+            "shift": np.full(8, -9, np.int8),
+        }
+        end = maker.layer("conv2d", (end,), shape, quant, Conv2DParams(place, 8, 1, -5, -5, -128, 127), **constants)
+    place = Window(shape, (1, 1), shape[:2], (1, 1), (1, 1), (0, 0), (0, 0))
+    end = maker.layer(
+        "average_pool", (end,), (1, 1, 8), quant, AveragePoolParams(place, False, False, -5, -5, -128, 127)
+    )
+    ports = (Port("x", "x", (height, 6, 2), ""),), (Port("y", end, (1, 1, 8), ""),)
+    return Network(maker.tensors, tuple(maker.layers), *ports)
+
+
+def arena(network: Network, ram: int | None = None, **options: Any) -> tuple[int, list[dict[str, Any]]]:
+    """Bytes of the arena, and the segments."""
+    wanted = EmitOptions("net", TARGETS["cortex-m0"], aim=Aim(ram=ram), placement=Placement(io="arena"), **options)
+    report = json.loads(emit(network, wanted)["net.report.json"])
+    return report["arena_bytes"], report["segments"]
+
+
+def test_ram_chooses() -> None:
+    """None where all fits; as few as are needed; and what is least where nothing does."""
+    network = maps()
+    whole, none = arena(network)
+    assert arena(network, whole) == (whole, none)
+    assert none == []
+    for share in (0.9, 0.7, 0.6):
+        limit = round(whole * share)
+        found, segments = arena(network, limit)
+        assert found <= limit
+        assert segments
+    least, _ = arena(network, 1)
+    assert least < 0.7 * whole
+    assert arena(network, least)[0] == least
+    assert arena(network, 1, stream_rows="never") == (whole, [])
+    assert arena(network, 1, push_rows=True)[0] < least - 2 * 6 * 40
+
+
+def test_segments_by_name() -> None:
+    network = maps()
+    assert [(own["first"], own["last"]) for own in arena(network, stream_rows="l0-l1,l2-l3")[1]] == [(0, 1), (2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stream_rows": "l1-l9"}, "no layer 'l9'"),
+        ({"stream_rows": "l2-l3,l0-l1"}, "must follow each other"),
+        ({"stream_rows": "l2-l1"}, "must follow each other"),
+        ({"stream_rows": "l2-l3", "push_rows": True}, "begins with the first layer"),
+    ],
+)
+def test_wrong_segments_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        arena(maps(), **options)
+
+
+def test_layers_that_do_not_go_by_rows() -> None:
+    """Nothing but the last output may be read outside, and a branch must be in the segment wholly."""
+    case = next(case for case in fixed_cases(8) if any(layer.op == "add" for layer in case.network.layers))
+    network = case.network
+    add = next(index for index, layer in enumerate(network.layers) if layer.op == "add")
+    first = min(index for index, layer in enumerate(network.layers) if layer.output in network.layers[add].inputs)
+    assert rows.segment(network, add, add) is None or len(set(network.layers[add].inputs)) == 1
+    if first + 1 < add:
+        assert rows.segment(network, first + 1, add) is None
+
+
+def test_estimates_of_rows_count_every_row() -> None:
+    network = maps()
+    whole = rows.streamed(network, [(0, 4)])
+    assert whole is not None
+    for layer, plain in zip(whole.layers[:4], network.layers, strict=False):
+        macs = BY_NAME[layer.op].macs
+        assert macs(LayerView.of(whole, layer)) * layer.times == macs(LayerView.of(network, plain))
+
+
+def test_rows_are_pushed_in_order(tmp_path: Path) -> None:
+    """A row that is not the next is refused, and a run without all rows; row 0 begins anew; the self-test pushes."""
+    network = maps(height=9, layers=2)
+    files = emit(network, EmitOptions("net", selftest=2, push_rows=True, stream_rows="l0-l1"))
+    library = host.shared_library(tmp_path, files)
+    pixels = np.random.default_rng(0).integers(-128, 128, (9, 12)).astype(np.int8)
+    output = np.zeros(8, np.int8)
+
+    def push(row: int) -> int:
+        return int(library.net_push_row(row, ctypes.c_void_p(pixels[row % 9].ctypes.data)))
+
+    def run() -> int:
+        return int(library.net_run(ctypes.c_void_p(output.ctypes.data)))
+
+    assert library.net_selftest() == 0
+    assert run() == 1
+    assert [push(row) for row in (0, 1, 2)] == [0, 0, 0]
+    assert [push(row) for row in (4, 2, -1, 9)] == [1, 1, 1, 1]
+    assert run() == 1
+    assert [push(row) for row in range(9)] == [0] * 9
+    assert run() == 0
+    assert np.array_equal(output, interpret.run(network, [pixels.ravel()])[0].ravel())
+    assert run() == 1
+
+
+def test_rows_with_cmsis_nn(tmp_path: Path) -> None:
+    """The library's functions take rows as well as maps."""
+    qemu.need()
+    target, library = cmsis_library.target("m4"), cmsis_library.library("m4")
+    written = programs.write(tmp_path, fixed_cases(8), target, stream_rows=SEGMENT, backend="cmsis_nn")
+    flags, libraries = library.compile_arguments, library.link_arguments
+    units = programs.units(tmp_path, written)
+    elf = qemu.link(tmp_path, units, qemu.CORES["m4"], compile_arguments=flags, link_arguments=libraries)
+    assert qemu.run(elf, qemu.CORES["m4"]) == (0, "")
+
+
+def test_tensors_that_lie_in_others_do_not_go_by_rows() -> None:
+    """As source, in the middle, as result, and as what others lie in; layers beside them do."""
+    network = maps()
+    names = ["x", *(layer.output for layer in network.layers)]
+    for position, name in enumerate(names[:4]):
+        tensors = {**network.tensors, "part": replace(network.tensors[name], name="part")}
+        for home, part in ((name, "part"), ("part", name)):
+            found = replace(network, tensors=tensors, views={part: View(home, 0)})
+            for first, last in ((0, 2), (1, 1), (2, 3)):
+                involved = first <= position <= last + 1
+                assert (rows.streamed(found, [(first, last)]) is None) == involved
+
+
+def test_networks_with_parts_stream_what_is_whole(tmp_path: Path) -> None:
+    """The lower half of a map is read where it lies: layers in front of that map go by rows, with the right bytes."""
+    whole = maps(8)
+    end, half = whole.layers[3].output, 4 * 6 * 8
+    lower, output = (replace(whole.tensors[end], name=name, shape=(4, 6, 8)) for name in ("lower", "y"))
+    clamp = Layer("l4_clamp", "clamp", ("lower",), "y", ClampParams(half, -100, 90), {}, "clamp")
+    network = Network(
+        {**whole.tensors, "lower": lower, "y": output},
+        (*whole.layers[:4], clamp),
+        whole.inputs,
+        (Port("y", "y", (4, 6, 8), ""),),
+        views={"lower": View(end, half)},
+    )
+    network.verify()
+    values = np.random.default_rng(2).integers(-128, 128, (2, 8 * 6 * 2)).astype(np.int8)
+    case = Case("parts", network, (values,))
+    assert run_here(tmp_path, [case], target=GENERIC, stream_rows="l0-l2", placement=Placement(io="arena")) == 0
+    with pytest.raises(ConfigError, match="cannot go row by row"):
+        arena(network, stream_rows="l0-l3")
+    found, segments = arena(network, 1)
+    assert found <= arena(network, stream_rows="never")[0]
+    assert all(own["last"] < 3 for own in segments)
