@@ -165,7 +165,7 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         "state": planned.state_bytes,
         "fills": start,
         "initial_state": pattern.size,
-        "settled": settled(network),
+        "settled": settled(whole),
         "caller_arena": options.arena == "caller",
         "shared_arena": options.arena == "shared",
         "steps": steps,
