@@ -362,3 +362,18 @@ def test_mutants_of_depthwise_assembly_are_caught(old: str, new: str, tmp_path: 
     assert found
     status, _ = qemu.run(qemu.link(tmp_path, sources, core), core)
     assert status != 0
+
+
+@pytest.mark.parametrize("cpu", ["cortex-m3", "cortex-m4", "cortex-m55"])
+@pytest.mark.parametrize(("name", "group"), [("depthwise", 64), ("conv", 1)])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_c_without_a_requantization_has_its_patch(cpu: str, name: str, group: int, dilation: int) -> None:
+    """Scales that no form of these cores has: what C gathers there fits into the scratch memory."""
+    attributes = {"group": group, "pads": [1] * 4, "dilations": [dilation] * 2}
+    coarse, fine = QuantParams(30.0, -3), QuantParams(0.001, 5)
+    case = singles.weighted(name, "Conv", (1, 64, 5, 5), (64, 64 // group, 3, 3), 0, coarse, fine, attributes)
+    (choice,) = (choice for choice in select(case.network, TARGETS[cpu]) if "conv" in choice.layer.op)
+    source = choice.kernel.render(choice.view, TARGETS[cpu])
+    if choice.kernel.name != "direct":
+        assert source.template in ("depthwise_conv2d.c.j2", "horner_conv2d.c.j2")
+    assert choice.kernel.scratch(choice.view, TARGETS[cpu]) >= 3 * 3 * 64

@@ -92,9 +92,13 @@ def _reaches(place: Window, target: Target, size: int) -> str | None:
 
 
 def scratch(view: LayerView, target: Target) -> int:
-    """The patch of four channels, and zero points for lines outside."""
+    """The patch of four channels, and zero points for lines outside; or what C needs that has no assembly."""
+    from nnbuild.ops import depthwise_conv2d
+
     place = lying(view)
     size = smlad.input_size(view)
+    if not _has_form(view):
+        return depthwise_conv2d.scratch(view, target)
     return _lines(place, target, size).patch + (4 * size if place.padded else 0)
 
 
@@ -148,6 +152,13 @@ def render(view: LayerView, target: Target) -> Source:
 
     found = requantization(view, _by_channel(view))
     return depthwise_conv2d.render(view, target) if found is None else _render(view, target, *found)
+
+
+def _has_form(view: LayerView) -> bool:
+    """Whether there is a requantization; the search for a line comes last, since it takes longest."""
+    weights = _by_channel(view)
+    wide = view.inputs[0].quant.wide or view.output.quant.wide
+    return wide or any(requantization(view, weights, lines) is not None for lines in (False, True))
 
 
 def wide(view: LayerView, target: Target) -> Source:
