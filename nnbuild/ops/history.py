@@ -113,10 +113,13 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
 
 
 def bounds(view: LayerView, inputs: Sequence[Interval]) -> Interval:
-    """What comes in, and what is there in the beginning."""
-    start = view.constants["start"].astype(np.int64)
-    start = start.reshape(-1, view.output.channels) if start.size % view.output.channels == 0 else start[:, None]
-    return Interval(np.minimum(inputs[0].low, start.min(axis=0)), np.maximum(inputs[0].high, start.max(axis=0)))
+    """What comes in, and what is there in the beginning; of all channels at once, where time is the last axis."""
+    count = view.output.channels
+    start, low, high = view.constants["start"].astype(np.int64), inputs[0].low, inputs[0].high
+    if view.inputs[0].channels != count:
+        low, high = np.full(count, low.min()), np.full(count, high.max())
+    start = start.reshape(-1, count) if start.size % count == 0 else start[:, None]
+    return Interval(np.minimum(low, start.min(axis=0)), np.maximum(high, start.max(axis=0)))
 
 
 def _divides(view: LayerView) -> bool:
