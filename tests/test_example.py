@@ -184,18 +184,23 @@ def test_without_cmsis_nn_one_line_says_so(tmp_path: Path, monkeypatch: pytest.M
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_keyword_spotter_says_what_it_needs(tmp_path: Path) -> None:
-    done = scons(copy_example(tmp_path), "run-kws")
+@pytest.mark.parametrize("target", ["run-kws", "run-kws-microbit"])
+def test_keyword_spotter_says_what_it_needs(tmp_path: Path, target: str) -> None:
+    done = scons(copy_example(tmp_path), target)
     assert done.returncode != 0
-    assert "KWS_MODEL=kws.onnx KWS_SAMPLES=kws_dev.npz" in done.stdout
+    assert f"scons {target} KWS_MODEL=kws.onnx KWS_SAMPLES=kws_dev.npz" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
 
 @needs_tools
-@pytest.mark.parametrize("model", ["torch/kws01_torch_dynamo.onnx", "tf2onnx/kws01_tf.onnx"])
-def test_keyword_spotter_on_a_cortex_m4(tmp_path: Path, reference_dir: Path, model: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "model"),
+    [("run-kws", "torch/kws01_torch_dynamo.onnx"), ("run-kws-microbit", "tf2onnx/kws01_tf.onnx")],
+)
+def test_keyword_spotter(tmp_path: Path, reference_dir: Path, target: str, model: str) -> None:
+    """On a Cortex-M4, and within the micro:bit's 16 KB of RAM."""
     given = f"KWS_MODEL={reference_dir / 'models' / model}", f"KWS_SAMPLES={reference_dir / 'data' / 'kws01_dev.npz'}"
-    done = scons(copy_example(tmp_path), "run-kws", *given)
+    done = scons(copy_example(tmp_path), target, *given)
     assert done.returncode == 0, done.stdout + done.stderr
     right = re.search(r"^kws +(\d+)/24 ", done.stdout, re.MULTILINE)
     assert right is not None

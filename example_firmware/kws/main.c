@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: 0BSD */
-/* A keyword spotter on a Cortex-M4: runs recorded inputs (samples.c) and compares each output with the reference. */
+/* A keyword spotter: runs recorded inputs (samples.c) and compares each output with the reference. */
 #include "board.h"
 #include "kws.h"
 #include "samples.h"
@@ -13,7 +13,7 @@ int main(void)
     uint32_t total = 0, longest = 0, right = 0, exact = 0;
     int failed;
 
-    put_text("Keyword spotter, Cortex-M4\n");
+    put_text("Keyword spotter\n");
     for (uint32_t sample = 0; sample < SAMPLES; sample++) {
         uint32_t start = timer_ticks(), ticks;
         int same = kws_run(sample_input[sample], output) == 0;
