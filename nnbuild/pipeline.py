@@ -127,7 +127,8 @@ class _Build:
         key = frozenset(names)
         if key not in self._corrected:
             request = self.request
-            allowed = () if request.corrections == "none" else (request.corrections or _ALL_CORRECTIONS).split(",")
+            chosen = request.corrections.split(",") if request.corrections else corrections.NAMES
+            allowed = () if request.corrections == "none" else chosen
             made_up = SYNTHETIC in (self.ranges.method, request.calibration)
             bare = not allowed or keeps_states(self.model) or made_up or request.calibration is None
             self._corrected[key] = self.form(names) if bare else self._correct(names, allowed)
@@ -156,9 +157,6 @@ class _Build:
     def _quantize(self, float_form: onnx.ModelProto, ranges: Ranges, names: Collection[str]) -> onnx.ModelProto:
         scales = self.request.fully_connected or "per_channel"
         return quantize(float_form, ranges, fully_connected=scales, int16=names)
-
-
-_ALL_CORRECTIONS = ",".join(corrections.NAMES)
 
 
 def _int16(build: _Build) -> tuple[Sequence[str], Found | None]:
