@@ -7,6 +7,7 @@ the calls of the layer hook; `<name>_run` itself is told apart from what it call
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import reach
+from benchmarks.target import prototypes
 from nnbuild import instruction_timings
 from nnbuild.instruction_timings import Instruction
 from tests import qemu
@@ -98,7 +100,7 @@ def run(cpu: str, networks: Sequence[Mapping[str, str]], folder: Path, library: 
         for name, text in files.items():
             (folder / name).write_text(text)
         reports.append(json.loads(files[f"n{number}.report.json"]))
-    (folder / "main.c").write_text(_main(reports))
+    (folder / "main.c").write_text(_main(networks, reports))
     sources = [folder / "main.c", *(path for files in networks for path in _sources(folder, files))]
     hooks = [f"-DN{number}_LAYER_HOOK(index)={HOOK}()" for number in range(len(networks))]
     compile_arguments = [*hooks, *(word for word in library if word.startswith("-I")), "-w"]
@@ -131,24 +133,30 @@ def _sources(folder: Path, files: Mapping[str, str]) -> list[Path]:
     return [folder / name for name in files if name.endswith((".c", ".S"))]
 
 
-def _main(reports: Sequence[Mapping[str, object]]) -> str:
+def _main(networks: Sequence[Mapping[str, str]], reports: Sequence[Mapping[str, Any]]) -> str:
     names = [f"n{number}" for number in range(len(reports))]
     lines = ["#include <stdint.h>", *(f'#include "{name}.h"' for name in names), _MAIN]
     body = []
-    for name, report in zip(names, reports, strict=True):
-        arguments = []
+    for name, files, report in zip(names, networks, reports, strict=True):
+        found = prototypes(files[f"{name}.h"], name)
+        arguments, pushed = [], f"{name}_push_row" in found
         body.append("    state = 1;")  # what a network executes is the same whatever runs in front of it
         for kind in ("inputs", "outputs"):
-            for position, port in enumerate(report[kind]):  # type: ignore[arg-type, var-annotated]
-                size = 1
-                for count in port["shape"]:
-                    size *= count
-                buffer = f"{name}_{kind}{position}"
-                lines.append(f"static int8_t {buffer}[{size}] __attribute__((aligned(4)));")
-                arguments.append(buffer)
+            for position, port in enumerate(report[kind]):
+                buffer, size = f"{name}_{kind}{position}", math.prod(port["shape"])
+                in_arena = f"{name}_{kind[:-1]}" in found
+                if in_arena:
+                    buffer = f"{name}_{kind[:-1]}()"
+                else:
+                    lines.append(f"static int8_t {buffer}[{size}] __attribute__((aligned(4)));")
+                if not (in_arena or (pushed and kind == "inputs")):
+                    arguments.append(buffer)
                 body += [f"    fill({buffer}, {size});"] if kind == "inputs" else []
         body += [f"    {name}_reset();"] if report["state_bytes"] else []
-        body += [f"    {HOOK}();", f"    {name}_run({', '.join(arguments)});", f"    {HOOK}();"]
+        push = f"{name}_push_row(y, &{name}_inputs0[y * {name.upper()}_INPUT_ROW_SIZE]);"
+        loop = [f"    for (int32_t y = 0; y < {name.upper()}_INPUT_ROWS; y++) {{", f"        {push}", "    }"]
+        run = f"    {name}_run({', '.join(arguments)});"
+        body += [f"    {HOOK}();", *(loop if pushed else []), run, f"    {HOOK}();"]
     return "\n".join([*lines, "", "int main(void)", "{", *body, "    return 0;", "}", ""])
 
 

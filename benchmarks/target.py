@@ -28,14 +28,38 @@ SECTIONS = ["-ffunction-sections", "-fdata-sections", "-fno-unwind-tables", "-fn
 GLUE = """
 #include "hc.h"
 #include "net.h"
-static int8_t input[NET_INPUT_SIZE], output[NET_OUTPUT_SIZE];
-void model_init(void) {}
-void model_run(void) { net_run(input, output); }
+#ifdef NET_INPUT_OFFSET
+#define input net_input()
+#else
+static int8_t input[NET_INPUT_SIZE];
+#endif
+#ifdef NET_OUTPUT_OFFSET
+#define output net_output()
+#else
+static int8_t output[NET_OUTPUT_SIZE];
+#endif
 void *model_input(void) { return input; }
 const void *model_output(void) { return output; }
-size_t model_input_size(void) { return sizeof input; }
-size_t model_output_size(void) { return sizeof output; }
+size_t model_input_size(void) { return NET_INPUT_SIZE; }
+size_t model_output_size(void) { return NET_OUTPUT_SIZE; }
 """
+
+
+def glue(header: str) -> str:
+    """What the harness calls: the network of this header, whose input may be pushed, and which may keep a state."""
+    found = prototypes(header, "net")
+    parameters = re.findall(r"\w+(?=[,)])", found["net_run"][1])
+    arguments = ", ".join(name for name in parameters if name != "void")
+    init = "net_reset();" if "net_reset" in found else ""
+    push = "for (int32_t y = 0; y < NET_INPUT_ROWS; y++) { net_push_row(y, &input[y * NET_INPUT_ROW_SIZE]); } "
+    run = f"{push if 'net_push_row' in found else ''}net_run({arguments});"
+    return f"{GLUE}void model_init(void) {{ {init} }}\nvoid model_run(void) {{ {run} }}\n"
+
+
+def prototypes(header: str, network: str) -> dict[str, tuple[str, str]]:
+    """The type and the parameters, with their parentheses, of each function of a network."""
+    found = re.findall(rf"^((?:const )?\w+ \*?)({network}_\w+)(\(.*\));$", header, re.MULTILINE)
+    return {name: (kind, parameters) for kind, name, parameters in found}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +109,7 @@ def sizes(
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (folder / name).write_text(text)
-    (folder / "glue.c").write_text(GLUE)
+    (folder / "glue.c").write_text(glue(files["net.h"]))
     sources = [folder / name for name in files if name.endswith((".c", ".S"))]
     flash, ram = _sizes(_link(core, [*sources, folder / "glue.c"], harness, folder / "net.elf", extra))
     base_flash, base_ram = _sizes(_link(core, [_empty(files["net.h"], folder)], harness, folder / "empty.elf", ()))
@@ -95,9 +119,11 @@ def sizes(
 def _empty(header: str, folder: Path) -> Path:
     """The glue around a network that does nothing: what start-up, harness and buffers take."""
     path = folder / "empty.c"
-    path.write_text(
-        GLUE + "int net_run(const int8_t *input, int8_t *output) { (void)input; (void)output; return 0; }\n"
-    )
+    stubs = [
+        f"{kind}{name}{parameters} {{ {'' if kind == 'void ' else 'return 0;'} }}"
+        for name, (kind, parameters) in prototypes(header, "net").items()
+    ]
+    path.write_text("\n".join([glue(header), *stubs, ""]))
     return path
 
 

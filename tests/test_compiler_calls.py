@@ -21,9 +21,10 @@ from nnbuild.ops import ALL
 from . import host, programs, qemu, random_layers
 from .test_kernels_cores import RESCALING
 
-MOVES = {"memcpy", "memset"}
+MOVES = {"memcpy", "memmove", "memset"}
 CALLS: dict[str, set[str]] = {
     "gru": {"memcpy"},
+    "history": {"memcpy", "memmove"},
     **{name: {"memcpy", "memset"} for name in ("lstm", "rnn")},
     **{name: {"memset"} for name in ("log_softmax", "mul", "pad", "rescale", "wide_depthwise_conv2d")},
 }
