@@ -129,6 +129,8 @@ def evaluate(isa: str, samples: Sequence[Sample]) -> list[Row]:
         unseen = fit(isa, [sample for sample in samples if sample.network.split(" ")[0] != family])
         for backend in ("direct", "cmsis_nn"):
             mine = [sample for sample in samples if (sample.network, sample.backend) == (name, backend)]
+            if not mine:
+                continue  # rows are measured with our kernels alone
             for core in CORES[isa] or ("instructions",):
                 real, waits = (sum(sample.figures[column] for sample in mine) for column in (core, "waits"))
                 instructions = sum(sample.figures["instructions"] for sample in mine)
