@@ -18,6 +18,7 @@ from itertools import combinations, permutations
 
 from nnbuild.contract import Overlap
 from nnbuild.errors import InternalError
+from nnbuild.sweep import Problem, sweep
 
 ALIGNMENT = 4
 """Bytes; what any C type of a kernel's scratch needs."""
@@ -105,12 +106,38 @@ def place(buffers: Sequence[Buffer], steps: int = STEPS) -> Placement:
     extent = _extent(buffers, found)
     bound = max((live_bytes(buffers, span.first) for buffer in buffers for span in buffer.pieces), default=0)
     if extent > bound:
+        bound, found = _swept(buffers, distances, found, bound)
+        extent = _extent(buffers, found)
+    if extent > bound:
         search = _Search(buffers, distances, extent, bound, steps)
         found = search.run() or found
         extent = _extent(buffers, found)
         bound = extent if search.proves else bound
     verify(buffers, found)
     return Placement(tuple(found), extent, bound)
+
+
+def _swept(buffers: Sequence[Buffer], distances: Distances, found: list[int], bound: int) -> tuple[int, list[int]]:
+    """A higher bound, and a placement that is smaller than `found`, where `nnbuild.sweep` knows them."""
+    plain = [index for index, buffer in enumerate(buffers) if not buffer.spans]
+    columns = [
+        [index for index in plain if buffers[index].first <= layer <= buffers[index].last]
+        for layer in _columns(buffers)
+    ]
+    sizes, extent = [aligned(buffer.size) for buffer in buffers], _extent(buffers, found)
+    alignments = [buffer.alignment for buffer in buffers]
+    swept = sweep(Problem(sizes, alignments, distances, columns, extent, ALIGNMENT))
+    if swept is None:
+        return extent, found
+    least, wanted = swept
+    offsets: dict[int, int] = {}
+    for index in sorted(range(len(buffers)), key=lambda index: (index not in wanted, -buffers[index].size)):
+        offset = wanted.get(index, 0)
+        # Those that met where the table has nothing may collide.
+        free = _lowest(buffers, distances, index, offsets, offset) == offset
+        offsets[index] = offset if free else _lowest(buffers, distances, index, offsets, 0)
+    other = [offsets[index] for index in range(len(buffers))]
+    return max(bound, least), min(found, other, key=lambda one: _extent(buffers, one))
 
 
 def verify(buffers: Sequence[Buffer], offsets: Sequence[int]) -> None:
