@@ -42,6 +42,10 @@ CONVOLUTIONS = {
     "square": ((20, 10, 10), (28, 2, 2), 2, 0),
     "time": ((40, 1, 24), (30, 1, 3), 1, 0),
     "time_long": ((24, 1, 40), (24, 1, 9), 1, 0),
+    "pixel": ((64, 1, 1), (64, 1, 1), 1, 0),
+    "pixel_wide": ((128, 1, 1), (96, 1, 1), 1, 0),
+    "pixels": ((48, 1, 3), (64, 1, 1), 1, 0),
+    "window": ((40, 1, 3), (32, 1, 3), 1, 0),
 }
 # name: (channels, height, width), (height, width of the window), stride, pads
 DEPTHWISE = {

@@ -109,7 +109,7 @@ def _by_rows(reference: Mapping[str, Network], where: Target) -> list[Job]:
                 choices = select(streamed, where, backend="direct")
                 pins = {choice.layer.name: choice.kernel.name for choice in choices}
                 segment = f"{whole.layers[0].name}-{whole.layers[end].name}"
-                found.append(Job(f"{name} by rows", "direct", network, choices, pins, segment))
+                found.append(Job(f"{name} by rows {segment}", "direct", network, choices, pins, segment))
     return found
 
 
