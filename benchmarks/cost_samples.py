@@ -108,7 +108,7 @@ def _by_rows(reference: Mapping[str, Network], where: Target) -> list[Job]:
             if streamed is not None:
                 choices = select(streamed, where, backend="direct")
                 pins = {choice.layer.name: choice.kernel.name for choice in choices}
-                segment = f"{whole.layers[0].name}-{whole.layers[end].name}"
+                segment = "-".join(whole.layers[n].name.partition("_")[0] for n in (0, end))
                 found.append(Job(f"{name} by rows {segment}", "direct", network, choices, pins, segment))
     return found
 
