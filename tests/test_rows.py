@@ -16,7 +16,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from nnbuild import interpret, rows
+from nnbuild import fixedpoint, interpret, rows
 from nnbuild.contract import Case, LayerView
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import ConfigError
@@ -199,6 +199,29 @@ def test_layers_that_do_not_go_by_rows() -> None:
     assert rows.segment(network, add, add) is None or len(set(network.layers[add].inputs)) == 1
     if first + 1 < add:
         assert rows.segment(network, first + 1, add) is None
+
+
+def pools(rescales: bool, pads_count: bool) -> Case:
+    """An average of 3x3 over two rows, each of whose windows holds one row of padding."""
+    shape, quant, output = (2, 4, 3), QuantParams(0.05, -5), QuantParams(0.04 if rescales else 0.05, -5)
+    maker = row_networks.Maker(lambda strategy: strategy.example(), np.random.default_rng(1))
+    maker.tensors["x"] = Tensor("x", shape, quant)
+    place = Window(shape, shape[:2], (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
+    table = [fixedpoint.quantize_multiplier(1.25 / max(count, 1), 255 * max(count, 1)) for count in range(10)]
+    multipliers, shifts = zip(*table, strict=True)
+    constants: dict[str, Any] = {"multiplier": np.array(multipliers, np.int32), "shift": np.array(shifts, np.int8)}
+    constants = constants if rescales else {}
+    params = AveragePoolParams(place, pads_count, rescales, -5, -5, -128, 127)
+    end = maker.layer("average_pool", ("x",), shape, output, params, **constants)
+    network = Network(maker.tensors, tuple(maker.layers), (Port("x", "x", shape, ""),), (Port("y", end, shape, ""),))
+    return Case("pool", network, (maker.rng.integers(-128, 128, (3, 24)).astype(np.int8),))
+
+
+@pytest.mark.parametrize("rescales", [False, True])
+def test_averages_without_their_padding_do_not_go_by_rows(rescales: bool, tmp_path: Path) -> None:
+    """All windows of one pool hold as much padding, which a row cannot know; where it counts, it does not matter."""
+    assert rows.segment(pools(rescales, pads_count=False).network, 0, 0) is None
+    assert run_here(tmp_path, [pools(rescales, pads_count=True)], target=GENERIC, stream_rows="l0-l0") == 0
 
 
 def test_estimates_of_rows_count_every_row() -> None:
