@@ -82,17 +82,14 @@ def function(
                 index,
             )
         )
-    parameters = ["int8_t *arena"] if planned.arena else []
-    arguments = ["arena"] if planned.arena else []
+    memory = [name for name in ("arena", "state") if any(f"&{name}[" in f"{item.window} {item.call}" for item in items)]
+    parameters, arguments = [f"int8_t *{each}" for each in memory], list(memory)
     whole = [] if own.pushed else [own.source]
     for tensor in (*whole, own.result):
         if tensor not in (*planned.offsets, *planned.in_states):
             kind = "const int8_t" if tensor == own.source else "int8_t"
             parameters.append(f"{kind} *{ports[tensor]}")
             arguments.append(ports[tensor])
-    if any(tensor in planned.in_states for tensor in (*whole, own.result)):
-        parameters.append("int8_t *state")
-        arguments.append("state")
     if own.pushed:
         parameters.append("const int8_t *pushed")
     first, last = layers[own.first].name, layers[own.last].name
