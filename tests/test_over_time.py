@@ -348,6 +348,39 @@ def by_rows(folder: Path, kernel: int) -> tuple[Network, Network]:
     return whole, streamed(whole, Stream(1, 2))
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_what_others_read_is_not_written_where_it_is_kept(tmp_path: Path, channels: int, frames: int) -> None:
+    """New rows that a table reads too, or a part of them: the history has moved them by then."""
+    nodes = [
+        node("Transpose", "x", "t", perm=[0, 3, 1, 2]),
+        node("Conv", "t w1", "a"),
+        node("Conv", "a w2", "b"),
+        node("Slice", "a from to channel", "part"),
+        node("Tanh", "part", "c"),
+        node("Slice", "c late end time", "d"),
+        node("Concat", "b d", "y", axis=1),
+    ]
+    bounds = {"from": 0, "to": channels, "channel": 1, "late": 2, "end": 12, "time": 2}
+    constants = {"w1": weights(4, 3, 1, 1), "w2": weights(4, 4, 3, 1, seed=1)}
+    constants |= {name: i64(value) for name, value in bounds.items()}
+    path = save(tmp_path, model(nodes, {"x": (1, 12, 1, 3)}, ["y"], constants))
+    whole = lower(onnx.load_from_string(quantized(Request(str(path), samples(tmp_path))).content))
+    stream = streamed(whole, Stream(1, frames))
+    library = host.shared_library(tmp_path / "c", emit(stream, EmitOptions("m")))
+    library.m_reset()
+    assert differing_in_c(library, "m", whole, stream, 0) == []
+
+
+def test_states_lie_at_words_and_apart(tmp_path: Path) -> None:
+    """Though their sizes are odd: 3 rows of 3, 3 of 4, 8 of 5."""
+    whole = lower(onnx.load_from_string(quantized(Request(str(small(tmp_path)), samples(tmp_path))).content))
+    stream = streamed(whole, Stream(1))
+    planned = plan(stream, select(stream, TARGETS["generic"]), TARGETS["generic"])
+    assert list(planned.states.values()) == [4, 16, 28]
+    assert planned.state_bytes == 28 + 40
+
+
 def test_a_stream_goes_by_rows(tmp_path: Path) -> None:
     """Rows of what is kept are read where they lie in the state, and rows of new frames are written there."""
     whole, stream = by_rows(tmp_path, 3)
