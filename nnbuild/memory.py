@@ -420,9 +420,11 @@ def _in_states(network: Network) -> dict[str, tuple[str, int]]:
     """Tensors that lie in a state: the layer whose state that is, and the byte there.
 
     These are outputs that are states, what may lie where one begins since nobody else reads it, and parts of these.
+    What is made of pushed rows lies elsewhere: states are not at hand then.
     """
     readers = Counter(name for layer in network.layers for name in layer.inputs)
     ports = {port.tensor for port in (*network.inputs, *network.outputs)}
+    ports |= {own.result for own in network.segments if own.pushed}
     owners: dict[str, str] = {}
     for layer in network.layers:
         if BY_NAME[layer.op].in_state:

@@ -82,11 +82,11 @@ def function(
                 index,
             )
         )
-    parameters = ["int8_t *arena"] if planned.arena else []
-    arguments = ["arena"] if planned.arena else []
+    memory = [name for name in ("arena", "state") if any(f"&{name}[" in f"{item.window} {item.call}" for item in items)]
+    parameters, arguments = [f"int8_t *{each}" for each in memory], list(memory)
     whole = [] if own.pushed else [own.source]
     for tensor in (*whole, own.result):
-        if tensor not in planned.offsets:
+        if tensor not in (*planned.offsets, *planned.in_states):
             kind = "const int8_t" if tensor == own.source else "int8_t"
             parameters.append(f"{kind} *{ports[tensor]}")
             arguments.append(ports[tensor])
@@ -111,13 +111,16 @@ def function(
 
 
 def _at(planned: Plan, tensor: str, offset: int, index: str = "") -> str:
+    """In the arena, or in what is kept of a stream."""
+    if tensor in planned.in_states:
+        return f"&state[{planned.in_states[tensor] + offset}{index}]"
     return f"&arena[{planned.offsets[tensor] + offset}{index}]"
 
 
 def _whole(tensor: str, bytes_: int, planned: Plan, ports: Mapping[str, str]) -> str:
     """Row `row`, or one of so many bytes for each of its numbers, of a tensor that is whole."""
     index = f"row * {bytes_}" if bytes_ > 1 else "row"
-    return _at(planned, tensor, 0, f" + {index}") if tensor in planned.offsets else f"&{ports[tensor]}[{index}]"
+    return f"&{ports[tensor]}[{index}]" if tensor in ports else _at(planned, tensor, 0, f" + {index}")
 
 
 def _read(own: Segment, read: Read, planned: Plan, ports: Mapping[str, str]) -> str:
@@ -139,7 +142,7 @@ def _written(network: Network, own: Segment, step: Step, planned: Plan, ports: M
 
 def _gathered(own: Segment, step: Step, read: Read, planned: Plan, ports: Mapping[str, str]) -> str:
     """The arguments of nn_rows_from."""
-    source = _at(planned, read.tensor, 0) if read.tensor in planned.offsets else ports[read.tensor]
+    source = ports.get(read.tensor) or _at(planned, read.tensor, 0)
     top = f"row * {read.stride}" if read.stride > 1 else "row"
     top += f" - {read.pad}" if read.pad else ""
     patch = _at(planned, f"{read.tensor}[{step.layer}]", 0)

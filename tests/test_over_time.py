@@ -26,16 +26,17 @@ from nnbuild.contract import LayerView
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import ConfigError, ModelError
 from nnbuild.importer import import_model
+from nnbuild.intervals import Interval
 from nnbuild.lower import lower, traced
 from nnbuild.memory import plan
-from nnbuild.network import Array, Network, QuantParams
+from nnbuild.network import Array, Layer, Network, QuantParams, Tensor
 from nnbuild.ops import BY_NAME
-from nnbuild.ops.history import settled
+from nnbuild.ops.history import HistoryParams, settled
 from nnbuild.over_time import streamed
 from nnbuild.pipeline import Request, quantized
 from nnbuild.reset import fills
 from nnbuild.selection import select
-from nnbuild.shrink import shrink
+from nnbuild.shrink import known_intervals, shrink
 from nnbuild.sliding import Time
 from nnbuild.stream import Stream, stream_of
 from nnbuild.target import TARGETS
@@ -331,6 +332,79 @@ def test_states_of_the_caller(tmp_path: Path) -> None:
             assert output.tobytes() == interpret.run(whole, [window])[0].tobytes()
 
 
+def by_rows(folder: Path, kernel: int) -> tuple[Network, Network]:
+    """A convolution over `kernel` frames, one over three, a classifier behind the whole window; two frames a call."""
+    nodes = [
+        node("Transpose", "x", "t", perm=[0, 3, 1, 2]),
+        node("Conv", "t w1", "a", name="first"),
+        node("Conv", "a w2", "b", name="second"),
+        node("Flatten", "b", "f"),
+        node("Gemm", "f w3", "y", name="third"),
+    ]
+    constants = {"w1": weights(4, 3, kernel, 1), "w2": weights(5, 4, 3, 1, seed=1)}
+    constants["w3"] = weights(5 * (11 - kernel), 2, seed=2)
+    path = save(folder, model(nodes, {"x": (1, 12, 1, 3)}, ["y"], constants))
+    whole = lower(onnx.load_from_string(quantized(Request(str(path), samples(folder))).content))
+    return whole, streamed(whole, Stream(1, 2))
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_what_others_read_is_not_written_where_it_is_kept(tmp_path: Path, channels: int, frames: int) -> None:
+    """New rows that a table reads too, or a part of them: the history has moved them by then."""
+    nodes = [
+        node("Transpose", "x", "t", perm=[0, 3, 1, 2]),
+        node("Conv", "t w1", "a"),
+        node("Conv", "a w2", "b"),
+        node("Slice", "a from to channel", "part"),
+        node("Tanh", "part", "c"),
+        node("Slice", "c late end time", "d"),
+        node("Concat", "b d", "y", axis=1),
+    ]
+    bounds = {"from": 0, "to": channels, "channel": 1, "late": 2, "end": 12, "time": 2}
+    constants = {"w1": weights(4, 3, 1, 1), "w2": weights(4, 4, 3, 1, seed=1)}
+    constants |= {name: i64(value) for name, value in bounds.items()}
+    path = save(tmp_path, model(nodes, {"x": (1, 12, 1, 3)}, ["y"], constants))
+    whole = lower(onnx.load_from_string(quantized(Request(str(path), samples(tmp_path))).content))
+    stream = streamed(whole, Stream(1, frames))
+    library = host.shared_library(tmp_path / "c", emit(stream, EmitOptions("m")))
+    library.m_reset()
+    assert differing_in_c(library, "m", whole, stream, 0) == []
+
+
+def test_states_lie_at_words_and_apart(tmp_path: Path) -> None:
+    """Though their sizes are odd: 3 rows of 3, 3 of 4, 8 of 5."""
+    whole = lower(onnx.load_from_string(quantized(Request(str(small(tmp_path)), samples(tmp_path))).content))
+    stream = streamed(whole, Stream(1))
+    planned = plan(stream, select(stream, TARGETS["generic"]), TARGETS["generic"])
+    assert list(planned.states.values()) == [4, 16, 28]
+    assert planned.state_bytes == 28 + 40
+
+
+def test_a_stream_goes_by_rows(tmp_path: Path) -> None:
+    """Rows of what is kept are read where they lie in the state, and rows of new frames are written there."""
+    whole, stream = by_rows(tmp_path, 3)
+    first, second = [layer.name for layer in stream.layers if layer.op == "conv2d"]
+    files = emit(stream, EmitOptions("m", stream_rows=f"{first}-{first},{second}-{second}"))
+    assert "int8_t *state, int32_t step" in files["m.c"]
+    library = host.shared_library(tmp_path / "c", files)
+    library.m_reset()
+    assert differing_in_c(library, "m", whole, stream, 0) == []
+
+
+def test_frames_of_a_stream_are_pushed(tmp_path: Path) -> None:
+    """What is made of them waits in the arena, not in the state, until the run."""
+    whole, stream = by_rows(tmp_path, 1)
+    library = host.shared_library(tmp_path / "c", emit(stream, EmitOptions("m", push_rows=True)))
+    library.m_reset()
+    output = np.zeros(2, np.int8)
+    for new, window in windows(whole, 1, 2, 12):
+        for row, frame in enumerate(new.reshape(2, 3)):
+            assert library.m_push_row(row, ctypes.c_void_p(frame.ctypes.data)) == 0
+        assert library.m_run(ctypes.c_void_p(output.ctypes.data)) == 0
+        assert output.tobytes() == interpret.run(whole, [window])[0].tobytes()
+
+
 def test_a_frozen_stream_is_no_other(tmp_path: Path) -> None:
     request = Request(str(small(tmp_path)), samples(tmp_path), stream=Stream(1))
     int8 = str(tmp_path / "m.int8.onnx")
@@ -426,6 +500,40 @@ def test_channels_that_hold_one_value_are_not_kept(tmp_path: Path) -> None:
     found = [[la.params.inner for la in net.layers if la.op == "history"] for net in (stream, shrink(stream))]
     assert found == [[3, 4, 5], [3, 3, 5]]
     assert differing(whole, shrink(stream), 1, 30) == []
+
+
+def test_what_is_kept_is_bounded_where_time_is_the_last_axis() -> None:
+    """As many channels as the kept rows, whatever the new ones are; all values lie within, from the reset on."""
+    for new in (1, 2, 3):
+        params = HistoryParams(4, 6, new, 1)
+        start = np.array([-100, 3, 40, 7], np.int8)
+        tensors = {name: Tensor(name, (4, size), QuantParams(0.05, 0)) for name, size in (("x", new), ("kept", 6))}
+        view = LayerView(
+            Layer("l", "history", ("x",), "kept", params, {"start": start}, "n"), (tensors["x"],), tensors["kept"]
+        )
+        came = Interval(np.arange(-5, -5 + new), np.arange(20, 20 + new))
+        found = BY_NAME["history"].bounds(view, [came])
+        assert found.low.tolist() == [-100] * 6
+        assert found.high.tolist() == [40] * 6
+        later = BY_NAME["history"].bounds(
+            replace(view, layer=replace(view.layer, constants={"start": start * 0})), [came]
+        )
+        assert (later.low.tolist(), later.high.tolist()) == ([-5] * 6, [19 + new] * 6)
+
+
+def test_a_stream_whose_last_axis_is_time_shrinks(tmp_path: Path) -> None:
+    """A table, and a classifier behind all points in time of three channels."""
+    nodes = [node("Tanh", "x", "a"), node("Flatten", "a", "f"), node("Gemm", "f w", "y")]
+    path = save(tmp_path, model(nodes, {"x": (1, 3, 12)}, ["y"], {"w": weights(36, 2)}))
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).normal(0, 1, (9, 3, 12)).astype(np.float32))
+    whole = lower(onnx.load_from_string(quantized(Request(str(path), str(tmp_path / "x.npz"))).content))
+    for frames in (1, 2, 4):
+        stream = streamed(whole, Stream(2, frames))
+        known = known_intervals(stream)
+        assert {name: own.low.size for name, own in known.items()} == {
+            name: tensor.channels for name, tensor in stream.tensors.items()
+        }
+        assert differing(whole, shrink(stream), 2, 30) == []
 
 
 # What cannot be one.

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from nnbuild import interpret, rows
+from nnbuild import fixedpoint, interpret, rows
 from nnbuild.contract import Case, LayerView
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import ConfigError
@@ -25,6 +25,7 @@ from nnbuild.ops import BY_NAME
 from nnbuild.ops.average_pool import AveragePoolParams
 from nnbuild.ops.clamp import ClampParams
 from nnbuild.ops.conv2d import Conv2DParams
+from nnbuild.ops.max_pool import MaxPoolParams
 from nnbuild.ops.spatial import Window
 from nnbuild.optimize import Aim
 from nnbuild.placement import Placement
@@ -199,6 +200,49 @@ def test_layers_that_do_not_go_by_rows() -> None:
     assert rows.segment(network, add, add) is None or len(set(network.layers[add].inputs)) == 1
     if first + 1 < add:
         assert rows.segment(network, first + 1, add) is None
+
+
+def pools(rescales: bool, pads_count: bool) -> Case:
+    """An average of 3x3 over two rows, each of whose windows holds one row of padding."""
+    shape, quant, output = (2, 4, 3), QuantParams(0.05, -5), QuantParams(0.04 if rescales else 0.05, -5)
+    maker = row_networks.Maker(lambda strategy: strategy.example(), np.random.default_rng(1))
+    maker.tensors["x"] = Tensor("x", shape, quant)
+    place = Window(shape, shape[:2], (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
+    table = [fixedpoint.quantize_multiplier(1.25 / max(count, 1), 255 * max(count, 1)) for count in range(10)]
+    multipliers, shifts = zip(*table, strict=True)
+    constants: dict[str, Any] = {"multiplier": np.array(multipliers, np.int32), "shift": np.array(shifts, np.int8)}
+    constants = constants if rescales else {}
+    params = AveragePoolParams(place, pads_count, rescales, -5, -5, -128, 127)
+    end = maker.layer("average_pool", ("x",), shape, output, params, **constants)
+    network = Network(maker.tensors, tuple(maker.layers), (Port("x", "x", shape, ""),), (Port("y", end, shape, ""),))
+    return Case("pool", network, (maker.rng.integers(-128, 128, (3, 24)).astype(np.int8),))
+
+
+@pytest.mark.parametrize("rescales", [False, True])
+def test_averages_without_their_padding_do_not_go_by_rows(rescales: bool, tmp_path: Path) -> None:
+    """All windows of one pool hold as much padding, which a row cannot know; where it counts, it does not matter."""
+    assert rows.segment(pools(rescales, pads_count=False).network, 0, 0) is None
+    assert run_here(tmp_path, [pools(rescales, pads_count=True)], target=GENERIC, stream_rows="l0-l0") == 0
+
+
+def test_rows_from_the_caller_to_the_caller(tmp_path: Path) -> None:
+    """A segment that needs none of the arena, beside layers that do, does not ask for it: compilers would warn."""
+    shape, quant = (4, 3, 2), QuantParams(0.05, -5)
+    tensors = {name: Tensor(name, shape, quant) for name in "xabc"}
+    one, three = (Window(shape, shape[:2], (n, n), (1, 1), (1, 1), (n // 2, n // 2), (n // 2, n // 2)) for n in (1, 3))
+    layers = (
+        Layer("l0", "max_pool", ("x",), "a", MaxPoolParams(one, -90, 90), {}, "n"),
+        Layer("l1", "max_pool", ("x",), "b", MaxPoolParams(three, -128, 127), {}, "n"),
+        Layer("l2", "clamp", ("b",), "c", ClampParams(24, -70, 70), {}, "n"),
+    )
+    outputs = tuple(Port(name, name, shape, "") for name in "ac")
+    network = Network(tensors, layers, (Port("x", "x", shape, ""),), outputs)
+    files = emit(network, EmitOptions("net", stream_rows="l0-l0"))
+    assert "net_rows_l0(const int8_t *input, int8_t *output_a, int32_t step)" in files["net.c"]
+    values = np.random.default_rng(0).integers(-128, 128, 24).astype(np.int8)
+    found = host.call(host.shared_library(tmp_path, files), "net_run", [values], [24, 24])
+    expected = interpret.run(network, [values])
+    assert all(np.array_equal(a, b.ravel()) for a, b in zip(found, expected, strict=True))
 
 
 def test_estimates_of_rows_count_every_row() -> None:

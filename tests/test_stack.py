@@ -221,6 +221,60 @@ def test_calls_of_cmsis_nn_and_of_the_library_count(tmp_path: Path, network: Net
     assert any(name.startswith("arm_") for name in use.path)
 
 
+# Pushes all rows and runs; tells the most that a push took, then the run. Both have two arguments of a word or none.
+PUSHING = """
+#include "net.h"
+extern uint32_t __stack_limit[];
+uint32_t sp_at_call;
+static int8_t values[NET_INPUT_ROW_SIZE], output[NET_OUTPUT_SIZE];
+int main(void);
+int measured(void *function, intptr_t first, int8_t *second);
+static int used(void)
+{
+    const uint32_t *deepest = __stack_limit + 1;
+
+    while (*deepest == 0xC0DEC0DEu) {
+        deepest++;
+    }
+    return (int)(sp_at_call - (uint32_t)(uintptr_t)deepest);
+}
+int main(void)
+{
+    int most = 0;
+
+    for (int row = 0; row < NET_INPUT_ROWS; row++) {
+        if (measured((void *)net_push_row, row, values) != 0) {
+            return 1;
+        }
+        most = used() > most ? used() : most;
+    }
+    board_differs(most);
+    if (measured((void *)net_run, (intptr_t)output, 0) != 0) {
+        return 2;
+    }
+    board_differs(used());
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize(("core", "optimize"), [("m0", "-O0"), ("m0", "-Os"), ("m0", "-O2"), ("m4", "-O2")])
+def test_the_stack_of_pushed_rows(tmp_path: Path, network: Network, core: str, optimize: str) -> None:
+    """Of a push and of the run behind it: what is computed is what is used, from where the function begins."""
+    qemu.need()
+    files = emit(network, EmitOptions("net", qemu.CORES[core].target, push_rows=True))
+    assembly = "".join(f'__asm("{line.strip()}");\n' for line in MEASURE_RUN.strip().splitlines())
+    sources = host.write(tmp_path, {**files, "main.c": PUSHING, "measure.c": assembly})
+    elf = qemu.link(tmp_path, [*sources, tmp_path / "net_kernels.S"], qemu.CORES[core], optimize)
+    status, text = qemu.run(elf, qemu.CORES[core])
+    assert status == 0, text
+    found = [int(line.removeprefix("differs: ")) for line in text.splitlines()]
+    computed = stack.inference(elf, ["net_push_row", "net_run"])
+    for use, deepest in zip(computed, found, strict=True):
+        assert use.bytes is not None, use.note
+        assert use.bytes - 4 <= deepest <= use.bytes, use.path
+
+
 # --- what compilers and people write -----------------------------------------------------------------------------
 
 

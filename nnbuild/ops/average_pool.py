@@ -170,7 +170,7 @@ def scratch(view: LayerView, target: Target) -> int:
 
 
 def by_rows(view: LayerView, count: int | None) -> RowForm | None:
-    """Windows whose elements are as many in every row of the output, or one window over all rows."""
+    """Windows that hold no rows of padding, unless these count, or one window over all rows."""
     params: AveragePoolParams = view.params
     place = params.window
     if count not in (None, place.input[0]):
@@ -179,7 +179,9 @@ def by_rows(view: LayerView, count: int | None) -> RowForm | None:
     if place.output == (1, 1) and place.kernel == place.input[:2] and not place.padded:
         values = {name: getattr(params, name) for name in AveragePoolParams.__slots__}
         return RowForm(place.input[0], place.input[0], MeanOfRowsParams(**values, rows=place.input[0]), keeps=True)
-    return None if np.any(counts != counts[:1]) else spatial.by_rows(view, count, params.input_zero_point)
+    # A row is made of as many rows as its kernel has, which are all counted.
+    whole = np.array_equal(counts, np.broadcast_to(place.of_row.inside(params.pads_count), counts.shape))
+    return spatial.by_rows(view, count, params.input_zero_point) if whole else None
 
 
 def lanes(view: LayerView, target: Target) -> int:
