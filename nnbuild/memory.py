@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations, pairwise
 
 from nnbuild.contract import LayerView, Order, Overlap
-from nnbuild.network import Layer, Network, Tensor
+from nnbuild.network import Layer, Network
 from nnbuild.offsets import ALIGNMENT as ALIGNMENT
 from nnbuild.offsets import STEPS, Buffer, Placement, Span, aligned, live_bytes, place
 from nnbuild.ops import BY_NAME

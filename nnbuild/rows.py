@@ -233,21 +233,33 @@ def segment(network: Network, run: Run, pushed: bool = False) -> tuple[Segment, 
     if forms is None or not _closed(network, run, source, pushed):
         return None
     flow = _timed(network, layers, forms, _Setting(source, pushed, run.way.apart))
-    if flow is None or (run.way.apart and not any(own.apart for own in flow.kept.values())):
+    if flow is None:
         return None
     height = forms[0].inputs
     row_bytes = network.tensors[source].bytes // height
+    homes, starts = _places(flow)
     own = Segment(
-        *(run.first, run.last, run.way, max(step.due.end for step in flow.steps)),
-        *(source, height, row_bytes, pushed, flow.kept, tuple(flow.steps), *_places(flow)),
-        _lead(flow.steps, network.tensors[layers[-1].output].bytes, row_bytes),
+        first=run.first,
+        last=run.last,
+        way=run.way,
+        length=max(step.due.end for step in flow.steps),
+        source=source,
+        height=height,
+        row_bytes=row_bytes,
+        pushed=pushed,
+        kept=flow.kept,
+        steps=tuple(flow.steps),
+        homes=homes,
+        starts=starts,
+        lead=_lead(flow.steps, network.tensors[layers[-1].output].bytes, row_bytes),
     )
     return own, forms
 
 
 def _places(flow: _Flow) -> tuple[dict[str, str], dict[str, int]]:
     """`Segment.homes` and `Segment.starts`."""
-    homes, starts = {}, {}
+    homes: dict[str, str] = {}
+    starts: dict[str, int] = {}
     for step in flow.steps:
         written = f"{step.writes}[{step.layer}]"
         homes[written] = step.writes

@@ -19,7 +19,7 @@ from nnbuild.errors import ConfigError
 from nnbuild.memory import ALIGNMENT, Plan, least, plan
 from nnbuild.network import Network
 from nnbuild.optimize import Aim, Selection, in_order, optimize
-from nnbuild.rows import Run, Way, goes_by_rows, segment, streamed
+from nnbuild.rows import Kept, Run, Way, goes_by_rows, segment, streamed
 from nnbuild.selection import Choice, candidates, select
 from nnbuild.target import Target
 
@@ -185,7 +185,7 @@ def _path(network: Network, parts: Sequence[_Part], limit: float) -> list[_Part]
 
 
 def _parts(network: Network, setup: Setup, named: Sequence[Ends] | None) -> list[_Part]:
-    """Single layers, and all segments that there are, in all ways; a pushed input leaves none but those at the beginning.
+    """Single layers, and all segments that there are, in all ways; a pushed input leaves those at the beginning.
 
     Of segments that are named there are no others, and no single layers.
     """
@@ -196,12 +196,13 @@ def _parts(network: Network, setup: Setup, named: Sequence[Ends] | None) -> list
     parts = [_Part(index, index, peak, 0.0) for index, peak in enumerate(live) if index or not setup.pushed]
     parts = [part for part in parts if part.first not in inside]
     for first, last in _all_ends(network) if named is None else named:
+        known: list[Mapping[str, Kept]] = []
         for way in WAYS:
-            run = Run(first, last, way)
             pushed = setup.pushed and first == 0
-            found = streamed(network, [run], pushed)
-            if found is None or (pushed and _leaves(found, setup)):
+            found = streamed(network, [Run(first, last, way)], pushed)
+            if found is None or (pushed and _leaves(found, setup)) or found.segments[0].kept in known:
                 continue
+            known.append(found.segments[0].kept)
             choices = _preferred(found, setup, first, last)
             choices = (*whole[:first], *choices, *whole[last + 1 :])
             peak = max(least(found, choices, setup.target, setup.io, setup.alignment)[first : last + 1])

@@ -183,6 +183,4 @@ def by_rows(view: LayerView, count: int | None, together: int, fill: int) -> Row
         return None
     own = place.of_rows(together)
     params, stride = replace(view.params, window=own), together * place.stride[0]
-    return RowForm(
-        place.input[0], place.output[0], params, own.input[0], stride, place.pad[0], fill, rows=together
-    )
+    return RowForm(place.input[0], place.output[0], params, own.input[0], stride, place.pad[0], fill, rows=together)
