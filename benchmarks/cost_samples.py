@@ -102,9 +102,12 @@ def _by_rows(reference: Mapping[str, Network], where: Target) -> list[Job]:
     found = []
     for name, network in reference.items():
         whole = shrink(network)
-        last = max((n for n in range(len(whole.layers)) if rows.segment(whole, 0, n) is not None), default=0)
-        for end in {last, next((n for n in range(last // 2, last) if rows.segment(whole, 0, n) is not None), last)}:
-            streamed = rows.streamed(whole, [(0, end)]) if last > 0 else None
+        last = max((n for n in range(len(whole.layers)) if rows.segment(whole, rows.Run(0, n)) is not None), default=0)
+        for end in {
+            last,
+            next((n for n in range(last // 2, last) if rows.segment(whole, rows.Run(0, n)) is not None), last),
+        }:
+            streamed = rows.streamed(whole, [rows.Run(0, end)]) if last > 0 else None
             if streamed is not None:
                 choices = select(streamed, where, backend="direct")
                 pins = {choice.layer.name: choice.kernel.name for choice in choices}
@@ -154,7 +157,7 @@ def _samples(isa: str, job: Job, where: Target, report: Mapping[str, Any], ran: 
         code = ran.code_of(layer["function"])
         yield Sample(job.name, job.backend, kernel, trips, _figures(isa, found, code))
     if report["segments"]:
-        whole = rows.streamed(shrink(job.network), [(own["first"], own["last"]) for own in report["segments"]])
+        whole = rows.streamed(shrink(job.network), [_run(own) for own in report["segments"]])
         assert whole is not None
         (segment,) = whole.segments
         code = next(size for name, size in ran.code.items() if "_rows_" in name)
@@ -166,6 +169,11 @@ def _samples(isa: str, job: Job, where: Target, report: Mapping[str, Any], ran: 
     code = ran.code[f"{report['name']}_run"] - 4 * steps
     trips = {"layer": 1, "step": steps, "argument": arguments}
     yield Sample(job.name, job.backend, cost.RUN, trips, _figures(isa, ran.run, code))
+
+
+def _run(own: Mapping[str, Any]) -> rows.Run:
+    """A segment of a report; without a limit on RAM what is kept never lies apart."""
+    return rows.Run(own["first"], own["last"], rows.Way(own["rows_together"]))
 
 
 def _wanted(job: Job, only: Sequence[str]) -> bool:

@@ -266,10 +266,11 @@ def tied(
 class RowForm:
     """How a layer is computed row by row (`nnbuild.rows`), from `inputs` rows of each input to `outputs` rows.
 
-    Row y of the output is what a layer of the operator with `params`, and the constants of the whole one, makes of
-    `extent` rows, the first of which is row y * stride - pad; those that lie outside of the input hold `fill`. A layer
+    They are made `rows` at a time. Those from row y * rows - skip on are what a layer of the operator with `params`, and
+    the constants of the whole one, makes of `extent` rows, the first of which is row y * stride - pad - skip rows of
+    the output; rows that lie outside of the input hold `fill`. What is made outside of the output is not used. A layer
     that `keeps` has one output for all rows: its scratch lives from the first to the last of them, its function is told
-    which one it is called with, and the last call makes the output.
+    which call it is, and the last call makes the output.
     """
 
     inputs: int
@@ -280,6 +281,33 @@ class RowForm:
     pad: int = 0
     fill: int = 0
     keeps: bool = False
+    rows: int = 1
+    skip: int = 0
+
+    @classmethod
+    def of_elements(cls, count: int, together: int, params: Any) -> RowForm:
+        """Of a layer that makes a row of each of `count` rows."""
+        return cls(count, count, params, extent=together, stride=together, rows=together)
+
+    @property
+    def calls(self) -> int:
+        """How often the layer is called."""
+        return -(-(self.outputs + self.skip) // self.rows)
+
+    @property
+    def each(self) -> int:
+        """By how many rows of the input a row of the output is behind the one before."""
+        return self.stride // self.rows
+
+    @property
+    def first(self) -> int:
+        """The first row of the input that the first call reads."""
+        return -self.pad - self.skip * self.each
+
+    @property
+    def below(self) -> bool:
+        """Whether the last row of the output needs padding below the input."""
+        return (self.outputs - self.rows) * self.each - self.pad + self.extent > self.inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,8 +337,8 @@ class Operator:
     `runs(view)` are what the output consists of where the layer does nothing but move whole runs of its inputs: memory
     may make it unnecessary (`nnbuild.elision`).
 
-    `rows(view, count)` is how a layer is computed row by row, None where it cannot be: `count` is of how many rows its
-    inputs are, None where the layer itself has to say.
+    `rows(view, count, together)` is how a layer is computed row by row, so many of them `together`, None where it
+    cannot be: `count` is of how many rows its inputs are, None where the layer itself has to say.
     """
 
     name: str
@@ -333,6 +361,6 @@ class Operator:
     behind: Callable[[Layer, Layer], Mapping[str, Array] | None] = lambda first, second: None
     runs: Callable[[LayerView], tuple[Run, ...]] = lambda view: ()
     slides: Slides = never
-    rows: Callable[[LayerView, int | None], RowForm | None] = lambda view, count: None
+    rows: Callable[[LayerView, int | None, int], RowForm | None] = lambda view, count, together: None
     kernels: tuple[Kernel, ...] = ()
     cases: Callable[[], Iterable[Case]] = lambda: ()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations, pairwise
 
 from nnbuild.contract import LayerView, Order, Overlap
-from nnbuild.network import Layer, Network, Tensor
+from nnbuild.network import Layer, Network
 from nnbuild.offsets import ALIGNMENT as ALIGNMENT
 from nnbuild.offsets import STEPS, Buffer, Placement, Span, aligned, live_bytes, place
 from nnbuild.ops import BY_NAME
@@ -125,7 +125,7 @@ def lifetimes(network: Network) -> Lives:
     """
     first = {port.tensor: 0 for port in network.inputs}
     first |= {network.home(layer.output): index for index, layer in enumerate(network.layers)}
-    first |= _gathered(network)
+    first |= _of_segments(network)
     written = tuple(first)
     for name in _unwritten(network, written):
         first[name] = min(first[other] for other in written if network.shares(name, other))
@@ -138,10 +138,11 @@ def lifetimes(network: Network) -> Lives:
     return lives | {port.tensor: (lives[port.tensor][0], len(network.layers)) for port in network.outputs}
 
 
-def _gathered(network: Network) -> dict[str, int]:
-    """What a segment gathers rows of a whole tensor in, and the layer that it does so for."""
+def _of_segments(network: Network) -> dict[str, int]:
+    """What segments gather rows of a whole tensor in, or keep rows in apart, and the layer from which on they do."""
     reads = {name: index for index, layer in enumerate(network.layers) for name in layer.inputs}
-    return {name: reads[name] for own in network.segments for name, home in own.homes.items() if name == home}
+    gathered = {name: reads[name] for own in network.segments for name, home in own.homes.items() if name == home}
+    return gathered | {name: own.first for own in network.segments for name in own.apart}
 
 
 def _unwritten(network: Network, written: Collection[str]) -> list[str]:
@@ -159,14 +160,14 @@ def in_order(network: Network, choices: Sequence[Choice], planned: Plan, target:
 
 
 def _order(network: Network, choice: Choice, planned: Plan, target: Target) -> Order:
-    def offset(name: str, tensor: Tensor) -> int | None:
-        """Of what is read or written as it lies in memory, and is no part of it."""
-        home = network.home(name)
-        return planned.offsets.get(home) if network.tensors[home].bytes == tensor.bytes else None
+    def offset(name: str) -> int | None:
+        """Of what lies in the arena, at a place that does not depend on the row."""
+        home, begin = planned.offsets.get(network.home(name)), network.start(name)
+        return None if home is None or begin is None else home + begin
 
-    view, start = choice.view, offset(choice.layer.output, choice.view.output)
+    view, start = choice.view, offset(choice.layer.output)
     for position, own in choice.kernel.overlap(view, target).items():
-        place = offset(choice.layer.inputs[position], view.inputs[position])
+        place = offset(choice.layer.inputs[position])
         if start is None or place is None:
             continue
         if start < place + view.inputs[position].bytes and place < start + view.output.bytes:
@@ -275,7 +276,7 @@ def _apart(network: Network, lives: Lives, io: bool, alignment: int) -> _Memory:
     pushed = {own.source for own in network.segments if own.pushed}
     outside = {*_in_states(network), *(() if io else ports - pushed)}
     written = [port.tensor for port in network.inputs]
-    written += [*(network.home(layer.output) for layer in network.layers), *_gathered(network)]
+    written += [*(network.home(layer.output) for layer in network.layers), *_of_segments(network)]
     unwritten = _unwritten(network, written)
     storages: dict[str, list[Span]] = {}
     for name in written:
@@ -406,14 +407,24 @@ def _all_overlaps(network: Network, choices: Sequence[Choice], lives: Lives, tar
 
 def _overlaps(network: Network, choice: Choice, index: int, lives: Lives, target: Target) -> dict[str, Overlap]:
     """The inputs that die at layer `index`, and how its kernel may overwrite them while it reads them."""
-    names = [network.home(name) for name in choice.layer.inputs]
+    inputs = choice.layer.inputs
+    names = [network.home(name) for name in inputs]
     if _lasting(network, choice.layer):
         return {}
-    return {
-        names[position]: own
+    found = {
+        names[position]: _of_homes(network, choice.layer.output, inputs[position], own)
         for position, own in choice.kernel.overlap(choice.view, target).items()
         if lives[names[position]][1] == index and sum(network.shares(names[position], name) for name in names) == 1
     }
+    return {name: own for name, own in found.items() if own is not None}
+
+
+def _of_homes(network: Network, output: str, name: str, own: Overlap) -> Overlap | None:
+    """The distances of what an output and an input lie in, where these begin at bytes of them that are known."""
+    begin, place = network.start(output), network.start(name)
+    if begin is None or place is None or (begin - place) % own.step:
+        return None
+    return Overlap(max(own.below + begin - place, 0), max(own.above - begin + place, 0), own.step)
 
 
 def _in_states(network: Network) -> dict[str, tuple[str, int]]:

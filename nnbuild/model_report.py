@@ -129,16 +129,15 @@ def _layer(network: Network, name: str, index: int, step: Step, planned: Plan, t
 
 
 def _rows(network: Network, layer: str) -> dict[str, int] | None:
-    """When rows of a layer are computed: row y at step `first` + y * `every` of its segment; None for all at once."""
+    """When rows of a layer are computed: call y at step `first` + y * `every` of its segment; None for all at once."""
     due = next((step.due for own in network.segments for step in own.steps if step.layer == layer), None)
     return None if due is None else {"first": due.first, "every": due.every, "count": due.count}
 
 
 def _segment(own: Segment) -> dict[str, Any]:
     """Layers that go row by row, in that many steps, and the rows that they keep."""
-    kept = sum(rows.rows * rows.bytes for rows in own.kept.values() if rows.stays)
-    numbers = {"first": own.first, "last": own.last, "steps": own.length, "kept_bytes": kept, "moved_bytes": own.moved}
-    return {**numbers, "pushed": own.pushed}
+    numbers = {"first": own.first, "last": own.last, "steps": own.length, "rows_together": own.way.together}
+    return {**numbers, "kept_bytes": own.held, "moved_bytes": own.moved, "pushed": own.pushed}
 
 
 def _run_cost(network: Network, choices: Sequence[Choice], target: Target) -> dict[str, Any] | None:
@@ -211,7 +210,7 @@ def _written_over(network: Network, planned: Plan, layer: Layer) -> list[str]:
 
 
 def _scratch(network: Network, choices: Sequence[Choice], planned: Plan, target: Target) -> list[dict[str, Any]]:
-    """Of kernels, and what rows of a whole tensor are gathered in; sums of rows are needed in their whole segment."""
+    """Of kernels, and what rows are gathered or kept in; sums of rows are needed in their whole segment."""
     rows = []
     starts = {step.layer: own.first for own in network.segments for step in own.steps if step.keeps}
     for index, choice in enumerate(choices):
@@ -220,8 +219,9 @@ def _scratch(network: Network, choices: Sequence[Choice], planned: Plan, target:
             size, offset = choice.kernel.scratch(choice.view, target), planned.scratch[name]
             row = {"name": name, "kind": "scratch", "shape": [size], "offset": offset, "bytes": size}
             rows.append({**row, "first": starts.get(name, index), "last": index, "over": []})
-    gathered = [name for own in network.segments for name, home in own.homes.items() if name == home]
-    return [*rows, *(row for name in gathered for row in _places(network, name, name, "scratch", planned))]
+    names = [name for own in network.segments for name, home in own.homes.items() if name == home]
+    names += [name for own in network.segments for name in own.apart]
+    return [*rows, *(row for name in names for row in _places(network, name, name, "scratch", planned))]
 
 
 def _places(network: Network, tensor: str, name: str, kind: str, planned: Plan) -> list[dict[str, Any]]:

@@ -177,6 +177,13 @@ class Network:
         """The tensor whose memory holds `name`: itself, or what the rows of a segment belong to."""
         return next((own.homes[name] for own in self.segments if name in own.homes), name)
 
+    def start(self, name: str) -> int | None:
+        """At which byte of its home `name` begins; None where that depends on the row."""
+        own = next((own for own in self.segments if name in own.homes), None)
+        if own is None or own.homes[name] == name:
+            return 0
+        return own.starts.get(name)
+
     def verify(self) -> None:
         """Raise InternalError unless every layer reads what is already written and every tensor is written once."""
         self._verify_views()

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 
 from nnbuild.memory import Plan
 from nnbuild.network import Network
-from nnbuild.rows import PUSHED, Kept, Read, Segment, Step
+from nnbuild.rows import PUSHED, Kept, Read, Segment, Step, kept_of
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What a step may have to do: rows that come, and what makes one. Texts are C; `index` is that of the layer."""
+    """What a step may have to do: rows that come, `bytes` at a time, and what makes them. Texts are C.
+
+    What is there from the steps before, `moved` bytes, moves up in front of them, or comes from `apart` and goes there.
+    The last bytes, as many, begin at `from_`. `index` is that of the layer. `outside` are the calls that make rows
+    outside of the tensor where padding has to be, with place and bytes of these.
+    """
 
     first: int
     every: int
     count: int
     until: int
-    at: str
-    newest: str
-    bytes: int
-    moved: int
-    fill: int | None
-    window: str
     call: str
-    index: int | None
+    index: int | None = None
+    window: str = ""
+    at: str = ""
+    from_: str = ""
+    newest: str = ""
+    bytes: int = 0
+    moved: int = 0
+    apart: str = ""
+    fill: int | None = None
+    outside: tuple[tuple[int, str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,7 @@ class Function:
     signature: str
     arguments: tuple[str, ...]
     length: int
+    together: int
     filled: tuple[tuple[str, int, int, str], ...]
     items: tuple[Item, ...]
     ends: tuple[int, int]
@@ -67,22 +76,13 @@ def function(
     kept, layers = own.kept, network.layers
     items = [_pushed(own, planned)] if own.pushed else []
     for index, step in enumerate(own.steps, own.first):
-        window = next((read for read in step.reads if read.offset is None and read.extent > 1), None)
+        window = next((read for read in step.reads if read.gathered), None)
         text = _gathered(own, step, window, planned, ports) if window else ""
-        items.append(
-            _item(
-                step.due.first,
-                step.due.every,
-                step.due.count,
-                kept.get(step.writes),
-                planned,
-                step.writes,
-                text,
-                calls[step.layer],
-                index,
-            )
-        )
-    memory = [name for name in ("arena", "state") if any(f"&{name}[" in f"{item.window} {item.call}" for item in items)]
+        due = step.due
+        item = Item(due.first, due.every, due.count, due.count, calls[step.layer], index, text)
+        items.append(_with_rows(item, kept.get(step.writes), step.writes, planned))
+    used = [str(value) for item in items for value in astuple(item)]
+    memory = [name for name in ("arena", "state") if any(f"&{name}[" in text for text in used)]
     parameters, arguments = [f"int8_t *{each}" for each in memory], list(memory)
     whole = [] if own.pushed else [own.source]
     for tensor in (*whole, own.result):
@@ -99,8 +99,9 @@ def function(
         signature=f"static void {name}_rows_{first.partition('_')[0]}({', '.join([*parameters, 'int32_t step'])})",
         arguments=tuple(arguments),
         length=own.length,
+        together=own.way.together,
         filled=tuple(
-            (_at(planned, tensor, 0), rows.fill, rows.rows * rows.bytes, tensor)
+            (_at(planned, kept_of(tensor) if rows.apart else tensor, 0), rows.fill, rows.held, tensor)
             for tensor, rows in kept.items()
             if rows.above and rows.fill is not None
         ),
@@ -126,7 +127,7 @@ def _whole(tensor: str, bytes_: int, planned: Plan, ports: Mapping[str, str]) ->
 def _read(own: Segment, read: Read, planned: Plan, ports: Mapping[str, str]) -> str:
     if read.offset is not None:
         return _at(planned, read.tensor, read.offset)
-    if read.extent > 1:
+    if read.gathered:
         return "window"
     return _whole(read.tensor, read.stride * own.row_bytes, planned, ports)
 
@@ -134,7 +135,7 @@ def _read(own: Segment, read: Read, planned: Plan, ports: Mapping[str, str]) -> 
 def _written(network: Network, own: Segment, step: Step, planned: Plan, ports: Mapping[str, str]) -> str:
     kept = own.kept.get(step.writes)
     if kept is not None:
-        return _at(planned, step.writes, (kept.rows - 1) * kept.bytes)
+        return _at(planned, step.writes, kept.old)
     if step.keeps:
         return ports.get(step.writes) or _at(planned, step.writes, 0)
     return _whole(step.writes, network.tensors[step.writes].bytes // step.due.count, planned, ports)
@@ -149,26 +150,29 @@ def _gathered(own: Segment, step: Step, read: Read, planned: Plan, ports: Mappin
     return f"{source}, {own.height}, {own.row_bytes}, {top}, {read.extent}, {patch}, {read.fill}"
 
 
-def _item(
-    first: int,
-    every: int,
-    count: int,
-    kept: Kept | None,
-    planned: Plan,
-    tensor: str,
-    window: str,
-    call: str,
-    index: int | None,
-) -> Item:
+def _with_rows(item: Item, kept: Kept | None, tensor: str, planned: Plan) -> Item:
+    """`item` with the rows of the tensor that it writes, where some of these are kept."""
     if kept is None:
-        return Item(first, every, count, count, "", "", 0, 0, None, window, call, index)
-    at, behind = _at(planned, tensor, 0), (kept.rows - 1) * kept.bytes
-    newest = _at(planned, tensor, behind)
-    return Item(first, every, count, kept.until, at, newest, kept.bytes, behind, kept.fill, window, call, index)
+        return item
+    end, skipped = kept.rows * kept.bytes - kept.beyond, kept.due.skip * kept.bytes
+    outside = ((0, kept.old, skipped), (kept.due.count - 1, end, kept.beyond))
+    return replace(
+        item,
+        until=kept.until,
+        at=_at(planned, tensor, 0),
+        from_=_at(planned, tensor, kept.new),
+        newest=_at(planned, tensor, kept.old),
+        bytes=kept.new,
+        moved=kept.old,
+        apart=_at(planned, kept_of(tensor), 0) if kept.apart else "",
+        fill=kept.fill,
+        outside=tuple(
+            (call, _at(planned, tensor, at), size) for call, at, size in outside if size and kept.fill is not None
+        ),
+    )
 
 
 def _pushed(own: Segment, planned: Plan) -> Item:
     kept = own.kept[own.source]
-    newest = _at(planned, own.source, (kept.rows - 1) * kept.bytes)
-    call = f"    nn_copy({newest}, pushed, {kept.bytes});"
-    return _item(0, 1, own.height, kept, planned, own.source, "", call, None)
+    call = f"    nn_copy({_at(planned, own.source, kept.old)}, pushed, {kept.bytes});"
+    return _with_rows(Item(0, 1, own.height, own.height, call), kept, own.source, planned)

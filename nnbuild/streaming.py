@@ -9,7 +9,7 @@ is lowered by as much, and the search goes on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -19,12 +19,14 @@ from nnbuild.errors import ConfigError
 from nnbuild.memory import ALIGNMENT, Plan, least, plan
 from nnbuild.network import Network
 from nnbuild.optimize import Aim, Selection, in_order, optimize
-from nnbuild.rows import goes_by_rows, segment, streamed
+from nnbuild.rows import Kept, Run, Way, goes_by_rows, segment, streamed
 from nnbuild.selection import Choice, candidates, select
 from nnbuild.target import Target
 
-Run = tuple[int, int]
+Ends = tuple[int, int]
 """The first and the last layer of a segment."""
+WAYS = (Way(), Way(1, True), Way(2), Way(2, True))
+"""How segments may go. Kernels that take two pixels or two lines at a time lose by single rows."""
 AUTO, NEVER = "auto", "never"
 ROUNDS = 4
 """How often the limit is lowered by what a plan takes beyond it."""
@@ -61,17 +63,18 @@ class Made:
 
 def made(network: Network, setup: Setup) -> Made:
     """The shrunk `network` as it is generated. ConfigError where it cannot go by rows as the user wants."""
-    runs = _named(network, setup.rows)
-    if runs is not None or setup.rows == NEVER:
-        if setup.pushed and not any(first == 0 for first, _ in runs or ()):
-            raise ConfigError("push_rows needs a segment that begins with the first layer", hint="stream_rows='auto'")
-        return _made(_by_rows(network, runs or (), setup), setup)
+    named = _named(network, setup.rows)
+    if setup.pushed and named is not None and not any(first == 0 for first, _ in named):
+        raise ConfigError("push_rows needs a segment that begins with the first layer", hint="stream_rows='auto'")
     limit = setup.aim.ram
-    whole = None if setup.pushed else _made(network, setup)
-    if whole is not None and (limit is None or _ram(whole) <= limit):
+    whole = None if setup.pushed or named else _made(network, setup)
+    if whole is not None and (limit is None or _ram(whole) <= limit or named is not None):
         return whole
     found = [whole] if whole is not None else []
-    parts = _parts(network, setup)
+    if named:
+        # What cannot be, or is not for this model, is said of the first way that is tried.
+        _by_rows(network, [Run(*ends) for ends in named], setup)
+    parts = _parts(network, setup, named)
     below = float("inf") if limit is None else limit
     # The last round is that of the least peaks that there are.
     for last in range(ROUNDS + 1):
@@ -105,10 +108,10 @@ def _made(network: Network, setup: Setup) -> Made:
         return Made(network, in_order(network, selection, planned, setup.target), planned)
 
 
-def _named(network: Network, text: str) -> list[Run] | None:
-    """The runs that the user names; None for "auto" and "never"."""
+def _named(network: Network, text: str) -> list[Ends] | None:
+    """The segments that the user names, none for "never"; None for "auto"."""
     if text in (AUTO, NEVER):
-        return None
+        return None if text == AUTO else []
     places = {layer.name: index for index, layer in enumerate(network.layers)}
     places |= {layer.name.partition("_")[0]: index for index, layer in enumerate(network.layers)}
     runs = []
@@ -129,8 +132,8 @@ _HINT = "every layer needs rows, nothing but the last output may be read outside
 def _by_rows(network: Network, runs: Sequence[Run], setup: Setup) -> Network:
     found = streamed(network, runs, setup.pushed)
     if found is None:
-        wrong = next(run for run in runs if segment(network, *run, setup.pushed and run[0] == 0) is None)
-        names = [network.layers[index].name for index in wrong]
+        wrong = next(run for run in runs if segment(network, run, setup.pushed and run.first == 0) is None)
+        names = [network.layers[index].name for index in (wrong.first, wrong.last)]
         message = f"stream_rows: {names[0]} to {names[1]} cannot go row by row"
         raise ConfigError(message, hint=_HINT)
     if setup.pushed and _leaves(found, setup):
@@ -140,13 +143,16 @@ def _by_rows(network: Network, runs: Sequence[Run], setup: Setup) -> Network:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Layers `first` to `last`, one or a segment: most bytes that live in it, cycles beyond those of single layers."""
+    """Layers `first` to `last`, one or a segment: most bytes that live in it, cycles beyond those of single layers.
+
+    `way` is how a segment goes.
+    """
 
     first: int
     last: int
     peak: int
     cycles: float
-    by_rows: bool
+    way: Way | None = None
 
 
 def _cut(network: Network, parts: Sequence[_Part], limit: float) -> list[Run] | None:
@@ -162,7 +168,7 @@ def _cut(network: Network, parts: Sequence[_Part], limit: float) -> list[Run] | 
             middle = (low + high) // 2
             low, high = (low, middle) if _path(network, parts, peaks[middle]) is not None else (middle + 1, high)
         path = _path(network, parts, peaks[low])
-    return None if path is None else [(part.first, part.last) for part in path if part.by_rows]
+    return None if path is None else [Run(part.first, part.last, part.way) for part in path if part.way is not None]
 
 
 def _path(network: Network, parts: Sequence[_Part], limit: float) -> list[_Part] | None:
@@ -178,28 +184,41 @@ def _path(network: Network, parts: Sequence[_Part], limit: float) -> list[_Part]
     return None if found is None else found[1]
 
 
-def _parts(network: Network, setup: Setup) -> list[_Part]:
-    """Single layers, and all segments that there are; a pushed input leaves none but a segment at the beginning."""
+def _parts(network: Network, setup: Setup, named: Sequence[Ends] | None) -> list[_Part]:
+    """Single layers, and all segments that there are, in all ways; a pushed input leaves those at the beginning.
+
+    Of segments that are named there are no others, and no single layers.
+    """
     whole = _preferred(network, setup)
     live = least(network, whole, setup.target, setup.io, setup.alignment)
     single = [_cycles(choice, setup) for choice in whole]
-    parts = [_Part(index, index, peak, 0.0, False) for index, peak in enumerate(live) if index or not setup.pushed]
-    for first in range(len(network.layers)):
-        pushed = setup.pushed and first == 0
-        for last in range(first, len(network.layers)):
-            if not goes_by_rows(network, first, last):
-                break
-            found = streamed(network, [(first, last)], pushed)
-            if found is None or (pushed and _leaves(found, setup)):
+    inside = {index for first, last in named or () for index in range(first, last + 1)}
+    parts = [_Part(index, index, peak, 0.0) for index, peak in enumerate(live) if index or not setup.pushed]
+    parts = [part for part in parts if part.first not in inside]
+    for first, last in _all_ends(network) if named is None else named:
+        known: list[Mapping[str, Kept]] = []
+        for way in WAYS:
+            pushed = setup.pushed and first == 0
+            found = streamed(network, [Run(first, last, way)], pushed)
+            if found is None or (pushed and _leaves(found, setup)) or found.segments[0].kept in known:
                 continue
+            known.append(found.segments[0].kept)
             choices = _preferred(found, setup, first, last)
             choices = (*whole[:first], *choices, *whole[last + 1 :])
             peak = max(least(found, choices, setup.target, setup.io, setup.alignment)[first : last + 1])
             cycles = sum(_cycles(choice, setup) for choice in choices[first : last + 1])
             cycles += _weighed(cost.rows_work(found.segments[0], setup.target, setup.target.cpu), setup)
             # Rows are for RAM: where they seem to save cycles, too, that is no reason to have them.
-            parts.append(_Part(first, last, peak, max(1, cycles - sum(single[first : last + 1])), True))
+            parts.append(_Part(first, last, peak, max(1, cycles - sum(single[first : last + 1])), way))
     return parts
+
+
+def _all_ends(network: Network) -> Iterator[Ends]:
+    for first in range(len(network.layers)):
+        for last in range(first, len(network.layers)):
+            if not goes_by_rows(network, first, last):
+                break
+            yield first, last
 
 
 def _leaves(found: Network, setup: Setup) -> bool:

@@ -25,9 +25,11 @@ from nnbuild.ops.depthwise_conv2d import DepthwiseConv2DParams
 from nnbuild.ops.lookup import LookupParams
 from nnbuild.ops.max_pool import MaxPoolParams
 from nnbuild.ops.spatial import Window
+from nnbuild.rows import Run, Way
 
 Map = tuple[int, int, int]
 SEGMENT = "first-last"
+_FIRST = Way()
 
 
 @dataclass
@@ -151,26 +153,46 @@ class Maker:
         )
         return self.layer("add", (ends[0], ends[1]), self.shape(name), output, params)
 
+    def of_height(self, make: Callable[[str], str], name: str, least: int) -> str:
+        """What `make` makes of a tensor; the tensor itself where that would have fewer rows."""
+        count = len(self.layers)
+        end = make(name)
+        if self.shape(end)[0] >= least:
+            return end
+        del self.layers[count:]
+        return name
+
     def shape(self, name: str) -> Map:
         height, width, channels = self.tensors[name].shape
         return height, width, channels
 
 
+def run_of(network: Network, way: Way = _FIRST) -> Run:
+    """The segment from "first" to "last"."""
+    names = [layer.name for layer in network.layers]
+    return Run(names.index("first"), names.index("last"), way)
+
+
 @st.composite
-def cases(draw: st.DrawFn, samples: int = 3) -> Case:
-    """A network with a segment from "first" to "last", and inputs."""
+def cases(draw: st.DrawFn, samples: int = 3, way: Way = _FIRST, pushed: bool = False) -> Case:
+    """A network with a segment from "first" to "last" that can go this `way`, and inputs."""
     maker = Maker(draw, np.random.default_rng(draw(st.integers(0, 2**20))))
-    shape = (maker.number(1, 14), maker.number(1, 6), draw(st.sampled_from([1, 2, 3, 4, 5, 8])))
+    least = way.together
+    shape = (maker.number(least, 14), maker.number(1, 6), draw(st.sampled_from([1, 2, 3, 4, 5, 8])))
     maker.tensors["x"] = Tensor("x", shape, maker.quant())
     end = "x"
-    if draw(st.booleans()):
+    if not pushed and draw(st.booleans()):
         end = maker.layer("clamp", (end,), shape, maker.tensors[end].quant, ClampParams(math.prod(shape), -100, 90))
     before = len(maker.layers)
-    end = maker.convolution(end)
+    end = maker.convolution(end, same=maker.shape(end)[0] < 4 * least)
     for _ in range(maker.number(1, 4)):
-        end = draw(st.sampled_from([maker.convolution, maker.branches, maker.pool, maker.table]))(end)
-    end = maker.mean(end) if draw(st.booleans()) else end
+        end = maker.of_height(
+            draw(st.sampled_from([maker.convolution, maker.branches, maker.pool, maker.table])), end, least
+        )
+    # Rows that come together are all of a result, but of a mean.
+    end = maker.mean(end) if draw(st.booleans()) or maker.shape(end)[0] % least else end
     behind = len(maker.layers)
+    assume(behind - before > 1)
     if draw(st.booleans()):
         size = maker.tensors[end].size
         end = maker.layer("clamp", (end,), maker.shape(end), maker.tensors[end].quant, ClampParams(size, -120, 120))
@@ -181,7 +203,7 @@ def cases(draw: st.DrawFn, samples: int = 3) -> Case:
     network = Network(maker.tensors, layers, (port,), (output,))
     network.verify()
     # A pool that happens to be a mean of all rows goes by rows at the end only.
-    assume(rows.segment(network, before, behind - 1) is not None)
+    assume(rows.segment(network, run_of(network, way), pushed) is not None)
     values = [np.full(math.prod(shape), corner, np.int8) for corner in (-128, 127)]
     values += [maker.rng.integers(-128, 128, math.prod(shape)).astype(np.int8) for _ in range(samples - 2)]
     return Case("rows", network, (np.array(values),))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
+import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from nnbuild import fixedpoint, interpret, rows
+from nnbuild import fixedpoint, interpret, rows, streaming
 from nnbuild.contract import Case, LayerView
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import ConfigError
@@ -29,12 +31,15 @@ from nnbuild.ops.max_pool import MaxPoolParams
 from nnbuild.ops.spatial import Window
 from nnbuild.optimize import Aim
 from nnbuild.placement import Placement
+from nnbuild.rows import Run, Way
+from nnbuild.streaming import WAYS
 from nnbuild.target import TARGETS
 
 from . import cmsis_library, host, programs, qemu, row_networks
 from .row_networks import SEGMENT
 
 GENERIC = TARGETS["generic"]
+FIRST = WAYS[0]
 
 
 def run_here(folder: Path, cases: Sequence[Case], mutate: tuple[str, str] = ("", ""), **options: Any) -> int:
@@ -42,53 +47,72 @@ def run_here(folder: Path, cases: Sequence[Case], mutate: tuple[str, str] = ("",
     sources = [path for path in programs.write(folder, cases, **options) if path.suffix == ".c"]
     if mutate[0]:
         texts = {path: path.read_text() for path in sources if path.name[0] == "m" and path.name[1:-2].isdigit()}
-        assert any(mutate[0] in text for text in texts.values()), mutate
+        assert any(re.search(mutate[0], text) for text in texts.values()), mutate
         for path, text in texts.items():
-            path.write_text(text.replace(*mutate))
+            path.write_text(re.sub(*mutate, text))
     program = folder / "program"
     command = ["gcc", "-O1", "-w", "-fsanitize=address,undefined", "-fno-sanitize-recover", "-o", str(program)]
     subprocess.run([*command, *map(str, programs.units(folder, sources))], check=True)
     return subprocess.run([str(program)], capture_output=True, check=False, timeout=120).returncode
 
 
+@contextmanager
+def only(way: Way) -> Iterator[None]:
+    """Segments go this way and no other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streaming, "WAYS", (way,))
+        yield
+
+
 @settings(max_examples=2, deadline=None, database=None, phases=[Phase.generate])
 @given(data=st.data())
 def test_rows_are_the_whole(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Read where the input lies, pushed, and with everything in the arena; by C of every kind of core."""
-    cases = data.draw(st.lists(row_networks.cases(), min_size=10, max_size=10))
-    for name in ("generic", "cortex-m0", "cortex-m4", "cortex-m55"):
+    """Read where the input lies, pushed, and with everything in the arena; by C of every kind of core, in every way."""
+    io = {"placement": Placement(io="arena")}
+    places: list[tuple[str, dict[str, Any]]] = [
+        *((name, {}) for name in ("generic", "cortex-m0", "cortex-m4", "cortex-m55")),
+        ("generic", io),
+        ("generic", {"push_rows": True, **io}),
+    ]
+    ways = data.draw(st.permutations([*WAYS, *WAYS[:2]]))
+    for (name, options), way in zip(places, ways, strict=True):
+        pushed = "push_rows" in options
+        cases = data.draw(st.lists(row_networks.cases(way=way, pushed=pushed), min_size=6, max_size=6))
         target = replace(TARGETS[name], guard="")
-        assert run_here(tmp_path_factory.mktemp(name), cases, target=target, stream_rows=SEGMENT) == 0
-    io = Placement(io="arena")
-    assert run_here(tmp_path_factory.mktemp("io"), cases, target=GENERIC, stream_rows=SEGMENT, placement=io) == 0
-    pushed = [case for case in cases if case.network.layers[0].name == "first"]
-    options: dict[str, Any] = {"stream_rows": SEGMENT, "push_rows": True, "placement": io}
-    assert run_here(tmp_path_factory.mktemp("pushed"), pushed, target=GENERIC, **options) == 0
+        with only(way):
+            assert run_here(tmp_path_factory.mktemp(name), cases, target=target, stream_rows=SEGMENT, **options) == 0
 
 
-@pytest.mark.parametrize("core", ["m0", "m4", "m55"])
-def test_rows_on_cores(core: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("core", "way"),
+    [("m0", WAYS[0]), ("m0", WAYS[3]), ("m4", WAYS[1]), ("m4", WAYS[3]), ("m55", WAYS[2])],
+    ids=str,
+)
+def test_rows_on_cores(core: str, way: Way, tmp_path: Path) -> None:
     """The assembly, over the same networks on each."""
     qemu.need()
     board = qemu.CORES[core]
     board = replace(board, machine="mps2-an385", memory=qemu.MPS2) if core == "m0" else board
-    cases = fixed_cases(8)
-    sources = programs.units(tmp_path, programs.write(tmp_path, cases, board.target, stream_rows=SEGMENT))
-    assert qemu.run(qemu.link(tmp_path, sources, board), board) == (0, "")
+    with only(way):
+        written = programs.write(tmp_path, fixed_cases(6, way), board.target, stream_rows=SEGMENT)
+    assert qemu.run(qemu.link(tmp_path, programs.units(tmp_path, written), board), board) == (0, "")
 
 
 @functools.cache
-def fixed_cases(count: int) -> list[Case]:
+def fixed_cases(count: int, way: Way = FIRST) -> list[Case]:
     """The same networks on every machine, which are not small: of several rows and with branches."""
     found: list[Case] = []
 
     def large(case: Case) -> bool:
         layers = case.network.layers
-        segment = rows.segment(case.network, *run_of(case))
-        return len(layers) > 4 and segment is not None and segment[0].height > 5
+        segment = rows.segment(case.network, row_networks.run_of(case.network, way))
+        if segment is None or len(layers) < 5 or segment[0].height < 6:
+            return False
+        # Every other one has layers that do not run at each step.
+        return len(found) % 2 == 0 or any(step.due.every > 1 for step in segment[0].steps)
 
     @settings(max_examples=400, deadline=None, database=None, phases=[Phase.generate], derandomize=True)
-    @given(row_networks.cases())
+    @given(row_networks.cases(way=way))
     def collect(case: Case) -> None:
         if len(found) < count and large(case):
             found.append(case)
@@ -99,26 +123,36 @@ def fixed_cases(count: int) -> list[Case]:
     return found
 
 
-def run_of(case: Case) -> tuple[int, int]:
-    names = [layer.name for layer in case.network.layers]
-    return names.index("first"), names.index("last")
-
-
 MUTANTS = [
-    ("nn_rows_up(&arena[", "(void)(&arena["),  # rows stay where they are
+    ("nn_rows_copy(&arena[", "(void)(&arena["),  # rows stay where they are
     ("nn_fill(&arena[", "(void)(&arena["),  # padding is what was there before
     ("= row > 0 ? sums[channel] : 0;", "= sums[channel];"),  # sums of the run before
-    ("rows[i] = rows[i + by];", "rows[i] = rows[i + by - 1];"),
-    ("to[2] = c;", "to[2] = d;"),
+    ("to[i] = from[i];", "to[i] = from[i - 1];"),
+    ("target[2] = c;", "target[2] = d;"),
     ("since % every != 0", "0"),
     ("(int8_t)(inside ? map[(top + row) * bytes + i] : fill)", "(int8_t)fill"),
     ("return &map[top * bytes];", "return &map[top * bytes + bytes];"),
 ]
 
 
+OF_TWO = [
+    (r"nn_rows_copy\((.*)\); /\* in front", r"(void)(\1); /* in front"),
+    (r"nn_rows_copy\((.*)\); /\* and the last", r"(void)(\1); /* and the last"),
+    (r"(pixels = row < \d+ \?) (\d+) : \d+", r"\1 \2 : \2"),  # the mean of rows that are not there
+]
+"""Patterns of what there is where two rows come together and are kept apart."""
+
+
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[old for old, _ in MUTANTS])
 def test_mutants_are_caught(mutant: tuple[str, str], tmp_path: Path) -> None:
-    assert run_here(tmp_path, fixed_cases(8), mutant, target=GENERIC, stream_rows=SEGMENT) != 0
+    old, new = re.escape(mutant[0]), mutant[1]
+    assert run_here(tmp_path, fixed_cases(8), (old, new), target=GENERIC, stream_rows=SEGMENT) != 0
+
+
+@pytest.mark.parametrize("mutant", OF_TWO, ids=[old for old, _ in OF_TWO])
+def test_mutants_of_two_rows_are_caught(mutant: tuple[str, str], tmp_path: Path) -> None:
+    with only(WAYS[3]):
+        assert run_here(tmp_path, fixed_cases(8, WAYS[3]), mutant, target=GENERIC, stream_rows=SEGMENT) != 0
 
 
 # --- what is chosen ----------------------------------------------------------------------------------------------
@@ -197,9 +231,9 @@ def test_layers_that_do_not_go_by_rows() -> None:
     network = case.network
     add = next(index for index, layer in enumerate(network.layers) if layer.op == "add")
     first = min(index for index, layer in enumerate(network.layers) if layer.output in network.layers[add].inputs)
-    assert rows.segment(network, add, add) is None or len(set(network.layers[add].inputs)) == 1
+    assert rows.segment(network, Run(add, add)) is None or len(set(network.layers[add].inputs)) == 1
     if first + 1 < add:
-        assert rows.segment(network, first + 1, add) is None
+        assert rows.segment(network, Run(first + 1, add)) is None
 
 
 def pools(rescales: bool, pads_count: bool) -> Case:
@@ -221,7 +255,7 @@ def pools(rescales: bool, pads_count: bool) -> Case:
 @pytest.mark.parametrize("rescales", [False, True])
 def test_averages_without_their_padding_do_not_go_by_rows(rescales: bool, tmp_path: Path) -> None:
     """All windows of one pool hold as much padding, which a row cannot know; where it counts, it does not matter."""
-    assert rows.segment(pools(rescales, pads_count=False).network, 0, 0) is None
+    assert rows.segment(pools(rescales, pads_count=False).network, Run(0, 0)) is None
     assert run_here(tmp_path, [pools(rescales, pads_count=True)], target=GENERIC, stream_rows="l0-l0") == 0
 
 
@@ -247,7 +281,7 @@ def test_rows_from_the_caller_to_the_caller(tmp_path: Path) -> None:
 
 def test_estimates_of_rows_count_every_row() -> None:
     network = maps()
-    whole = rows.streamed(network, [(0, 4)])
+    whole = rows.streamed(network, [Run(0, 4)])
     assert whole is not None
     for layer, plain in zip(whole.layers[:4], network.layers, strict=False):
         macs = BY_NAME[layer.op].macs
@@ -300,7 +334,7 @@ def test_tensors_that_lie_in_others_do_not_go_by_rows() -> None:
             found = replace(network, tensors=tensors, views={part: View(home, 0)})
             for first, last in ((0, 2), (1, 1), (2, 3)):
                 involved = first <= position <= last + 1
-                assert (rows.streamed(found, [(first, last)]) is None) == involved
+                assert (rows.streamed(found, [Run(first, last)]) is None) == involved
 
 
 def test_networks_with_parts_stream_what_is_whole(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from nnbuild.latency import MAX_WAIT_STATES, MUL_CYCLES, parse_latency
 from nnbuild.network import Network
 from nnbuild.optimize import Aim
 from nnbuild.option_values import GOALS, parse_size
+from nnbuild.rows import Segment
 from nnbuild.selection import BACKENDS
 from nnbuild.streaming import AUTO, Made, Setup
 from nnbuild.target import TARGETS, Target, named, of_compiler
@@ -139,8 +140,12 @@ def pins(arguments: argparse.Namespace) -> dict[str, str]:
 def segments(network: Network) -> list[str]:
     """What is said of each segment that goes row by row."""
     return [
-        f"{network.layers[own.first].name} to {network.layers[own.last].name} go row by row in {own.length:,} steps: "
-        f"{sum(kept.rows * kept.bytes for kept in own.kept.values() if kept.stays):,} bytes of rows, "
+        f"{network.layers[own.first].name} to {network.layers[own.last].name} go {_together(own)} in {own.length:,} steps: "
+        f"{own.held:,} bytes of rows, "
         f"{own.moved:,} moved{'; the input is pushed' if own.pushed else ''}"
         for own in network.segments
     ]
+
+
+def _together(own: Segment) -> str:
+    return "row by row" if own.way.together == 1 else f"{own.way.together} rows at a time"

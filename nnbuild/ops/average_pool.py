@@ -50,9 +50,15 @@ class AveragePoolParams:
 
 @dataclass(frozen=True, slots=True)
 class MeanOfRowsParams(AveragePoolParams):
-    """Of a mean over `rows` rows, of which the layer sees one at a time; the window is that of all."""
+    """Of a mean over `rows` rows, of which the layer sees some `together`; the window is that of all."""
 
     rows: int = 1
+    together: int = 1
+
+    @property
+    def calls(self) -> int:
+        """How often the layer is called; the last time there may be fewer rows."""
+        return -(-self.rows // self.together)
 
 
 def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
@@ -169,19 +175,20 @@ def scratch(view: LayerView, target: Target) -> int:
     return view.output.size * (2 if sums_type(view.params) == "int16_t" else 4)
 
 
-def by_rows(view: LayerView, count: int | None) -> RowForm | None:
+def by_rows(view: LayerView, count: int | None, together: int) -> RowForm | None:
     """Windows that hold no rows of padding, unless these count, or one window over all rows."""
     params: AveragePoolParams = view.params
-    place = params.window
-    if count not in (None, place.input[0]):
+    place, height = params.window, params.window.input[0]
+    if count not in (None, height) or height < together:
         return None
     counts = place.inside(params.pads_count)
     if place.output == (1, 1) and place.kernel == place.input[:2] and not place.padded:
         values = {name: getattr(params, name) for name in AveragePoolParams.__slots__}
-        return RowForm(place.input[0], place.input[0], MeanOfRowsParams(**values, rows=place.input[0]), keeps=True)
-    # A row is made of as many rows as its kernel has, which are all counted.
-    whole = np.array_equal(counts, np.broadcast_to(place.of_row.inside(params.pads_count), counts.shape))
-    return spatial.by_rows(view, count, params.input_zero_point) if whole else None
+        mean = MeanOfRowsParams(**values, rows=height, together=together)
+        return RowForm(height, height, mean, extent=together, stride=together, keeps=True, rows=together)
+    # Rows are made of as many rows as their kernel has, which are all counted.
+    whole = np.array_equal(counts, np.broadcast_to(place.of_rows(1).inside(params.pads_count), counts.shape))
+    return spatial.by_rows(view, count, together, params.input_zero_point) if whole else None
 
 
 def lanes(view: LayerView, target: Target) -> int:
@@ -229,9 +236,9 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
     counts = place.inside(view.params.pads_count)
     if isinstance(view.params, MeanOfRowsParams):
         # A row adds to each sum; the outputs come with the last one.
-        outputs, rows = place.input[2], view.params.rows
-        scaled = "rescaled_" if view.params.rescales else ""
-        return {"pixel": 1, "tap": outputs * (place.input[1] + 2), f"{scaled}output": -(-outputs // rows)}
+        outputs, calls = place.input[2], view.params.calls
+        scaled, taps = "rescaled_" if view.params.rescales else "", place.input[0] * place.input[1] // calls
+        return {"pixel": 1, "tap": outputs * (taps + 2), f"{scaled}output": -(-outputs // calls)}
     scaled = "rescaled_" if view.params.rescales else ""
     varied = "varied_" if view.params.rescales and counts.min() != counts.max() else ""
     taken = lanes(view, target)

@@ -223,9 +223,10 @@ CHANNELS = tied(_divides, _without)
 """How layers over two operands lose channels."""
 
 
-def by_rows(view: LayerView, count: int | None) -> RowForm | None:
+def by_rows(view: LayerView, count: int | None, together: int) -> RowForm | None:
     """Of layers over two computed values of one shape and order."""
     if count is None or "operand" in view.constants or not _divides(view) or view.output.size % count:
         return None
-    order = np.arange(view.output.size // count)
-    return RowForm(count, count, replace(view.params, loops=layout.loops(order, order)))
+    order = np.arange(view.output.size // count * together)
+    params = replace(view.params, loops=layout.loops(order, order))
+    return RowForm.of_elements(count, together, params) if count >= together else None

@@ -245,7 +245,7 @@ OPERATOR = Operator(
     bounds=bounds,
     channels=Channels(_divides, _reads, _without),
     slides=by_window,
-    rows=lambda view, count: by_rows(view, count, view.params.input_zero_point),
+    rows=lambda view, count, together: by_rows(view, count, together, view.params.input_zero_point),
     kernels=(
         Kernel(
             "assembly",

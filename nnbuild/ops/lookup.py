@@ -287,11 +287,11 @@ def without(view: LayerView, kept: Array) -> tuple[Any, Mapping[str, Array]]:
     return replace(view.params, size=size), view.constants
 
 
-def by_rows(view: LayerView, count: int | None) -> RowForm | None:
+def by_rows(view: LayerView, count: int | None, together: int) -> RowForm | None:
     """Of layers over each element of a value; also for `clamp`."""
-    if count is None or view.output.size % count:
+    if count is None or view.output.size % count or count < together:
         return None
-    return RowForm(count, count, replace(view.params, size=view.output.size // count))
+    return RowForm.of_elements(count, together, replace(view.params, size=view.output.size // count * together))
 
 
 def cases() -> Iterable[Case]:

@@ -157,7 +157,7 @@ OPERATOR = Operator(
     bounds=monotone(reference),
     channels=tied(divides_window, without_in_window),
     slides=by_window,
-    rows=lambda view, count: by_rows(view, count, INT8_MIN),
+    rows=lambda view, count, together: by_rows(view, count, together, INT8_MIN),
     kernels=(Kernel("direct", render, trips=trips, overlap=over), cmsis_nn.MAX_POOL),
     cases=cases,
 )

@@ -69,13 +69,12 @@ class Window:
         """The same window over `count` channels."""
         return replace(self, input=(*self.input[:2], count))
 
-    @property
-    def of_row(self) -> Window:
-        """The window of one row of the output, over the rows that it covers: padding above and below is among them."""
+    def of_rows(self, count: int) -> Window:
+        """The window of some rows of the output, over the rows that they cover: padding above and below is among them."""
         return replace(
             self,
-            input=(self.extent(0), *self.input[1:]),
-            output=(1, self.output[1]),
+            input=((count - 1) * self.stride[0] + self.extent(0), *self.input[1:]),
+            output=(count, self.output[1]),
             pad=(0, self.pad[1]),
             pad_end=(0, self.pad_end[1]),
         )
@@ -176,10 +175,12 @@ def without_in_window(view: LayerView, kept: Array) -> tuple[Any, Mapping[str, A
     return replace(view.params, window=view.params.window.with_channels(int(kept.sum()))), view.constants
 
 
-def by_rows(view: LayerView, count: int | None, fill: int) -> RowForm | None:
+def by_rows(view: LayerView, count: int | None, together: int, fill: int) -> RowForm | None:
     """Of a layer with a window, where padding is `fill`."""
     place: Window = view.params.window
-    if count not in (None, place.input[0]):
+    # A window never lies in padding alone above the map.
+    if count not in (None, place.input[0]) or place.output[0] < together or place.pad[0] >= place.extent(0):
         return None
-    params = replace(view.params, window=place.of_row)
-    return RowForm(place.input[0], place.output[0], params, place.extent(0), place.stride[0], place.pad[0], fill)
+    own = place.of_rows(together)
+    params, stride = replace(view.params, window=own), together * place.stride[0]
+    return RowForm(place.input[0], place.output[0], params, own.input[0], stride, place.pad[0], fill, rows=together)

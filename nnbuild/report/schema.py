@@ -155,6 +155,7 @@ KEYS = (
     Key("models[].segments[].first", "integer", "the first layer"),
     Key("models[].segments[].last", "integer", "the last layer"),
     Key("models[].segments[].steps", "integer", "in each of which every layer computes at most one row"),
+    Key("models[].segments[].rows_together", "integer", "rows that a layer computes at a time"),
     Key("models[].segments[].kept_bytes", "integer", "rows that are kept from step to step"),
     Key("models[].segments[].moved_bytes", "integer", "that move up in one inference"),
     Key("models[].segments[].pushed", "boolean", "whether the caller pushes the input row by row"),
