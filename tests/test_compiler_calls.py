@@ -11,14 +11,16 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from nnbuild.contract import Case
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.ops import ALL
+from nnbuild.placement import Placement
 
-from . import host, programs, qemu, random_layers
+from . import host, parts_networks, programs, qemu, random_layers
 from .test_kernels_cores import RESCALING
 
 MOVES = {"memcpy", "memmove", "memset"}
@@ -66,6 +68,20 @@ def test_cases_call_what_moves_bytes_and_nothing_else(tmp_path: Path) -> None:
     assert {name: called - MOVES for name, called in found.items() if called - MOVES} == {}
     if "12.2" in subprocess.run([qemu.COMPILER, "--version"], capture_output=True, text=True, check=True).stdout:
         assert {name: called for name, called in found.items() if called} == CALLS
+
+
+@pytest.mark.parametrize("seed", [32, 59])
+def test_no_layer_is_left_out(seed: int, tmp_path: Path) -> None:
+    """gcc 12.2 left out a concatenation where it saw that input and output lie in one array; both seeds have one."""
+    qemu.need()
+    core = qemu.CORES["m4"]
+    network = parts_networks.network(Random(seed).randrange)
+    files = emit(network, EmitOptions("m", core.target, placement=Placement(io="arena")))
+    host.write(tmp_path, files)
+    (built,) = qemu.objects([*qemu.flags(core), "-O2", "-std=c99", f"-I{tmp_path}"], tmp_path, [tmp_path / "m.c"])
+    text = subprocess.run(["arm-none-eabi-objdump", "-d", built], capture_output=True, text=True, check=True).stdout
+    run = text.split("<m_run>:")[1].split("\n\n")[0]
+    assert len(re.findall(r"\tb(?:l|\.w)\t", run)) == len(re.findall(r"^    m_l\d+", files["m.c"], re.MULTILINE))
 
 
 def test_random_layers_call_what_moves_bytes_and_nothing_else(tmp_path: Path) -> None:
