@@ -266,11 +266,11 @@ def tied(
 class RowForm:
     """How a layer is computed row by row (`nnbuild.rows`), from `inputs` rows of each input to `outputs` rows.
 
-    They are made `rows` at a time. Those from row y * rows - skip on are what a layer of the operator with `params`, and
-    the constants of the whole one, makes of `extent` rows, the first of which is row y * stride - pad - skip rows of
-    the output; rows that lie outside of the input hold `fill`. What is made outside of the output is not used. A layer
-    that `keeps` has one output for all rows: its scratch lives from the first to the last of them, its function is told
-    which call it is, and the last call makes the output.
+    They are made `rows` at a time. Those from row y * rows - skip on are what a layer of the operator with `params`,
+    and the constants of the whole one, makes of `extent` rows, the first of which is row y * stride + first; rows that
+    lie outside of the input hold `fill`. What is made outside of the output is not used. A layer that `keeps` has one
+    output for all rows: its scratch lives from the first to the last of them, its function is told which call it is,
+    and the last call makes the output.
     """
 
     inputs: int

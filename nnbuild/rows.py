@@ -30,7 +30,7 @@ PUSHED = "pushed rows"
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a segment goes: so many rows `together`, and what is kept of tensors `apart` from windows that readers see."""
+    """How a segment goes: so many rows `together`, and what is kept `apart` from the windows that readers see."""
 
     together: int = 1
     apart: bool = False

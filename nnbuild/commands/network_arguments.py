@@ -140,8 +140,8 @@ def pins(arguments: argparse.Namespace) -> dict[str, str]:
 def segments(network: Network) -> list[str]:
     """What is said of each segment that goes row by row."""
     return [
-        f"{network.layers[own.first].name} to {network.layers[own.last].name} go {_together(own)} in {own.length:,} steps: "
-        f"{own.held:,} bytes of rows, "
+        f"{network.layers[own.first].name} to {network.layers[own.last].name} go {_together(own)} "
+        f"in {own.length:,} steps: {own.held:,} bytes of rows, "
         f"{own.moved:,} moved{'; the input is pushed' if own.pushed else ''}"
         for own in network.segments
     ]

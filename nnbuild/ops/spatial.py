@@ -70,7 +70,7 @@ class Window:
         return replace(self, input=(*self.input[:2], count))
 
     def of_rows(self, count: int) -> Window:
-        """The window of some rows of the output, over the rows that they cover: padding above and below is among them."""
+        """That of some rows of the output, over the rows that they cover: padding above and below is among them."""
         return replace(
             self,
             input=((count - 1) * self.stride[0] + self.extent(0), *self.input[1:]),
