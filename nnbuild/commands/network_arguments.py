@@ -16,7 +16,7 @@ from nnbuild.network import Network
 from nnbuild.optimize import Aim
 from nnbuild.option_values import GOALS, parse_size
 from nnbuild.selection import BACKENDS
-from nnbuild.streaming import AUTO, Made, Setup
+from nnbuild.streaming import Made, Setup
 from nnbuild.target import TARGETS, Target, named, of_compiler
 
 T = TypeVar("T")
@@ -74,17 +74,6 @@ def add_aim(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mul-cycles", type=int, default=1, choices=MUL_CYCLES, help="of a multiplication on M0, M0+")
 
 
-def add_rows(parser: argparse.ArgumentParser) -> None:
-    """What is computed row by row."""
-    parser.add_argument(
-        "--stream-rows",
-        default=AUTO,
-        metavar="LAYERS",
-        help="layers that are computed row by row: auto (as few as --ram asks for), never, or such as l00-l08,l09-l12",
-    )
-    parser.add_argument("--push-rows", action="store_true", help="the caller pushes the input row by row")
-
-
 def aim(arguments: argparse.Namespace) -> Aim:
     """What `add_aim` asks for."""
     limit = _parsed(parse_latency, arguments.latency, "--latency")
@@ -99,7 +88,8 @@ def aim(arguments: argparse.Namespace) -> Aim:
 def made(arguments: argparse.Namespace, network: Network, target: Target) -> Made:
     """A (shrunk) network as it is generated, with its kernels and its memory."""
     setup = Setup(target, aim(arguments), pins(arguments), arguments.backend)
-    return streaming.made(network, replace(setup, rows=arguments.stream_rows, pushed=arguments.push_rows))
+    rows = {"rows": arguments.stream_rows, "pushed": arguments.push_rows, "io": arguments.io == "arena"}
+    return streaming.made(network, replace(setup, **rows))
 
 
 def _parsed(parse: Callable[[Any], T], text: str | None, where: str) -> T | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from nnbuild.commands import network_arguments
+from nnbuild.commands import network_arguments, rows_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network_arguments.add_model(parser)
     network_arguments.add_target(parser)
     network_arguments.add_aim(parser)
-    network_arguments.add_rows(parser)
+    rows_arguments.add(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
