@@ -173,9 +173,7 @@ class Cuts:
             return None
         setup, part = self.setup, self._alone(found, own)
         outside = self.elsewhere - ({own.source} if own.pushed else set())
-        rows = needs(
-            part, [layer for layer, _ in known], setup.target, setup.io, setup.alignment, setup.apart, outside
-        )
+        rows = needs(part, [layer for layer, _ in known], setup.target, setup.io, setup.alignment, setup.apart, outside)
         kernels = tuple(
             tuple((need + around, cycles) for need, cycles in zip(row, takes, strict=True))
             for row, (_, takes), around in zip(rows, known, self._around(first, last), strict=True)

@@ -61,6 +61,7 @@ def full() -> dict[str, Any]:
             "worst": [{"sample": 17, "sqnr_db": 8.25, "float": 3, "int8": 5}],
             "confusions": [{"float": 3, "int8": 5, "count": 4}, {"float": 7, "int8": 1, "count": 1}],
         },
+        "ram_notes": [],
         "segments": [{"first": 0, "last": 1, "steps": 9, "kept_bytes": 96, "moved_bytes": 640, "pushed": False}],
         "arena": [
             buffer("audio", "input", None, 490, 0, 0),

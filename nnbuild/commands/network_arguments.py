@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nnbuild import cmsis_nn, streaming
+from nnbuild import cmsis_nn, streaming, wall
 from nnbuild.errors import ConfigError
 from nnbuild.latency import MAX_WAIT_STATES, MUL_CYCLES, parse_latency
 from nnbuild.network import Network
@@ -85,11 +85,13 @@ def aim(arguments: argparse.Namespace) -> Aim:
     return Aim(arguments.optimize, flash, ram, cycles, waits, arguments.mul_cycles)
 
 
-def made(arguments: argparse.Namespace, network: Network, target: Target) -> Made:
-    """A (shrunk) network as it is generated, with its kernels and its memory."""
+def made(arguments: argparse.Namespace, network: Network, target: Target) -> tuple[Made, list[str]]:
+    """A (shrunk) network as it is generated, with its kernels and its memory; what is to be said of its RAM."""
     setup = Setup(target, aim(arguments), pins(arguments), arguments.backend)
     rows = {"rows": arguments.stream_rows, "pushed": arguments.push_rows, "io": arguments.io == "arena"}
-    return streaming.made(network, replace(setup, **rows))
+    setup = replace(setup, **rows)
+    found = streaming.made(network, setup)
+    return found, wall.lines(network, setup, found)
 
 
 def _parsed(parse: Callable[[Any], T], text: str | None, where: str) -> T | None:

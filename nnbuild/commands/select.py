@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     lowered = network_arguments.network(arguments)
     whole = shrink(lowered)
-    found = network_arguments.made(arguments, whole, network_arguments.target(arguments))
+    found, said = network_arguments.made(arguments, whole, network_arguments.target(arguments))
     network, selection = found.network, found.selection
     print(f"{'layer':28} {'output':>14} {'MACs':>10}  kernel")
     for choice in selection.choices:
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{choice.layer.name:28} {shape:>14} {macs:>10,}  {choice.kernel.name:10} {reasons}".rstrip())
     for index, (flash, cycles) in enumerate(selection.curve):
         print(f"{'->' if index == selection.chosen else '  '} {flash:>10,} bytes of flash {cycles:>14,} cycles")
-    for line in network_arguments.segments(network):
+    for line in [*network_arguments.segments(network), *said]:
         print(line)
     removed = Removed.between(lowered, whole)
     if any(dataclasses.astuple(removed)):

@@ -5,10 +5,11 @@ Weights are what `emit` would write, the arena is that of the planner. Code and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nnbuild import cost, streaming
+from nnbuild import cost, streaming, wall
 from nnbuild.cost import Timing
 from nnbuild.network import Network
 from nnbuild.ops import BY_NAME
@@ -67,7 +68,8 @@ class Figures:
     """A network: bytes of constants, of code, of arena and kept states, cycles and multiplications of one inference.
 
     `library` are the bytes of the functions of CMSIS-NN that it calls, which other models of an image share;
-    `error_percent` is how far off the cycles of a reference network were at most, None where nothing was measured.
+    `error_percent` is how far off the cycles of a reference network were at most, None where nothing was measured;
+    `notes` say what goes row by row, and what a limit on RAM costs.
     """
 
     weights: int
@@ -78,6 +80,7 @@ class Figures:
     macs: int
     error_percent: float | None
     layers: tuple[LayerFigures, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def flash(self) -> int:
@@ -137,4 +140,10 @@ def figures(network: Network, setup: Setup) -> Figures:
         macs=sum(layer.macs for layer in layers),
         error_percent=cost.error_percent(setup.timing.core, choices),
         layers=tuple(layers),
+        notes=(*_rows(found.network), *(wall.price(found) if setup.aim.ram is not None else ())),
     )
+
+
+def _rows(network: Network) -> Iterator[str]:
+    for own in network.segments:
+        yield f"{network.layers[own.first].name} to {network.layers[own.last].name} go row by row"
