@@ -36,6 +36,9 @@ def check(
     cmsis_nn: str | os.PathLike[str] | None = None,
     backend: str = "auto",
     optimize: str = "balanced",
+    io: str = "caller",
+    stream_rows: str = "auto",
+    push_rows: bool = False,
     advise: bool = True,
 ) -> Check:
     """Whether the .onnx file at `path`, float or int8 QDQ, fits `cpu`, judged by its shapes in well under a second.
@@ -70,6 +73,9 @@ def check(
         cmsis_nn=cmsis_nn,
         backend=backend,
         optimize=optimize,
+        io=io,
+        stream_rows=stream_rows,
+        push_rows=push_rows,
         advise=advise,
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from nnbuild import __version__, cnames, cost, model_report, row_calls, static_cost
+from nnbuild import __version__, cnames, cost, model_report, row_calls, static_cost, wall
 from nnbuild.contract import Assembly, Source
 from nnbuild.errors import ConfigError
 from nnbuild.memory import Plan
@@ -211,7 +211,9 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
                 for symbol, own in assembled.values()
             ],
         ),
-        f"{name}.report.json": model_report.as_json(network, options, steps, planned, selection, model_id, removed),
+        f"{name}.report.json": model_report.as_json(
+            network, options, steps, planned, selection, model_id, removed, wall.lines(whole, setup, found)
+        ),
     }
     if options.selftest:
         samples = selftest_samples(whole, options.selftest)

@@ -20,7 +20,7 @@ from nnbuild.offsets import ALIGNMENT as ALIGNMENT
 from nnbuild.offsets import STEPS, Buffer, Placement, Span, aligned, live_bytes, place
 from nnbuild.ops import BY_NAME
 from nnbuild.rows import PUSHED
-from nnbuild.selection import Choice
+from nnbuild.selection import Candidates, Choice
 from nnbuild.target import Target
 
 EXHAUSTIVE = 5
@@ -84,7 +84,8 @@ def plan(
     over an input but in place.
     """
     lives = lifetimes(network)
-    scratch = _scratch(network, choices, target)
+    sizes = [choice.kernel.scratch(choice.view, target) for choice in choices]
+    scratch = _counters(network) + _scratch(choices, sizes, _starts(network))
     over = {} if apart else _all_overlaps(network, choices, lives, target)
     memory, buffers, placed = _best(network, lives, scratch, over, io, alignment)
     starts = dict(zip((buffer.tensors[0] for buffer in buffers), placed.offsets, strict=True))
@@ -104,16 +105,42 @@ def plan(
     )
 
 
-def least(
-    network: Network, choices: Sequence[Choice], target: Target, io: bool = False, alignment: int = ALIGNMENT
-) -> tuple[int, ...]:
-    """Bytes that live at each layer, whatever runs in place: below them no plan goes."""
+def needs(
+    network: Network,
+    layers: Sequence[Candidates],
+    target: Target,
+    io: bool = False,
+    alignment: int = ALIGNMENT,
+    apart: bool = False,
+    outside: Collection[str] | None = None,
+) -> tuple[tuple[int, ...], ...]:
+    """The bytes that live at each layer with each of its kernels: below them no plan goes, whatever runs in place.
+
+    They hardly depend on other layers: what is needed in a whole segment is counted with the kernel that needs least.
+    `outside` are the tensors that do not lie in the arena, where the network is a part of one and does not know it.
+    """
     lives = lifetimes(network)
-    memory = _apart(network, lives, io, alignment)
+    memory = _apart(network, lives, elsewhere(network, io) if outside is None else outside, alignment)
     memory = _in_place(network, memory, list(_takeovers(network, lives, memory)))
-    buffers = memory.buffers(network, lives, _all_overlaps(network, choices, lives, target))
-    buffers += _scratch(network, choices, target)
-    return tuple(live_bytes(buffers, index) for index in range(len(choices)))
+    starts = _starts(network)
+    sizes = [[aligned(kernel.scratch(layer.view, target)) for kernel in layer.kernels] for layer in layers]
+    found: list[list[int]] = [[] for _ in layers]
+    for number in range(max((len(layer.kernels) for layer in layers), default=0)):
+        places = [min(number, len(layer.kernels) - 1) for layer in layers]
+        choices = [layer.choose(layer.kernels[kernel], {}) for layer, kernel in zip(layers, places, strict=True)]
+        buffers = memory.buffers(network, lives, {} if apart else _all_overlaps(network, choices, lives, target))
+        lasting = [min(own) if layer.layer.name in starts else 0 for layer, own in zip(layers, sizes, strict=True)]
+        buffers += _counters(network) + _scratch(choices, lasting, starts)
+        for index, (own, kernel) in enumerate(zip(sizes, places, strict=True)):
+            if len(found[index]) < len(own):
+                found[index].append(live_bytes(buffers, index) + own[kernel] - lasting[index])
+    return tuple(map(tuple, found))
+
+
+def storages(network: Network, io: bool, alignment: int = ALIGNMENT) -> Mapping[str, tuple[Span, ...]]:
+    """The bytes of the arena that live when, were nothing written over anything; each after a tensor in them."""
+    memory = _apart(network, lifetimes(network), elsewhere(network, io), alignment)
+    return {root: _words(spans) for root, spans in memory.storages.items()}
 
 
 def lifetimes(network: Network) -> Lives:
@@ -178,12 +205,19 @@ def _order(network: Network, choice: Choice, planned: Plan, target: Target) -> O
 _SCRATCH = "scratch:"
 
 
-def _scratch(network: Network, choices: Sequence[Choice], target: Target) -> list[Buffer]:
-    """Of the layers that have some; what goes on from row to row is needed in the whole segment, as pushed rows are."""
-    counters = [Buffer((PUSHED,), ALIGNMENT, 0, own.last) for own in network.segments if own.pushed]
-    starts = {step.layer: own.first for own in network.segments for step in own.steps if step.keeps}
-    sizes = [choice.kernel.scratch(choice.view, target) for choice in choices]
-    return counters + [
+def _starts(network: Network) -> dict[str, int]:
+    """The layers that go on from row to row: where the segment begins, which needs their scratch."""
+    return {step.layer: own.first for own in network.segments for step in own.steps if step.keeps}
+
+
+def _counters(network: Network) -> list[Buffer]:
+    """What counts pushed rows, in the whole segment."""
+    return [Buffer((PUSHED,), ALIGNMENT, 0, own.last) for own in network.segments if own.pushed]
+
+
+def _scratch(choices: Sequence[Choice], sizes: Sequence[int], starts: Mapping[str, int]) -> list[Buffer]:
+    """Of the layers that have some."""
+    return [
         Buffer((_SCRATCH + choice.layer.name,), size, starts.get(choice.layer.name, index), index)
         for index, (choice, size) in enumerate(zip(choices, sizes, strict=True))
         if size
@@ -269,12 +303,17 @@ def _follow(old: Span, new: Span, layer: int) -> bool:
     return apart or not old.meets(new) or old.last == layer == new.first
 
 
-def _apart(network: Network, lives: Lives, io: bool, alignment: int) -> _Memory:
-    """Each tensor in a storage of its own, but for views; without those that are the caller's."""
+def elsewhere(network: Network, io: bool) -> frozenset[str]:
+    """The tensors that do not lie in the arena, but in states or with the caller."""
     ports = {port.tensor for port in (*network.inputs, *network.outputs)}
     # Of an input that is pushed some rows are kept.
     pushed = {own.source for own in network.segments if own.pushed}
-    outside = {*_in_states(network), *(() if io else ports - pushed)}
+    return frozenset({*_in_states(network), *(() if io else ports - pushed)})
+
+
+def _apart(network: Network, lives: Lives, outside: Collection[str], alignment: int) -> _Memory:
+    """Each tensor in a storage of its own, but for views; without those `outside`."""
+    ports = {port.tensor for port in (*network.inputs, *network.outputs)}
     written = [port.tensor for port in network.inputs]
     written += [*(network.home(layer.output) for layer in network.layers), *_of_segments(network)]
     unwritten = _unwritten(network, written)
@@ -340,12 +379,14 @@ def _best(
     is as small as what lives there, no other choice is better; otherwise leaving out some may make it fit better.
     """
 
+    beyond = elsewhere(network, io)
+
     def tried(taken: Collection[_Takeover], steps: int) -> tuple[_Memory, list[Buffer], Placement]:
-        memory = _in_place(network, _apart(network, lives, io, alignment), taken)
+        memory = _in_place(network, _apart(network, lives, beyond, alignment), taken)
         buffers = [*memory.buffers(network, lives, over), *scratch]
         return memory, buffers, place(buffers, steps)
 
-    options = list(_takeovers(network, lives, _apart(network, lives, io, alignment)))
+    options = list(_takeovers(network, lives, _apart(network, lives, beyond, alignment)))
     found = tried(options, STEPS)
     floor = max((live_bytes(found[1], index) for index in range(len(network.layers) + 1)), default=0)
     if found[2].extent == floor or not options:
@@ -369,7 +410,7 @@ def _in_place(network: Network, memory: _Memory, taken: Iterable[_Takeover]) -> 
 def most_live(network: Network, io: bool) -> int:
     """The most bytes that live at a layer, scratch left out: below them no plan of these layers in this order goes."""
     lives = lifetimes(network)
-    memory = _apart(network, lives, io, ALIGNMENT)
+    memory = _apart(network, lives, elsewhere(network, io), ALIGNMENT)
     buffers = _in_place(network, memory, list(_takeovers(network, lives, memory))).buffers(network, lives, {})
     return max((live_bytes(buffers, index) for index in range(len(network.layers) + 1)), default=0)
 

@@ -52,8 +52,12 @@ def as_json(
     selection: Selection,
     model_id: int,
     removed: Removed,
+    ram: Sequence[str],
 ) -> str:
-    """The text of `<name>.report.json`. `network` is the shrunk one, which lacks what is `removed`."""
+    """The text of `<name>.report.json`. `network` is the shrunk one, which lacks what is `removed`.
+
+    `ram` is what is to be said of RAM and its limit (`nnbuild.wall`).
+    """
     name, target = options.name, options.target
     layers = [_layer(network, name, index, step, planned, target) for index, step in enumerate(steps)]
     document = {
@@ -76,6 +80,7 @@ def as_json(
         "reordered": _is_reordered(name, [layer["name"] for layer in layers]),
         "peak_layer": planned.peak if planned.arena else None,
         "macs": sum(layer["macs"] for layer in layers),
+        "ram": list(ram),
         "segments": [_segment(own) for own in network.segments],
         "removed": asdict(removed),
         "cost": _run_cost(network, [step.choice for step in steps], target),

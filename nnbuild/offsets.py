@@ -277,6 +277,7 @@ class _Search:
     _seen: dict[tuple[tuple[int, ...], ...], tuple[int, int]] = field(default_factory=dict)
     _simple: bool = True
     _partners: list[list[int]] = field(default_factory=list)
+    _above: list[list[tuple[int, int]]] = field(default_factory=list)
     _saved: list[list[tuple[int, int, int]]] = field(default_factory=list)
 
     def run(self) -> list[int] | None:
@@ -292,6 +293,7 @@ class _Search:
         # A buffer of several spans may hold others above and below it at once, which no order of offsets expresses.
         self._simple = all(len(shape) == 1 for shape in self._shapes)
         exact = self._find_partners(len(columns))
+        self._above = [self._how_far_above(index) if own else [] for index, own in enumerate(self._partners)]
         self._offsets = [0] * len(self.buffers)
         left = [0] * len(columns)
         for shape in self._shapes:
@@ -358,15 +360,23 @@ class _Search:
 
     def _base_over(self, index: int, waiting: Sequence[int]) -> int:
         """The same where something is there that it may lie over."""
-        buffer, lowest = self.buffers[index], 0
-        placed = {other: place for other, place in enumerate(self._offsets) if other not in waiting}
-        for other, place in placed.items():
+        still, offsets = set(waiting), self._offsets
+        ends = (offsets[other] + above for other, above in self._above[index] if other not in still)
+        lowest = aligned(max(0, max(ends, default=0)), self.buffers[index].alignment)
+        # From there on nothing is in the way but what it has to keep steps of.
+        placed = {other: offsets[other] for other in self._partners[index] if other not in still}
+        return _lowest(self.buffers, self.distances, index, placed, lowest)
+
+    def _how_far_above(self, index: int) -> list[tuple[int, int]]:
+        """The others that live with a buffer, and how far above the start of each it lies at least on top of it."""
+        found = []
+        for other, held in enumerate(self.buffers):
+            pairs = [(span, own) for span in self.buffers[index].pieces for own in held.pieces if span.meets(own)]
             distance = self.distances.get((index, other))
-            pieces = [(span, held) for span in buffer.pieces for held in self.buffers[other].pieces if span.meets(held)]
-            for span, held in pieces:
-                above = held.end - span.start if distance is None else distance.above
-                lowest = max(lowest, place + above)
-        return _lowest(self.buffers, self.distances, index, placed, aligned(lowest, buffer.alignment))
+            if other != index and pairs:
+                ends = max(own.end - span.start for span, own in pairs)
+                found.append((other, ends if distance is None else distance.above))
+        return found
 
     def _hopeless(self, waiting: Sequence[int], bases: Sequence[int], left: Sequence[int]) -> bool:
         """Whether some column cannot end below `extent`: what waits lies above the lowest that one of it can."""

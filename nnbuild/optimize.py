@@ -8,12 +8,14 @@ known, or for an operator that was never measured, the preferred kernel is taken
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nnbuild import cost, memory
-from nnbuild.contract import Kernel, Order, Source
+from nnbuild.contract import Kernel, LayerView, Order, Source
 from nnbuild.cost import Timing, Work
+from nnbuild.lean import Form, Part, Picks, within
 from nnbuild.memory import Plan
 from nnbuild.network import Network
 from nnbuild.pareto import Option, Point, front
@@ -57,44 +59,130 @@ class Selection:
     chosen: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What kernels mean to RAM.
+
+    `plan` says where the memory of a set lies; `needs`, for each layer and each of its kernels, the bytes that live
+    there with it, below which no plan goes.
+    """
+
+    plan: Callable[[Sequence[Choice]], Plan]
+    needs: Callable[[Sequence[Candidates]], Sequence[Sequence[int]]]
+
+
 def optimize(
     layers: Sequence[Candidates],
     target: Target,
     aim: Aim,
-    planner: Callable[[Sequence[Choice]], Plan],
+    memory: Memory,
     besides: Work | None = None,
+    render: Callable[[Kernel, LayerView], Source] | None = None,
 ) -> Selection:
-    """The kernels for `layers`. `planner` says where their memory lies; it is asked where RAM has a limit.
+    """The kernels for `layers`. `memory` is asked where RAM has a limit.
 
-    `besides` is what is executed whatever they are.
+    `besides` is what is executed whatever they are; `render` may know what a kernel rendered to before.
 
     Where no set is within the limits: of those that fit the flash the fastest, or else the smallest, so that what the
-    build says of it is about the best that can be had.
+    build says of it is about the best that can be had; and of those with the least RAM.
     """
     if cost.basis(target.cpu) is None or not layers:
         return preferred(layers, target)
-    timing = Timing(target.cpu, aim.wait_states, aim.mul_cycles)
-    known = [_measured(layer, target) for layer in layers]
-    sources = [{kernel.name: kernel.render(layer.view, target) for kernel in layer.kernels} for layer in known]
-    while True:
-        options = [
-            [_option(layer.choose(kernel, {}), own[kernel.name], target, timing) for kernel in layer.kernels]
-            for layer, own in zip(known, sources, strict=True)
+    known = _Known(layers, target, aim, besides or Work(), render or (lambda kernel, view: kernel.render(view, target)))
+    every = tuple(tuple(range(len(layer.kernels))) for layer in known.layers)
+    chosen, points = known.best(every)
+    if aim.ram is None:
+        return known.selection(chosen, points, {})
+    planned = memory.plan(known.choices(points[chosen].picks))
+    limit = aim.ram - planned.state_bytes
+    if planned.arena <= limit:
+        return known.selection(chosen, points, {})
+    forms = _forms(known.layers, memory.needs(known.layers), target)
+    arena = functools.cache(lambda picks: memory.plan(known.choices(picks)).arena)
+    part, limit = within(forms, known.ranked, arena, limit)
+    return known.selection(*known.best(part), _too_large(known.layers, forms, part, limit))
+
+
+class _Known:
+    """The layers with what is known of each of their kernels."""
+
+    def __init__(
+        self,
+        layers: Sequence[Candidates],
+        target: Target,
+        aim: Aim,
+        besides: Work,
+        render: Callable[[Kernel, LayerView], Source],
+    ) -> None:
+        timing = Timing(target.cpu, aim.wait_states, aim.mul_cycles)
+        self.aim = aim
+        self.layers = eligible(layers, target)
+        self.sources = [[render(kernel, layer.view) for kernel in layer.kernels] for layer in self.layers]
+        self.options = [
+            [
+                _option(layer.choose(kernel, {}), source, target, timing)
+                for kernel, source in zip(layer.kernels, own, strict=True)
+            ]
+            for layer, own in zip(self.layers, self.sources, strict=True)
         ]
-        run = cost.run_work([layer.first() for layer in known], target, target.cpu)
-        base = cost.weigh(run + (besides or Work()), timing)
+        run = cost.run_work([layer.first() for layer in self.layers], target, target.cpu)
+        self.base = cost.weigh(run + besides, timing)
+
+    def best(self, part: Part) -> tuple[int, list[Point]]:
+        """The curve of sets of these kernels, and the index of the one that the aim asks for."""
+        own = [[options[kernel] for kernel in kernels] for options, kernels in zip(self.options, part, strict=True)]
         points = [
-            replace(point, flash=point.flash + base.code_bytes, cycles=point.cycles + base.cycles)
-            for point in front(options)
+            Point(
+                point.flash + self.base.code_bytes,
+                point.cycles + self.base.cycles,
+                tuple(kernels[pick] for kernels, pick in zip(part, point.picks, strict=True)),
+            )
+            for point in front(own)
         ]
-        chosen = _pick(points, aim)
-        kernels = [layer.kernels[pick] for layer, pick in zip(known, points[chosen].picks, strict=True)]
-        found = [_explained(*row) for row in zip(known, kernels, options, points[chosen].picks, strict=True)]
-        smaller = _with_less_scratch(known, found, target, aim, planner)
-        if smaller is None:
-            taken = (own[kernel.name] for kernel, own in zip(kernels, sources, strict=True))
-            return Selection(tuple(found), tuple(taken), tuple((p.flash, p.cycles) for p in points), chosen)
-        known = smaller
+        return min(range(len(points)), key=lambda index: rank(points[index], self.aim)), points
+
+    def ranked(self, part: Part) -> tuple[tuple[float, ...], Picks]:
+        """The best set of these kernels, and how good it is."""
+        chosen, points = self.best(part)
+        return rank(points[chosen], self.aim), points[chosen].picks
+
+    def choices(self, picks: Picks) -> list[Choice]:
+        """Without reasons against the other kernels."""
+        return [layer.choose(layer.kernels[pick], {}) for layer, pick in zip(self.layers, picks, strict=True)]
+
+    def selection(self, chosen: int, points: Sequence[Point], against: Mapping[int, Mapping[str, str]]) -> Selection:
+        """One of the points; `against` are reasons against kernels, by layer, for which costs do not matter."""
+        picks = points[chosen].picks
+        rows = zip(self.layers, self.options, picks, strict=True)
+        choices = tuple(_explained(*row, against.get(index, {})) for index, row in enumerate(rows))
+        taken = tuple(own[pick] for own, pick in zip(self.sources, picks, strict=True))
+        return Selection(choices, taken, tuple((point.flash, point.cycles) for point in points), chosen)
+
+
+def _forms(layers: Sequence[Candidates], needs: Sequence[Sequence[int]], target: Target) -> list[list[Form]]:
+    return [
+        [
+            Form(need, kernel.scratch(layer.view, target), kernel.overlap(layer.view, target))
+            for kernel, need in zip(layer.kernels, own, strict=True)
+        ]
+        for layer, own in zip(layers, needs, strict=True)
+    ]
+
+
+def _too_large(
+    layers: Sequence[Candidates], forms: Sequence[Sequence[Form]], part: Part, limit: int
+) -> dict[int, dict[str, str]]:
+    """The reasons against kernels for want of RAM, by layer."""
+    return {
+        index: {
+            kernel.name: f"{form.need:,} bytes live there with it, {form.need - limit:,} more than may"
+            if form.need > limit
+            else "the plan with it does not fit into RAM"
+            for place, (kernel, form) in enumerate(zip(layer.kernels, own, strict=True))
+            if place not in kept
+        }
+        for index, (layer, own, kept) in enumerate(zip(layers, forms, part, strict=True))
+    }
 
 
 def in_order(network: Network, selection: Selection, planned: Plan, target: Target) -> Selection:
@@ -111,6 +199,13 @@ def preferred(layers: Sequence[Candidates], target: Target) -> Selection:
     """The first kernel of each layer, whatever it costs."""
     choices = tuple(layer.first() for layer in layers)
     return Selection(choices, tuple(choice.kernel.render(choice.view, target) for choice in choices))
+
+
+def eligible(layers: Sequence[Candidates], target: Target) -> list[Candidates]:
+    """With the kernels alone that `optimize` chooses from."""
+    if cost.basis(target.cpu) is None:
+        return [_without(layer, layer.kernels[1:], "nothing is known of the core") for layer in layers]
+    return [_measured(layer, target) for layer in layers]
 
 
 def _measured(layer: Candidates, target: Target) -> Candidates:
@@ -134,28 +229,29 @@ def _option(choice: Choice, source: Source, target: Target, timing: Timing) -> O
     return Option(work.cycles, data, {**function, **assembly, **cost.library_bytes([choice], target)})
 
 
-def _pick(points: Sequence[Point], aim: Aim) -> int:
-    """The index of the point that the aim asks for."""
+def rank(point: Point, aim: Aim) -> tuple[float, ...]:
+    """How far a set is from what the aim asks for; the least is the best."""
 
     def within(limit: int | None, value: int) -> bool:
         return limit is None or value <= limit * (1 - MARGIN_PERCENT / 100)
 
-    fitting = [index for index, point in enumerate(points) if within(aim.flash, point.flash)]
-    quick = [index for index in fitting if within(aim.cycles, points[index].cycles)]
-    if not fitting:
-        return 0
-    if not quick:
-        return fitting[-1]
-    if aim.goal == "balanced":
-        return min(quick, key=lambda index: (points[index].flash + FIRMWARE) * points[index].cycles)
-    return quick[0] if aim.goal == "size" else quick[-1]
+    if not within(aim.flash, point.flash):
+        return 2, point.flash
+    if not within(aim.cycles, point.cycles):
+        return 1, point.cycles
+    goals = {
+        "balanced": (point.flash + FIRMWARE) * point.cycles,
+        "size": point.flash,
+        "speed": point.cycles,
+    }
+    return 0, goals[aim.goal]
 
 
-def _explained(layer: Candidates, kernel: Kernel, options: Sequence[Option], pick: int) -> Choice:
+def _explained(layer: Candidates, options: Sequence[Option], pick: int, against: Mapping[str, str]) -> Choice:
     """The choice, with what each other kernel would cost more; its functions may be shared, and are not in it."""
-    reasons = {}
+    reasons, kernel = dict(against), layer.kernels[pick]
     for other, option in zip(layer.kernels, options, strict=True):
-        if other is not kernel:
+        if other is not kernel and other.name not in against:
             cycles, flash = option.cycles - options[pick].cycles, _alone(option) - _alone(options[pick])
             parts = [_compared(*row) for row in ((cycles, "cycles"), (flash, "bytes of flash")) if row[0]]
             reasons[other.name] = ", ".join(parts) or f"{kernel.name} comes first"
@@ -168,30 +264,3 @@ def _compared(difference: int, unit: str) -> str:
 
 def _alone(option: Option) -> int:
     return option.bytes + sum(option.shared.values())
-
-
-def _with_less_scratch(
-    layers: Sequence[Candidates],
-    choices: Sequence[Choice],
-    target: Target,
-    aim: Aim,
-    planner: Callable[[Sequence[Choice]], Plan],
-) -> list[Candidates] | None:
-    """`layers` without the kernel that needs most at the wall, where RAM is short and another one needs less there."""
-    if aim.ram is None:
-        return None
-    planned = planner(choices)
-    limit = aim.ram - planned.state_bytes
-    if planned.arena <= limit:
-        return None
-    for index in sorted(range(len(choices)), key=lambda index: -planned.live[index]):
-        layer = layers[index]
-        needs = [kernel.scratch(layer.view, target) for kernel in layer.kernels]
-        most = choices[index].kernel.scratch(layer.view, target)
-        greedy = [kernel for kernel, need in zip(layer.kernels, needs, strict=True) if need >= most]
-        if len(greedy) < len(layer.kernels):
-            lighter = _without(layer, greedy, f"{most:,} bytes of scratch do not fit into RAM")
-            return [*layers[:index], lighter, *layers[index + 1 :]]
-        if planned.live[index] > limit:
-            return None
-    return None

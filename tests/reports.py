@@ -61,6 +61,7 @@ def full() -> dict[str, Any]:
             "worst": [{"sample": 17, "sqnr_db": 8.25, "float": 3, "int8": 5}],
             "confusions": [{"float": 3, "int8": 5, "count": 4}, {"float": 7, "int8": 1, "count": 1}],
         },
+        "ram_notes": [],
         "segments": [
             {
                 "first": 0,

@@ -24,11 +24,11 @@ from nnbuild.cost import Timing
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.instruction_timings import Instruction
 from nnbuild.lower import lower
-from nnbuild.memory import plan
+from nnbuild.memory import needs, plan
 from nnbuild.network import Network
 from nnbuild.ops import ALL, BY_NAME
 from nnbuild.ops.spatial import Window
-from nnbuild.optimize import Aim, optimize
+from nnbuild.optimize import Aim, Memory, optimize
 from nnbuild.rendering import assembly_text
 from nnbuild.selection import Choice, candidates, select
 from nnbuild.target import TARGETS, Target, of_compiler
@@ -48,7 +48,8 @@ def example(name: str) -> Network:
 def chosen(network: Network, target: Target, goal: str = "balanced") -> tuple[Choice, ...]:
     """The kernels that `emit` takes."""
     serving = candidates(network, target)
-    return optimize(serving, target, Aim(goal), lambda choices: plan(network, choices, target)).choices
+    memory = Memory(lambda choices: plan(network, choices, target), lambda layers: needs(network, layers, target))
+    return optimize(serving, target, Aim(goal), memory).choices
 
 
 def table() -> dict[tuple[str, str, str], tuple[float, float]]:

@@ -15,12 +15,12 @@ from nnbuild import cost, fixedpoint, pareto
 from nnbuild.cli import main
 from nnbuild.contract import Kernel, Source
 from nnbuild.emit import EmitOptions, emit
-from nnbuild.memory import Plan, plan
+from nnbuild.memory import needs, plan
 from nnbuild.network import Network
-from nnbuild.optimize import FIRMWARE, MARGIN_PERCENT, Aim, Selection, optimize
+from nnbuild.optimize import FIRMWARE, MARGIN_PERCENT, Aim, Memory, Selection, optimize
 from nnbuild.pareto import Option, front
 from nnbuild.report import curve
-from nnbuild.selection import Candidates, Choice, candidates
+from nnbuild.selection import Candidates, candidates
 from nnbuild.target import TARGETS, Target
 from tests.test_cost import MODELS, example
 
@@ -90,11 +90,12 @@ def test_with_too_many_partial_sums_a_few_bytes_are_given_away(monkeypatch: pyte
 
 
 def chosen(network: Network, aim: Aim, target: Target = M0) -> Selection:
-    def planner(choices: Sequence[Choice]) -> Plan:
-        return plan(network, choices, target)
-
     with fixedpoint.rounding(network.single_rounding):
-        return optimize(candidates(network, target), target, aim, planner)
+        return optimize(candidates(network, target), target, aim, memory_of(network, target))
+
+
+def memory_of(network: Network, target: Target = M0) -> Memory:
+    return Memory(lambda choices: plan(network, choices, target), lambda layers: needs(network, layers, target))
 
 
 def names(selection: Selection) -> list[str]:
@@ -165,7 +166,7 @@ def test_ram_leaves_out_what_needs_more_scratch() -> None:
     layers = [hungry(layer) for layer in candidates(network, M0)]
 
     def taken(ram: int | None) -> tuple[list[str], int]:
-        found = optimize(layers, M0, Aim("speed", ram=ram), lambda choices: plan(network, choices, M0))
+        found = optimize(layers, M0, Aim("speed", ram=ram), memory_of(network))
         return [choice.kernel.name for choice in found.choices], plan(network, found.choices, M0).arena
 
     free, most = taken(None)

@@ -41,6 +41,7 @@ def minimal() -> dict[str, Any]:
             "optimize": "size",
             "curve": [],
             "arena": [buffer],
+            "ram_notes": [],
             "segments": [],
             "layers": [layer],
         },

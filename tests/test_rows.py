@@ -18,8 +18,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from nnbuild import fixedpoint, interpret, rows, streaming
+from nnbuild import cuts, fixedpoint, interpret, rows
 from nnbuild.contract import Case, LayerView
+from nnbuild.cuts import WAYS
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import ConfigError
 from nnbuild.network import Layer, Network, Port, QuantParams, Tensor, View
@@ -32,7 +33,6 @@ from nnbuild.ops.spatial import Window
 from nnbuild.optimize import Aim
 from nnbuild.placement import Placement
 from nnbuild.rows import Run, Way
-from nnbuild.streaming import WAYS
 from nnbuild.target import TARGETS
 
 from . import cmsis_library, host, programs, qemu, row_networks
@@ -60,7 +60,7 @@ def run_here(folder: Path, cases: Sequence[Case], mutate: tuple[str, str] = ("",
 def only(way: Way) -> Iterator[None]:
     """Segments go this way and no other."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streaming, "WAYS", (way,))
+        patch.setattr(cuts, "WAYS", (way,))
         yield
 
 

@@ -12,7 +12,7 @@ import argparse
 import sys
 from typing import Any
 
-from nnbuild.commands import stream_arguments
+from nnbuild.commands import rows_arguments, stream_arguments
 from nnbuild.latency import MUL_CYCLES
 from nnbuild.option_values import GOALS
 from nnbuild.target import TARGETS
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cmsis-nn", metavar="DIR", help="the firmware's CMSIS-NN: a checkout or an unpacked pack")
     parser.add_argument("--backend", choices=("auto", "direct", "cmsis_nn"), default="auto", help="whose kernels")
     parser.add_argument("--optimize", choices=GOALS, default="balanced", help="as in a build")
+    rows_arguments.add(parser)
     parser.add_argument("--no-advice", action="store_true", help="do not look for changes that would fit")
     parser.add_argument("--json", action="store_true", help="print the answers as a JSON list")
 
@@ -78,6 +79,9 @@ def run(arguments: argparse.Namespace) -> int:
                     cmsis_nn=arguments.cmsis_nn,
                     backend=arguments.backend,
                     optimize=arguments.optimize,
+                    io=arguments.io,
+                    stream_rows=arguments.stream_rows,
+                    push_rows=arguments.push_rows,
                     advise=not arguments.no_advice,
                 )
             )

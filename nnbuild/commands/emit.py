@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnbuild.commands import network_arguments
+from nnbuild.commands import network_arguments, rows_arguments
 
 if TYPE_CHECKING:
     from nnbuild.emit import EmitOptions
@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What the C is generated for, all of it with a default: also for `nnbuild export`."""
     network_arguments.add_target(parser)
     network_arguments.add_aim(parser)
-    network_arguments.add_rows(parser)
+    rows_arguments.add(parser)
     parser.add_argument("--selftest", type=int, default=0, metavar="N", help="samples in <name>_selftest.c")
     parser.add_argument(
         "--arena", choices=["static", "caller", "shared"], default="static", help="who owns the working memory"
@@ -35,9 +35,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arena-section", default="", metavar="SECTION", help="of the model's own arena")
     parser.add_argument(
         "--arena-align", type=int, default=4, metavar="BYTES", help="multiple of the arena's address and size"
-    )
-    parser.add_argument(
-        "--io", choices=["caller", "arena"], default="caller", help="who owns the memory of inputs and outputs"
     )
     parser.add_argument("--section", default="", help="of weights and tables")
     parser.add_argument("--raw-input", choices=["u8", "i16"], help="generate <name>_set_input_u8 / _i16")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nnbuild import cmsis_nn, streaming
+from nnbuild import cmsis_nn, streaming, wall
 from nnbuild.errors import ConfigError
 from nnbuild.latency import MAX_WAIT_STATES, MUL_CYCLES, parse_latency
 from nnbuild.network import Network
@@ -17,7 +17,7 @@ from nnbuild.optimize import Aim
 from nnbuild.option_values import GOALS, parse_size
 from nnbuild.rows import Segment
 from nnbuild.selection import BACKENDS
-from nnbuild.streaming import AUTO, Made, Setup
+from nnbuild.streaming import Made, Setup
 from nnbuild.target import TARGETS, Target, named, of_compiler
 
 T = TypeVar("T")
@@ -75,17 +75,6 @@ def add_aim(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mul-cycles", type=int, default=1, choices=MUL_CYCLES, help="of a multiplication on M0, M0+")
 
 
-def add_rows(parser: argparse.ArgumentParser) -> None:
-    """What is computed row by row."""
-    parser.add_argument(
-        "--stream-rows",
-        default=AUTO,
-        metavar="LAYERS",
-        help="layers that are computed row by row: auto (as few as --ram asks for), never, or such as l00-l08,l09-l12",
-    )
-    parser.add_argument("--push-rows", action="store_true", help="the caller pushes the input row by row")
-
-
 def aim(arguments: argparse.Namespace) -> Aim:
     """What `add_aim` asks for."""
     limit = _parsed(parse_latency, arguments.latency, "--latency")
@@ -97,10 +86,13 @@ def aim(arguments: argparse.Namespace) -> Aim:
     return Aim(arguments.optimize, flash, ram, cycles, waits, arguments.mul_cycles)
 
 
-def made(arguments: argparse.Namespace, network: Network, target: Target) -> Made:
-    """A (shrunk) network as it is generated, with its kernels and its memory."""
+def made(arguments: argparse.Namespace, network: Network, target: Target) -> tuple[Made, list[str]]:
+    """A (shrunk) network as it is generated, with its kernels and its memory; what is to be said of its RAM."""
     setup = Setup(target, aim(arguments), pins(arguments), arguments.backend)
-    return streaming.made(network, replace(setup, rows=arguments.stream_rows, pushed=arguments.push_rows))
+    rows = {"rows": arguments.stream_rows, "pushed": arguments.push_rows, "io": arguments.io == "arena"}
+    setup = replace(setup, **rows)
+    found = streaming.made(network, setup)
+    return found, wall.lines(network, setup, found)
 
 
 def _parsed(parse: Callable[[Any], T], text: str | None, where: str) -> T | None:

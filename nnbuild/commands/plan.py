@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnbuild.commands import network_arguments
+from nnbuild.commands import network_arguments, rows_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network_arguments.add_model(parser)
     network_arguments.add_target(parser)
     network_arguments.add_aim(parser)
-    network_arguments.add_rows(parser)
+    rows_arguments.add(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nnbuild.shrink import shrink
 
     target = network_arguments.target(arguments)
-    found = network_arguments.made(arguments, shrink(network_arguments.network(arguments)), target)
+    found, said = network_arguments.made(arguments, shrink(network_arguments.network(arguments)), target)
     network, planned = found.network, found.planned
     proof = "which is proved to be the least" if planned.optimal else f"and no plan needs less than {planned.bound:,}"
     print(f"arena {planned.arena:,} bytes, {proof}")
@@ -39,6 +39,6 @@ def run(arguments: argparse.Namespace) -> int:
     for row in arena_map(network, found.selection.choices, planned, target):
         if row["offset"] is not None and row["first"] <= planned.peak <= row["last"]:
             print(f"at the peak: {row['kind']} {row['name']}, {row['bytes']:,} bytes at {row['offset']}")
-    for line in network_arguments.segments(network):
+    for line in [*network_arguments.segments(network), *said]:
         print(line)
     return 0

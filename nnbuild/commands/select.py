@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from nnbuild.commands import network_arguments
+from nnbuild.commands import network_arguments, rows_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network_arguments.add_model(parser)
     network_arguments.add_target(parser)
     network_arguments.add_aim(parser)
-    network_arguments.add_rows(parser)
+    rows_arguments.add(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     lowered = network_arguments.network(arguments)
     whole = shrink(lowered)
-    found = network_arguments.made(arguments, whole, network_arguments.target(arguments))
+    found, said = network_arguments.made(arguments, whole, network_arguments.target(arguments))
     network, selection = found.network, found.selection
     print(f"{'layer':28} {'output':>14} {'MACs':>10}  kernel")
     for choice in selection.choices:
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{choice.layer.name:28} {shape:>14} {macs:>10,}  {choice.kernel.name:10} {reasons}".rstrip())
     for index, (flash, cycles) in enumerate(selection.curve):
         print(f"{'->' if index == selection.chosen else '  '} {flash:>10,} bytes of flash {cycles:>14,} cycles")
-    for line in network_arguments.segments(network):
+    for line in [*network_arguments.segments(network), *said]:
         print(line)
     removed = Removed.between(lowered, whole)
     if any(dataclasses.astuple(removed)):

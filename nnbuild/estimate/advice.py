@@ -10,7 +10,7 @@ and weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -72,7 +72,8 @@ class _Search:
     def __init__(self, model: onnx.ModelProto, setup: Setup, now: Figures) -> None:
         self.model = model
         self.graph = Graph(model)
-        self.setup = setup
+        # Of what does not fit nothing else is asked for.
+        self.setup = replace(setup, nearest=False)
         self.now = now
         self.budgets: Sequence[Fits] = ()
         self.judged: dict[str, tuple[Figures, Edit] | None] = {}

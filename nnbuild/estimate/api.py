@@ -48,6 +48,9 @@ def check(
     cmsis_nn: str | os.PathLike[str] | None,
     backend: str,
     optimize: str,
+    io: str,
+    stream_rows: str,
+    push_rows: bool,
     advise: bool,
 ) -> Check:
     """See `nnbuild.check`."""
@@ -57,6 +60,7 @@ def check(
         ("input_layout", input_layout, ("", "NHWC")),
         ("mul_cycles", mul_cycles, MUL_CYCLES),
         ("optimize", optimize, GOALS),
+        ("io", io, ("caller", "arena")),
     ):
         if value not in allowed:
             raise ConfigError(f"must be one of {', '.join(repr(each) for each in allowed)}, not {value!r}", name)
@@ -70,6 +74,7 @@ def check(
     wide = _wide(int16)
     named_values = tuple(name for name in wide if name != AUTO)
     setup = Setup(target, timing, backend, input_layout, fully_connected == "per_tensor", named_values, aim)
+    setup = replace(setup, io=io == "arena", rows=stream_rows, pushed=push_rows)
     shapes = {name: tuple(shape) for name, shape in (input_shape or {}).items()}
     return judge(Path(path), setup, limits, shapes, advise, states, stream_options(*stream), AUTO in wide)
 

@@ -5,15 +5,16 @@ Weights are what `emit` would write, the arena is that of the planner. Code and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from nnbuild import cost, fixedpoint
+from nnbuild import cost, streaming, wall
 from nnbuild.cost import Timing
-from nnbuild.memory import plan
 from nnbuild.network import Network
 from nnbuild.ops import BY_NAME
-from nnbuild.optimize import Aim, in_order, optimize
-from nnbuild.selection import candidates
+from nnbuild.optimize import Aim
+from nnbuild.streaming import AUTO, made
 from nnbuild.target import Target
 
 MARGIN_PERCENT = 10
@@ -22,7 +23,10 @@ MARGIN_PERCENT = 10
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a model is judged for: the core, its timing, whose kernels and what for, how a build would quantize it."""
+    """What a model is judged for: the core, its timing, whose kernels and what for, how a build would quantize it.
+
+    The last four are as in `streaming.Setup`.
+    """
 
     target: Target
     timing: Timing
@@ -31,6 +35,10 @@ class Setup:
     per_tensor: bool = False
     int16: tuple[str, ...] = ()
     aim: Aim = field(default_factory=Aim)
+    io: bool = False
+    rows: str = AUTO
+    pushed: bool = False
+    nearest: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +68,8 @@ class Figures:
     """A network: bytes of constants, of code, of arena and kept states, cycles and multiplications of one inference.
 
     `library` are the bytes of the functions of CMSIS-NN that it calls, which other models of an image share;
-    `error_percent` is how far off the cycles of a reference network were at most, None where nothing was measured.
+    `error_percent` is how far off the cycles of a reference network were at most, None where nothing was measured;
+    `notes` say what goes row by row, and what a limit on RAM costs.
     """
 
     weights: int
@@ -71,6 +80,7 @@ class Figures:
     macs: int
     error_percent: float | None
     layers: tuple[LayerFigures, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def flash(self) -> int:
@@ -93,12 +103,10 @@ class Figures:
 def figures(network: Network, setup: Setup) -> Figures:
     """What `network`, whose constants may be placeholders, takes. KernelError where no kernel serves a layer."""
     target = setup.target
-    with fixedpoint.rounding(network.single_rounding):
-        serving = candidates(network, target, {}, setup.backend)
-        selection = optimize(serving, target, setup.aim, lambda choices: plan(network, choices, target))
-        planned = plan(network, selection.choices, target)
-        selection = in_order(network, selection, planned, target)
-    choices, sources = selection.choices, selection.sources
+    ways: dict[str, Any] = {"io": setup.io, "rows": setup.rows, "pushed": setup.pushed, "nearest": setup.nearest}
+    options = streaming.Setup(target, setup.aim, backend=setup.backend, **ways)
+    found = made(network, options)
+    planned, choices, sources = found.planned, found.selection.choices, found.selection.sources
     seen: set[str] = set()
     layers = []
     for choice, source, live, assembly in zip(
@@ -117,18 +125,25 @@ def figures(network: Network, setup: Setup) -> Figures:
                 code=assembly + (0 if key in seen else own.code_bytes),
                 live=live,
                 cycles=own.cycles,
-                macs=BY_NAME[choice.layer.op].macs(choice.view),
+                macs=BY_NAME[choice.layer.op].macs(choice.view) * choice.layer.times,
             )
         )
         seen.add(key)
     whole = cost.network_cost(choices, target, setup.timing, sources)
+    calls = cost.weigh(cost.all_rows_work(found.network, target, setup.timing.core), setup.timing)
     return Figures(
         weights=sum(layer.weights for layer in layers),
-        code=whole.code_bytes,
+        code=whole.code_bytes + calls.code_bytes,
         library=sum(cost.library_bytes(choices, target).values()),
         ram=planned.arena + planned.state_bytes,
-        cycles=whole.cycles,
+        cycles=whole.cycles + calls.cycles,
         macs=sum(layer.macs for layer in layers),
         error_percent=cost.error_percent(setup.timing.core, choices),
         layers=tuple(layers),
+        notes=(*_rows(found.network), *(wall.price(found) if setup.aim.ram is not None else ())),
     )
+
+
+def _rows(network: Network) -> Iterator[str]:
+    for own in network.segments:
+        yield f"{network.layers[own.first].name} to {network.layers[own.last].name} go row by row"

@@ -171,7 +171,7 @@ def judge(
     found = figures(network, setup)
     notes = [f"external data '{name}' is missing; shapes suffice here, a build needs it" for name in outline.missing]
     notes += [_SEARCHED] if searched else []
-    notes += _timing_notes(setup, limits)
+    notes += [*_timing_notes(setup, limits), *found.notes]
     check = Check(path.name, setup, limits, found, budgets(found, limits, setup), (), tuple(notes), advise)
     return check if check.fits or check.hopeless or not advise else _advised(check, outline.model)
 

@@ -110,6 +110,7 @@ _OF_MODEL: dict[str, Callable[[ModelUsage], Any]] = {
     "curve": lambda model: model.report.facts["curve"],
     "accuracy": accuracy.in_document,
     "arena": lambda model: model.report.facts["arena_map"],
+    "ram_notes": lambda model: model.report.facts.get("ram", []),
     "segments": lambda model: model.report.facts.get("segments", []),
     "layers": _layers,
 }

@@ -166,6 +166,7 @@ def _image_flash(document: Mapping[str, Any], value: int) -> Iterator[str]:
 
 def _arena(model: Model) -> Iterator[str]:
     """Where the arena is fullest, and the options that leave something out of it."""
+    yield from model.get("ram_notes", [])
     placed = [row for row in model["arena"] if row["offset"] is not None]
     layers = model["layers"]
     if not placed or not layers:

@@ -151,6 +151,8 @@ KEYS = (
     Key("models[].arena[].last", "integer", "layer to which they are needed"),
     Key("models[].arena[].over", "list", "inputs that its layer reads while it writes over them"),
     Key("models[].arena[].over[]", "string", "their names"),
+    Key("models[].ram_notes", "list", "what its limit on RAM costs; or by how much it is missed, the wall, what helps"),
+    Key("models[].ram_notes[]", "string", ""),
     Key("models[].segments", "list", "layers that are computed row by row"),
     Key("models[].segments[].first", "integer", "the first layer"),
     Key("models[].segments[].last", "integer", "the last layer"),
