@@ -83,13 +83,16 @@ def scratch(view: LayerView, target: Target) -> int:
 
 
 def over(view: LayerView, target: Target) -> dict[int, Overlap]:
-    """By columns, which are rows then: whole pixels, of which those in front of a window are done with."""
+    """By columns, which are rows then: whole pixels, of which those in front of a window are done with.
+
+    Where inputs and outputs differ in size, a channel of the one lies on others of the other.
+    """
     place: Window = view.params.window
-    if not by_columns(place):
-        return {0: overlap.by_channels(place)}
-    if _lies(place) or not by_columns(turned(place)):
+    if not _in_columns(view):
+        return {0: overlap.by_channels(place, view.sizes)}
+    if _lies(place) or not by_columns(turned(place)) or view.sizes[0] != view.sizes[1]:
         return {}
-    own = overlap.by_pixels_of_channels(place)
+    own = overlap.by_pixels_of_channels(place, view.sizes[0])
     return {0: own if place.stride == (1, 1) else overlap.upwards(own, view.inputs[0].bytes)}
 
 
@@ -109,6 +112,8 @@ def wide(view: LayerView, target: Target) -> Source:
     from nnbuild.ops import wide_depthwise_conv2d
 
     source = wide_depthwise_conv2d.render(view, target)
+    if _in_columns(view):
+        source = _for_columns(view, source)
     form = source.values["form"]
     return _assembled(source, view, {"line": None, "upper": form, "limits": limits(form)})
 
