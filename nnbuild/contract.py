@@ -137,6 +137,11 @@ class LayerView:
         return self.order is Order.BACKWARDS
 
     @property
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of an element of the first input, and of the output."""
+        return self.inputs[0].element_bytes, self.output.element_bytes
+
+    @property
     def params(self) -> Any:
         """The layer's parameters, of the dataclass that its operator declares."""
         return self.layer.params

@@ -82,7 +82,8 @@ class Forced:
         distance = self.distance(own, choice.view)
         if distance is None:
             return None
-        return start + distance if self.above else start - distance
+        element = choice.view.output.element_bytes
+        return -(-(start + distance) // element) * element if self.above else (start - distance) // element * element
 
     def distance(self, own: Overlap, view: LayerView) -> int | None:
         """How far the output is from the input; None where they would share no byte."""

@@ -24,8 +24,8 @@ from .overlaps import Forced, Pinned
 from .test_kernels_cores import roomy
 
 CASES = [case for operator in ALL for case in operator.cases()]
-PORTABLE = {"direct", "horner", "gather"}
-ASSEMBLY = {"assembly", "packed", "smlad", "mla", "mve"}
+PORTABLE = {"direct", "horner", "gather", "pairs"}
+ASSEMBLY = {"assembly", "packed", "smlad", "mla", "mve", "dual"}
 HERE: dict[str, tuple[Target, Container[str]]] = {
     "generic": (TARGETS["generic"], PORTABLE),
     **{
@@ -61,21 +61,26 @@ def test_c_at_the_least_distance(target: str, above: bool, tmp_path: Path) -> No
     assert sum(map(bool, forced.made)) >= (4 if (target, above) in FEW else 20)
 
 
+NEARER = ("conv2d", "depthwise", "max_pool", "average_pool", "wide_", "rescale")
+
+
 @pytest.mark.parametrize(("target", "above"), DIRECTIONS)
 def test_nearer_than_declared_bytes_differ(target: str, above: bool, tmp_path: Path) -> None:
     """With each kernel of ours, and each direction that it has."""
     nearer = 8
     machine, kernels = HERE[target]
     cases = overlaps.pinned(CASES, machine, Forced(above, aligned=False), kernels)
-    cases = [each for each in cases if each[0].name.startswith(("conv2d", "depthwise", "max_pool", "average_pool"))]
+    cases = [each for each in cases if each[0].name.startswith(NEARER)]
     wrong = differing(tmp_path, cases, machine, Forced(above, nearer, aligned=False))
     assert {_kernel(cases[number]) for number in wrong} == {_kernel(each) for each in cases}
 
 
+BOTH = [("conv2d", "horner"), ("conv2d", "direct"), ("depthwise_conv2d", "direct")]
+ON_M0 = [("conv2d", "assembly"), ("conv2d", "packed"), ("depthwise_conv2d", "assembly")]
 IGNORED = {
-    "generic": ({("conv2d", "horner"), ("conv2d", "direct"), ("depthwise_conv2d", "direct")}, True),
-    "cortex-m0": ({("conv2d", "assembly"), ("conv2d", "packed"), ("depthwise_conv2d", "assembly")}, True),
-    "cortex-m4": ({("depthwise_conv2d", "smlad")}, True),
+    "generic": ({*BOTH, *((f"wide_{op}", kernel) for op, kernel in BOTH)}, True),
+    "cortex-m0": ({*ON_M0, *((f"wide_{op}", kernel) for op, kernel in ON_M0)}, True),
+    "cortex-m4": ({("depthwise_conv2d", "smlad"), ("wide_depthwise_conv2d", "smlad")}, True),
 }
 """Kernels whose C has another order for outputs above their inputs."""
 
@@ -97,7 +102,10 @@ def test_c_that_does_not_heed_the_order_is_noticed(
     [
         ("m0", False, ("depthwise_conv2d", "assembly")),
         ("m0", True, ("depthwise_conv2d", "assembly")),
+        ("m0", False, ("wide_depthwise_conv2d", "assembly")),
+        ("m0", True, ("wide_depthwise_conv2d", "assembly")),
         ("m4", False, ("conv2d", "smlad")),
+        ("m4", False, ("wide_conv2d", "smlad")),
     ],
 )
 def test_assembly_that_does_not_heed_the_order_is_noticed(

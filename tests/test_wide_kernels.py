@@ -15,7 +15,7 @@ from nnbuild.kernels import smlad, smlad_depthwise, wide_requantize
 from nnbuild.network import QuantParams
 from nnbuild.ops import BY_NAME, channels, singles
 
-from . import programs, qemu
+from . import overlaps, programs, qemu
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
 
@@ -119,7 +119,9 @@ def test_mutants_of_the_assembly_are_caught(core: str, operator: str, old: str, 
     qemu.need()
     machine = qemu.CORES[core]
     cases = list(BY_NAME[operator].cases())[:40]
-    sources = programs.write(tmp_path, cases, machine.target, backend="direct")
+    # Depthwise of 16 to 8 bits takes columns only where its output lies apart.
+    with overlaps.planned(overlaps.apart()):
+        sources = programs.write(tmp_path, cases, machine.target, backend="direct")
     found = 0
     for source in sources:
         text = source.read_text()

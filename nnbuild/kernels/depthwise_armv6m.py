@@ -12,7 +12,8 @@ Where the output lies over the input, the same function takes the map turned, on
 into a row above (or below, where it goes from the end) nobody reads any more. Of each channel, that is, for channels
 come one after the other; so the distance is one of whole pixels.
 
-int16 inputs (`wide_depthwise_conv2d`) take the same code with halfwords, and another requantization.
+int16 inputs (`wide_depthwise_conv2d`) take the same code with halfwords, and another requantization. Where the output
+lies over an input of another size, windows are computed one by one.
 
 All other windows without dilation are computed one by one, all channels of each, where C finds or gathers them.
 """
@@ -65,9 +66,13 @@ def by_columns(place: Window) -> bool:
 
 
 def _in_columns(view: LayerView) -> bool:
-    """Whether a layer takes the first form; one of 16 bits that lies keeps its weights as they are, and does not."""
+    """Whether a layer takes the first form; one of 16 bits that lies keeps its weights as they are, and does not.
+
+    Nor one whose output lies over its input and has another size: a channel of the one lies on others of the other.
+    """
     place, wide = view.params.window, view.inputs[0].quant.wide or view.output.quant.wide
-    return by_columns(place) and not (wide and _lies(place))
+    over_others = view.order is not Order.ANY and view.sizes[0] != view.sizes[1]
+    return by_columns(place) and not over_others and not (wide and _lies(place))
 
 
 def _lies(place: Window) -> bool:
@@ -85,11 +90,11 @@ def scratch(view: LayerView, target: Target) -> int:
 def over(view: LayerView, target: Target) -> dict[int, Overlap]:
     """By columns, which are rows then: whole pixels, of which those in front of a window are done with."""
     place: Window = view.params.window
-    if not by_columns(place):
-        return {0: overlap.by_channels(place)}
+    if not _in_columns(view) or view.sizes[0] != view.sizes[1]:
+        return {0: overlap.by_channels(place, view.sizes)}
     if _lies(place) or not by_columns(turned(place)):
         return {}
-    own = overlap.by_pixels_of_channels(place)
+    own = overlap.by_pixels_of_channels(place, view.sizes[0])
     return {0: own if place.stride == (1, 1) else overlap.upwards(own, view.inputs[0].bytes)}
 
 
@@ -109,6 +114,8 @@ def wide(view: LayerView, target: Target) -> Source:
     from nnbuild.ops import wide_depthwise_conv2d
 
     source = wide_depthwise_conv2d.render(view, target)
+    if _in_columns(view):
+        source = _for_columns(view, source)
     form = source.values["form"]
     return _assembled(source, view, {"line": None, "upper": form, "limits": limits(form)})
 

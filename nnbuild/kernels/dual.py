@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnbuild.contract import LayerView, Source
+from nnbuild import overlap
+from nnbuild.contract import LayerView, Overlap, Source
 from nnbuild.network import Array
 from nnbuild.placeholder import is_placeholder, placeholder
 from nnbuild.target import Target
@@ -35,7 +36,7 @@ def values(view: LayerView) -> dict[str, Any]:
 
     place = view.params.window
     types = {"source": f"{view.inputs[0].dtype}_t", "result": f"{view.output.dtype}_t"}
-    return {"p": view.params, "w": place, "gathers": gathers(place), **types}
+    return {"p": view.params, "w": place, "gathers": gathers(place), "backwards": view.backwards, **types}
 
 
 def supports_conv2d(view: LayerView, target: Target) -> str | None:
@@ -90,6 +91,14 @@ def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
     return {**place_trips(place, gathered(place)), **loops, "output": view.output.size}
 
 
+def over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Two pixels at a time, upwards, whose windows are read as long as their outputs are written."""
+    place = view.params.window
+    pixels = [np.arange(place.pixels)]
+    below = overlap.by_pairs(place, view.params.channels, pixels, whole=False, sizes=view.sizes)
+    return {0: Overlap(below, view.inputs[0].bytes)}
+
+
 def conv2d_scratch(view: LayerView, target: Target) -> int:
     """Two patches."""
     from nnbuild.ops import wide_conv2d
@@ -115,6 +124,12 @@ def depthwise(view: LayerView, target: Target) -> Source:
     own = channels.upper_constants(view.params, flat.T, view.constants)
     shown = {**values(view), "spans": _spans(view.params.window)}
     return Source("dual_depthwise_conv2d.c.j2", shown, {"weights": flat.astype(np.int16), **own})
+
+
+def depthwise_over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Pixel by pixel, and two channels at a time, upwards."""
+    own = overlap.by_channels(view.params.window, view.sizes)
+    return {0: overlap.upwards(own, view.inputs[0].bytes)}
 
 
 def depthwise_scratch(view: LayerView, target: Target) -> int:

@@ -288,6 +288,7 @@ def _packed(
         "own": own,
         "pieces": pieces,
         "raised": raised,
+        "result": output["result"],
     }
     values |= {"length": passes * unrolled, "outputs": outputs}
     return Source(template, values, {"weights": words(weights, own, raised), **constants}, assembly=(dot,))

@@ -289,7 +289,10 @@ def over(view: LayerView, target: Target) -> dict[int, Overlap]:
     """Two pixels at a time, upwards; windows at borders come before those of their rows. In C it is pixel by pixel."""
     place, outputs = view.params.window, view.params.channels
     rows = _sequences(replace(view, order=Order.FORWARDS))
-    below = max(overlap.by_pairs(place, outputs, rows, whole=True), overlap.by_pixels(place, outputs).below)
+    below = max(
+        overlap.by_pairs(place, outputs, rows, whole=True, sizes=view.sizes),
+        overlap.by_pixels(place, outputs, view.sizes).below,
+    )
     return {0: Overlap(below, view.inputs[0].bytes)}
 
 

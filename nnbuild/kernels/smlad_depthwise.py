@@ -106,13 +106,14 @@ def over(view: LayerView, target: Target) -> dict[int, Overlap]:
     """Line by line, or two lines at a time, in either direction, and four channels of them after the other.
 
     Of these all inputs are read before an output is written: at a distance of whole pixels no four harms another. Where
-    the last channels overlap the ones before, a line is read until it is written. In C it is pixel by pixel.
+    the last channels overlap the ones before, or outputs have another size than inputs, a line is read until it is
+    written. In C it is pixel by pixel.
     """
-    place = lying(view)
-    used = _lines(place, target, 1)
-    reads, writes = overlap.by_lines(place, used.count, 1 if used.beside else 2)
-    fours = place.input[2] % 4 == 0
-    by_pixel = overlap.by_pixels_of_channels(place) if fours else overlap.by_channels(place)
+    place, sizes = lying(view), view.sizes
+    used = _lines(place, target, sizes[0])
+    reads, writes = overlap.by_lines(place, used.count, 1 if used.beside else 2, sizes)
+    fours = place.input[2] % 4 == 0 and sizes[0] == sizes[1]
+    by_pixel = overlap.by_pixels_of_channels(place, sizes[0]) if fours else overlap.by_channels(place, sizes)
     below, turned = overlap.below(reads, writes, fours), overlap.above(reads[::-1], writes[::-1], fours)
     return {0: Overlap(max(below, by_pixel.below), max(turned, by_pixel.above), by_pixel.step)}
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint, layout
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild import fixedpoint, layout, overlap
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, Source
 from nnbuild.intervals import monotone
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
@@ -67,6 +67,11 @@ def render(view: LayerView, target: Target) -> Source:
     return Source("rescale.c.j2", {"p": view.params, "result": f"{view.output.dtype}_t"})
 
 
+def over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Element by element, upwards."""
+    return {0: overlap.by_elements(np.arange(view.params.size), view.inputs[0].bytes, view.sizes)}
+
+
 def cases() -> Iterable[Case]:
     """Narrower, wider, the same width; a scale that saturates, and one that leaves nothing."""
     from nnbuild.ops import singles
@@ -91,6 +96,6 @@ OPERATOR = Operator(
     reference=reference,
     bounds=monotone(reference),
     inplace=lambda view: (0,),
-    kernels=(Kernel("direct", render),),
+    kernels=(Kernel("direct", render, overlap=over),),
     cases=cases,
 )

@@ -90,7 +90,7 @@ def _offsets(view: LayerView) -> Array:
 
 def over(view: LayerView, target: Target) -> dict[int, Overlap]:
     """Element by element; a part of the input in its own order is copied within it."""
-    return {0: overlap.by_elements(_offsets(view), view.inputs[0].bytes, view.output.element_bytes)}
+    return {0: overlap.by_elements(_offsets(view), view.inputs[0].bytes, view.sizes)}
 
 
 def slides(view: LayerView, times: Sequence[Time | None]) -> Sliding | str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild import fixedpoint, layout, overlap
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, Source
 from nnbuild.intervals import corners
 from nnbuild.lower import Lowering, Output
 from nnbuild.network import Array, QuantParams
@@ -61,6 +61,16 @@ def render(view: LayerView, target: Target) -> Source:
     return broadcast.source(view, "wide_add.c.j2", result=f"{view.output.dtype}_t")
 
 
+def over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Element by element, over either operand, as the loops come by it."""
+    return {
+        position: overlap.by_elements(
+            layout.visit(view.params.loops, position), tensor.bytes, (tensor.element_bytes, view.output.element_bytes)
+        )
+        for position, tensor in enumerate(view.inputs)
+    }
+
+
 def cases() -> Iterable[Case]:
     """Every mix of types, equal shapes, broadcast values and constants, saturation."""
     from nnbuild.ops import singles
@@ -91,6 +101,6 @@ OPERATOR = Operator(
     reference=reference,
     bounds=corners(reference),
     inplace=broadcast.inplace,
-    kernels=(Kernel("direct", render, trips=broadcast.trips),),
+    kernels=(Kernel("direct", render, trips=broadcast.trips, overlap=over),),
     cases=cases,
 )

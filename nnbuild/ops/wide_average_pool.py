@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild import fixedpoint, overlap
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, Source
 from nnbuild.intervals import monotone
 from nnbuild.lower import Lowering, Output
 from nnbuild.network import Array, QuantParams
@@ -96,6 +96,12 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
     return {"pixel": place.pixels, "output": view.output.size, **window_trips(place)}
 
 
+def over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Channel by channel of each pixel, upwards."""
+    own = overlap.by_channels(view.params.window, view.sizes)
+    return {0: overlap.upwards(own, view.inputs[0].bytes)}
+
+
 def cases() -> Iterable[Case]:
     """Every mix of types, padding that counts and that does not, odd sizes, global pools, one axis, sums."""
     from nnbuild.ops import singles
@@ -126,6 +132,6 @@ OPERATOR = Operator(
     params=WideAveragePoolParams,
     reference=reference,
     bounds=monotone(reference),
-    kernels=(Kernel("direct", render, trips=trips),),
+    kernels=(Kernel("direct", render, trips=trips, overlap=over),),
     cases=cases,
 )

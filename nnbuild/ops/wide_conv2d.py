@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild import fixedpoint, overlap
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, Source
 from nnbuild.kernels import dual, horner, horner_armv6m, packed_armv6m, smlad
 from nnbuild.lower import Lowering, Output
 from nnbuild.network import Array, QuantParams
@@ -135,6 +135,11 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
     return {**place_trips(place, gathered(place)), **loops}
 
 
+def over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Pixel by pixel, whatever of a window is copied."""
+    return {0: overlap.by_pixels(view.params.window, view.params.channels, view.sizes)}
+
+
 def cases() -> Iterable[Case]:
     """Every mix of types, odd channels, every kind of padding, groups, dilation, products, clamps, saturation."""
     from nnbuild.ops import singles
@@ -187,6 +192,7 @@ OPERATOR = Operator(
             horner_armv6m.supports_conv2d,
             horner_armv6m.scratch,
             horner_armv6m.conv2d_trips,
+            overlap=over,
         ),
         Kernel(
             "packed",
@@ -194,6 +200,7 @@ OPERATOR = Operator(
             packed_armv6m.supports_wide,
             packed_armv6m.scratch,
             packed_armv6m.conv2d_trips,
+            overlap=over,
         ),
         Kernel(
             "smlad",
@@ -202,10 +209,11 @@ OPERATOR = Operator(
             smlad.scratch,
             smlad.conv2d_trips,
             outruns_library=smlad.outruns_library,
+            overlap=smlad.over,
         ),
-        Kernel("dual", dual.conv2d, dual.supports_conv2d, dual.conv2d_scratch, dual.conv2d_trips),
-        Kernel("horner", horner.wide, horner.supports_conv2d, scratch, horner.conv2d_trips),
-        Kernel("direct", render, scratch=scratch, trips=trips),
+        Kernel("dual", dual.conv2d, dual.supports_conv2d, dual.conv2d_scratch, dual.conv2d_trips, overlap=dual.over),
+        Kernel("horner", horner.wide, horner.supports_conv2d, scratch, horner.conv2d_trips, overlap=over),
+        Kernel("direct", render, scratch=scratch, trips=trips, overlap=over),
     ),
     cases=cases,
 )

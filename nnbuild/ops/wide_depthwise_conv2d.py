@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint
-from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
+from nnbuild import fixedpoint, overlap
+from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, Source
 from nnbuild.kernels import depthwise_armv6m, dual, smlad, smlad_depthwise, wide_requantize
 from nnbuild.lower import Lowering, Output
 from nnbuild.network import Array, QuantParams
@@ -89,6 +89,11 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
     return {**place_trips(place, gathered(place)), **loops}
 
 
+def over(view: LayerView, target: Target) -> dict[int, Overlap]:
+    """Channel by channel of each pixel, whatever of a window is copied."""
+    return {0: overlap.by_channels(view.params.window, view.sizes)}
+
+
 def cases() -> Iterable[Case]:
     """Every mix of types, odd and even channels, every kind of padding, dilation, one axis, clamps, saturation."""
     from nnbuild.ops import singles
@@ -131,6 +136,7 @@ OPERATOR = Operator(
             depthwise_armv6m.supports,
             wide_conv2d.scratch,
             depthwise_armv6m.trips,
+            overlap=depthwise_armv6m.over,
         ),
         Kernel(
             "smlad",
@@ -139,9 +145,17 @@ OPERATOR = Operator(
             smlad_depthwise.scratch,
             smlad_depthwise.trips,
             outruns_library=smlad.outruns_library,
+            overlap=smlad_depthwise.over,
         ),
-        Kernel("pairs", dual.depthwise, dual.supports_depthwise, dual.depthwise_scratch, dual.depthwise_trips),
-        Kernel("direct", render, scratch=wide_conv2d.scratch, trips=trips),
+        Kernel(
+            "pairs",
+            dual.depthwise,
+            dual.supports_depthwise,
+            dual.depthwise_scratch,
+            dual.depthwise_trips,
+            overlap=dual.depthwise_over,
+        ),
+        Kernel("direct", render, scratch=wide_conv2d.scratch, trips=trips, overlap=over),
     ),
     cases=cases,
 )
