@@ -18,10 +18,13 @@ from itertools import combinations, permutations
 
 from nnbuild.contract import Overlap
 from nnbuild.errors import InternalError
-from nnbuild.sweep import Problem, sweep
+from nnbuild.sweep import Problem, counting, sweep
 
 ALIGNMENT = 4
 """Bytes; what any C type of a kernel's scratch needs."""
+
+GRAINS = (ALIGNMENT, 16, 64, 256)
+"""Of offsets in tables (`nnbuild.sweep`): the next one where those of the one before have no room."""
 
 STEPS = 3000
 """Of the search: each places one more buffer."""
@@ -118,26 +121,39 @@ def place(buffers: Sequence[Buffer], steps: int = STEPS) -> Placement:
 
 
 def _swept(buffers: Sequence[Buffer], distances: Distances, found: list[int], bound: int) -> tuple[int, list[int]]:
-    """A higher bound, and a placement that is smaller than `found`, where `nnbuild.sweep` knows them."""
+    """A higher bound, and a placement that is smaller than `found`, where `nnbuild.sweep` knows them.
+
+    Where a table of all offsets would be too large, one of every fourth is tried, and so on: that proves nothing.
+    """
     plain = [index for index, buffer in enumerate(buffers) if not buffer.spans]
     columns = [
         [index for index in plain if buffers[index].first <= layer <= buffers[index].last]
         for layer in _columns(buffers)
     ]
-    sizes, extent = [aligned(buffer.size) for buffer in buffers], _extent(buffers, found)
-    alignments = [buffer.alignment for buffer in buffers]
-    swept = sweep(Problem(sizes, alignments, distances, columns, extent, ALIGNMENT))
-    if swept is None:
-        return extent, found
-    least, wanted = swept
+    sizes = [aligned(buffer.size) for buffer in buffers]
+    for grain in GRAINS:
+        alignments = [math.lcm(buffer.alignment, grain) for buffer in buffers]
+        extent = _extent(buffers, found)
+        problem = Problem(sizes, alignments, distances, columns, extent, ALIGNMENT)
+        swept = sweep(problem)
+        if swept is not None:
+            found = min(found, _completed(buffers, distances, swept[1]), key=lambda one: _extent(buffers, one))
+        if grain == ALIGNMENT:
+            bound = extent if swept is None else max(bound, swept[0])
+        if _extent(buffers, found) == bound or len(counting(problem)) == len(columns):
+            break
+    return bound, found
+
+
+def _completed(buffers: Sequence[Buffer], distances: Distances, wanted: Mapping[int, int]) -> list[int]:
+    """Offsets of all buffers, those that are `wanted` where these do not collide."""
     offsets: dict[int, int] = {}
     for index in sorted(range(len(buffers)), key=lambda index: (index not in wanted, -buffers[index].size)):
         offset = wanted.get(index, 0)
         # Those that met where the table has nothing may collide.
         free = _lowest(buffers, distances, index, offsets, offset) == offset
         offsets[index] = offset if free else _lowest(buffers, distances, index, offsets, 0)
-    other = [offsets[index] for index in range(len(buffers))]
-    return max(bound, least), min(found, other, key=lambda one: _extent(buffers, one))
+    return [offsets[index] for index in range(len(buffers))]
 
 
 def verify(buffers: Sequence[Buffer], offsets: Sequence[int]) -> None:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from nnbuild.contract import Overlap
 
-CELLS = 500_000
+CELLS = 1_000_000
 """Offsets of what lives on at a column, all with all, beyond which it is left out."""
 
 LOCALS = 3
@@ -72,7 +72,7 @@ def sweep(problem: Problem) -> tuple[int, dict[int, int]] | None:
     table: npt.NDArray[Any] = np.zeros((), np.int32)
     known: tuple[int, ...] = ()
     done: list[_Column] = []
-    columns = _counting(problem)
+    columns = counting(problem)
     for index, column in enumerate(columns):
         others = {buffer for number, other in enumerate(columns) if number != index for buffer in other}
         carried = tuple(buffer for buffer in column if buffer in others)
@@ -89,7 +89,7 @@ def sweep(problem: Problem) -> tuple[int, dict[int, int]] | None:
     return (extent, _traced(problem, done)) if extent < problem.extent else None
 
 
-def _counting(problem: Problem) -> list[Sequence[int]]:
+def counting(problem: Problem) -> list[Sequence[int]]:
     """The columns that are small enough."""
     found = []
     for column in problem.columns:
