@@ -10,7 +10,7 @@ from benchmarks.cost_samples import CORES, columns
 from nnbuild import __version__, cost, instruction_timings
 
 # Cycles of one frame on a Cortex-M0 at -O2 without wait states, counted by `scons -C example_firmware run`.
-COUNTED = {"touch": 4_652, "touch_cnn": 257_854}
+COUNTED = {"touch": 4_653, "touch_cnn": 256_371}
 
 HEADER = (
     "| network | kernels | core | instructions | cycles | accesses to flash | error | not in the fit "
