@@ -178,8 +178,8 @@ def _run(own: Mapping[str, Any]) -> rows.Run:
 
 def _wanted(job: Job, only: Sequence[str]) -> bool:
     """Whether a job has one of these operators; "rows" are the segments of the reference networks."""
-    if cost.ROWS in only:
-        return job.rows != "never"
+    if job.rows != "never":
+        return cost.ROWS in only
     return any(choice.layer.op in only for choice in job.choices)
 
 
