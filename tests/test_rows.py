@@ -32,7 +32,7 @@ from nnbuild.ops.max_pool import MaxPoolParams
 from nnbuild.ops.spatial import Window
 from nnbuild.optimize import Aim
 from nnbuild.placement import Placement
-from nnbuild.rows import Run, Way
+from nnbuild.rows import Run, Segment, Step, Way
 from nnbuild.target import TARGETS
 
 from . import cmsis_library, host, programs, qemu, row_networks
@@ -359,3 +359,35 @@ def test_networks_with_parts_stream_what_is_whole(tmp_path: Path) -> None:
     found, segments = arena(network, 1)
     assert found <= arena(network, stream_rows="never")[0]
     assert all(own["last"] < 3 for own in segments)
+
+
+def least_lead(own: Segment, result: int) -> int:
+    """How far below a whole source the result of `result` bytes may begin: every row that is read, and every write."""
+    last = own.steps[-1]
+    events: list[tuple[Step, int, int]] = []
+    for now in range(own.length):
+        for step in own.steps:
+            call, rest = divmod(now - step.due.first, step.due.every)
+            if rest == 0 and 0 <= call < step.due.count:
+                tops = [max(0, call * read.stride - read.pad) for read in step.reads if read.offset is None]
+                events.append((step, call, min(tops, default=own.height)))
+    lead, unread = 0, own.height
+    for step, call, top in reversed(events):
+        unread = min(unread, top)
+        end = result if step.keeps else (call + 1) * (result // step.due.count)
+        if step is last and unread < own.height:
+            lead = max(lead, end - unread * own.row_bytes)
+    return lead
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_a_result_stays_below_the_rows_that_are_still_to_be_read(way: Way) -> None:
+    exact = 0
+    for case in fixed_cases(8, way):
+        found = rows.segment(case.network, row_networks.run_of(case.network, way))
+        assert found is not None
+        own, _ = found
+        least = least_lead(own, case.network.tensors[own.result].bytes)
+        assert own.lead >= least
+        exact += own.lead == least > 0
+    assert exact > 0
