@@ -182,11 +182,13 @@ def _traced(problem: Problem, done: Sequence[_Column]) -> dict[int, int]:
         )
         free = [index for index in column.carried if index not in found]
         rest = column.least[fixed]
-        for index, position in zip(free, np.unravel_index(int(rest.argmin()), rest.shape), strict=True):
+        # Of the best, that of inputs as high as can be: what is written below them is written forwards.
+        best = rest.size - 1 - int(rest[(slice(None, None, -1),) * rest.ndim].argmin())
+        for index, position in zip(free, np.unravel_index(best, rest.shape), strict=True):
             found[index] = int(places[index][position])
         held = {index: np.array(found[index], np.int32) for index in column.carried}
         if column.local:
             orders = [_stacked(problem, held, order, ()) for order in permutations(column.local)]
-            best = min(orders, key=lambda one: int(one[1]))[0]
-            found |= {index: int(best[index]) for index in column.local}
+            lowest = min(orders, key=lambda one: int(one[1]))[0]
+            found |= {index: int(lowest[index]) for index in column.local}
     return found
