@@ -250,6 +250,7 @@ class _Memory:
     def buffers(self, network: Network, lives: Lives, over: Over) -> list[Buffer]:
         """The storages as what is to be placed."""
         found = []
+        given = {network.home(port.tensor) for port in network.inputs}
         for root, spans in self.storages.items():
             words = _words(spans)
             first, last = min(span.first for span in words), max(span.last for span in words)
@@ -257,7 +258,9 @@ class _Memory:
             size = max(span.end for span in spans)
             own = () if words == (Span(0, aligned(size), first, last),) else words
             beginning = next((name for name in tensors if name in over and lives[name][0] == first), root)
-            below = {} if own or not self._fills(network, beginning) else over.get(beginning, {})
+            # What begins as an input of the model is there before an output of the first layer, and lies over nothing.
+            plain = not own and given.isdisjoint(tensors) and self._fills(network, beginning)
+            below = over.get(beginning, {}) if plain else {}
             free = {
                 name: how
                 for name, how in below.items()

@@ -12,7 +12,7 @@ from nnbuild.elision import elide
 from nnbuild.importer import import_model
 from nnbuild.lower import lower
 from nnbuild.network import Network, QuantParams
-from nnbuild.ops import ALL, singles
+from nnbuild.ops import ALL, BY_NAME, singles
 from nnbuild.selection import select
 from nnbuild.shrink import shrink
 from nnbuild.target import TARGETS
@@ -109,3 +109,12 @@ def test_plans_of_the_reference_networks_are_proved_to_be_the_best(reference_dir
         choices = select(network, TARGETS[cpu])
         for io in (False, True):
             assert memory.plan(network, choices, TARGETS[cpu], io).optimal
+
+
+def test_inputs_of_the_first_layer_lie_apart_though_its_output_may_lie_over_both() -> None:
+    """int16: the output takes the place of one, and may lie over the other; the inputs were laid over each other."""
+    case = next(case for case in BY_NAME["wide_add"].cases() if case.name == "wide_add_16_16_16")
+    target = TARGETS["generic"]
+    found = memory.plan(case.network, select(case.network, target), target, True)
+    one, other = (found.offsets[port.tensor] for port in case.network.inputs)
+    assert abs(one - other) >= 120
