@@ -250,17 +250,14 @@ class _Memory:
     def buffers(self, network: Network, lives: Lives, over: Over) -> list[Buffer]:
         """The storages as what is to be placed."""
         found = []
-        given = {network.home(port.tensor) for port in network.inputs}
         for root, spans in self.storages.items():
             words = _words(spans)
             first, last = min(span.first for span in words), max(span.last for span in words)
             tensors = (root, *(name for name, (home, _) in self.places.items() if home == root and name != root))
             size = max(span.end for span in spans)
             own = () if words == (Span(0, aligned(size), first, last),) else words
-            beginning = next((name for name in tensors if name in over and lives[name][0] == first), root)
-            # What begins as an input of the model is there before an output of the first layer, and lies over nothing.
-            plain = not own and given.isdisjoint(tensors) and self._fills(network, beginning)
-            below = over.get(beginning, {}) if plain else {}
+            # What takes over memory joins the storage of what was there before it, whose name is the storage's.
+            below = over.get(root, {}) if not own and self._fills(network, root) else {}
             free = {
                 name: how
                 for name, how in below.items()

@@ -8,7 +8,7 @@ on. What is cheaper of that and of whole layers with kernels that need less is t
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -104,48 +104,48 @@ def _chosen(maker: Maker) -> Made:
         return maker.whole
     found = list(_cheapest(maker) if named is None else _as_named(maker, named))
     if not found:
-        raise ConfigError("the input cannot be pushed row by row", hint="only convolutions and pools go by rows")
+        hint = "what reads it first has to be one int8 convolution or pool"
+        hint += "" if setup.io else ", and what goes by rows no output of the model: io='arena'"
+        raise ConfigError("the input cannot be pushed row by row", hint=hint)
     over = {id(own): 0 if limit is None else max(0, own.figures.ram - limit) for own in found}
     return min(found, key=lambda own: (over[id(own)], maker.rank(own)))
 
 
 def _cheapest(maker: Maker) -> Iterator[Made]:
     """The cheapest cut within the limit on RAM, or the one that takes least; and those that were tried on the way."""
-    cuts, states = Cuts(maker.network, maker.setup, maker.serving), maker.whole.planned.state_bytes
-    limit = float("inf") if maker.setup.aim.ram is None else maker.setup.aim.ram - states
-    least = cuts.least(float("inf") if maker.setup.nearest else limit)
+    cuts = Cuts(maker.network, maker.setup, maker.serving)
+    least = cuts.least(float("inf") if maker.setup.nearest else maker.limit)
     if least is None:
         if not maker.setup.nearest:
             yield maker.whole
         return
-    if not maker.setup.pushed and cuts.whole() <= limit:
+    if not maker.setup.pushed and cuts.whole() <= maker.limit:
         yield maker.by_rows(())
-    below, tried = max(limit, least), set()
-    for _ in range(ROUNDS):
-        cut = cuts.cheapest(below)
-        if cut in tried:
-            break
-        tried.add(cut)
-        found = maker.by_rows(cut)
-        yield found
-        # Parts are judged by what lives in them; where the plan takes more, the others have to take less.
-        below = max(least, below - max(0, found.planned.arena - limit))
+    yield from _planned(maker, cuts.cheapest, least)
 
 
 def _as_named(maker: Maker, named: Sequence[Ends]) -> Iterator[Made]:
     """With these segments, each in the cheapest way within the limit on RAM, as far as parts show it."""
     # What cannot be, or is not for this model, is said of the first way.
     _by_rows(maker.network, [Run(*ends) for ends in named], maker.setup)
-    cuts, limit = Cuts(maker.network, maker.setup, maker.serving), maker.setup.aim.ram
-    below, tried = float("inf") if limit is None else limit, set()
+    cuts = Cuts(maker.network, maker.setup, maker.serving)
+    return _planned(maker, lambda limit: tuple(cuts.way(*ends, limit) for ends in named), 0)
+
+
+def _planned(maker: Maker, cut: Callable[[float], tuple[Run, ...]], least: float) -> Iterator[Made]:
+    """What `cut` says within the limit on RAM, which parts that are planned may exceed.
+
+    Parts are judged by what lives in them; where the plan takes more, the others have to take less.
+    """
+    limit, tried = max(maker.limit, least), set()
     for _ in range(ROUNDS):
-        cut = tuple(cuts.way(*ends, below) for ends in named)
-        if cut in tried:
+        runs = cut(limit)
+        if runs in tried:
             break
-        tried.add(cut)
-        found = maker.by_rows(cut)
+        tried.add(runs)
+        found = maker.by_rows(runs)
         yield found
-        below -= max(0, found.figures.ram - below) if limit is not None else 0
+        limit = max(least, limit - max(0, found.planned.arena - maker.limit))
 
 
 class Maker:
@@ -161,8 +161,16 @@ class Maker:
         """With all layers whole and no limit on RAM."""
         return self._made(self.network, self.serving, replace(self.setup.aim, ram=None))
 
+    @property
+    def limit(self) -> float:
+        """That on bytes of the arena."""
+        ram = self.setup.aim.ram
+        return float("inf") if ram is None else ram - self.whole.planned.state_bytes
+
     def by_rows(self, runs: Sequence[Run]) -> Made:
         """With `runs` of layers row by row."""
+        if not runs and self.setup.aim.ram is None:
+            return self.whole
         network = _by_rows(self.network, runs, self.setup)
         setup = self.setup
         serving = candidates(network, setup.target, setup.pins, setup.backend, setup.prefix) if runs else self.serving
