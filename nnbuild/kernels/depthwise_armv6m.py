@@ -256,8 +256,6 @@ def _window(values: dict[str, Any]) -> Assembly:
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:
     """By columns: outputs and what is in `_runs`. By windows: what C and they do. Outputs of both signs take a step."""
-    from nnbuild.ops.conv2d import place_trips
-
     params, outputs = view.params, view.output.size
     place: Window = params.window
     narrow = not view.inputs[0].quant.wide and not view.output.quant.wide
@@ -274,4 +272,4 @@ def trips(view: LayerView, target: Target) -> dict[str, int]:
         return {**own, **step, **{name: runs[name.removeprefix("bare_")] for name in starts}}
     taps = place.kernel[0] * place.kernel[1]
     own = {"window_output": outputs, "tap": outputs * taps, "row": outputs * place.kernel[0]}
-    return {**own, **step, **place_trips(place, place.reaching_outside)}
+    return {**own, **step, **place.trips(place.reaching_outside)}

@@ -32,11 +32,9 @@ SPANS = 3
 
 def values(view: LayerView) -> dict[str, Any]:
     """What templates of layers with 16-bit activations print, whatever the kernel."""
-    from nnbuild.ops.conv2d import gathers
-
     place = view.params.window
     types = {"source": f"{view.inputs[0].dtype}_t", "result": f"{view.output.dtype}_t"}
-    return {"p": view.params, "w": place, "gathers": gathers(place), "backwards": view.backwards, **types}
+    return {"p": view.params, "w": place, "gathers": place.gathers, "backwards": view.backwards, **types}
 
 
 def supports_conv2d(view: LayerView, target: Target) -> str | None:
@@ -81,14 +79,12 @@ def arranged(weights: Array) -> Array:
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of dual_conv2d.c.j2; `four` is four inputs of two pixels for two channels."""
-    from nnbuild.ops.conv2d import gathered, place_trips
-
     place = view.params.window
     length = place.kernel[1] * place.input[2]
     blocks = -(-place.pixels // 2) * -(-view.params.channels // 2)
     rows = blocks * place.kernel[0]
     loops = {"block": blocks, "row": rows, "four": rows * (length // 4), "single": rows * (length % 4)}
-    return {**place_trips(place, gathered(place)), **loops, "output": view.output.size}
+    return {**place.trips(place.gathered), **loops, "output": view.output.size}
 
 
 def over(view: LayerView, target: Target) -> dict[int, Overlap]:
@@ -134,10 +130,8 @@ def depthwise_over(view: LayerView, target: Target) -> dict[int, Overlap]:
 
 def depthwise_scratch(view: LayerView, target: Target) -> int:
     """A row of zeros, for windows that reach outside."""
-    from nnbuild.ops.conv2d import gathers
-
     place = view.params.window
-    return 2 * place.kernel[1] * place.input[2] if gathers(place) and _spans(place) else 0
+    return 2 * place.kernel[1] * place.input[2] if place.gathers and _spans(place) else 0
 
 
 def _spans(place: Window) -> list[tuple[int, int]]:

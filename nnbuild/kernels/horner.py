@@ -49,8 +49,6 @@ def supports_conv2d(view: LayerView, target: Target) -> str | None:
 
 def conv2d(view: LayerView, target: Target, raised: int = 0) -> Source:
     """A conv2d layer without groups; see `_source`."""
-    from nnbuild.ops.conv2d import gathers
-
     place = view.params.window
     return _source(
         "horner_conv2d.c.j2",
@@ -58,20 +56,18 @@ def conv2d(view: LayerView, target: Target, raised: int = 0) -> Source:
         target,
         raised,
         w=place,
-        gathers=gathers(place),
-        spare=raised > 0 and not gathers(place),
+        gathers=place.gathers,
+        spare=raised > 0 and not place.gathers,
         backwards=view.backwards,
     )
 
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of horner_conv2d.c.j2; `word` is one input and the weights of four channels."""
-    from nnbuild.ops.conv2d import gathered, place_trips
-
     place = view.params.window
     rows, blocks = place.kernel[0], place.pixels * -(-view.params.channels // 4)
     taps = rows * place.kernel[1] * place.input[2]
-    own = {"output": view.output.size, **place_trips(place, gathered(place))}
+    own = {"output": view.output.size, **place.trips(place.gathered)}
     if rows == 1:
         return {**own, "input": place.pixels * taps, "block": blocks, "word": blocks * taps}
     # Loops inside of loops over rows: other code, with other registers.

@@ -110,16 +110,14 @@ def _calls(place: Window, backwards: bool) -> int:
 
     Where they are taken from the end, for each window.
     """
-    from nnbuild.ops.conv2d import gathered, gathers
-
     if backwards:
         return place.pixels
-    if not gathers(place):
+    if not place.gathers:
         return place.output[0]
     if not place.fits or place.dilation != (1, 1):
         return place.pixels
     inside = place.last_inside(1) - -(-place.pad[1] // place.stride[1]) + 1
-    outside = gathered(place)
+    outside = place.gathered
     return outside + ((place.pixels - outside) // inside if inside > 0 else 0)
 
 
@@ -212,14 +210,12 @@ def _gathering(form: Mapping[str, Any]) -> int:
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of horner_armv6m.S.j2 and gather_armv6m.S.j2, and those of C around them."""
-    from nnbuild.ops.conv2d import gathered, place_trips
-
     place, size = _flattened(view.params.window), _size(view)
     rows, length = place.kernel[0], place.kernel[1] * place.input[2]
     own = _trips(rows * length, place.pixels, view.params.channels)
     copied = ("wide_" if size == 2 else "") + ("paired" if _by_words(place, size) else "copied")
     loops = {copied: place.pixels * rows * length, "row": place.pixels * rows, "call": _calls(place, view.backwards)}
-    return {**own, **loops, **place_trips(place, gathered(place))}
+    return {**own, **loops, **place.trips(place.gathered)}
 
 
 def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:

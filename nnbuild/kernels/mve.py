@@ -197,11 +197,9 @@ def over_rows(view: LayerView, target: Target) -> dict[int, Overlap]:
 
 def conv2d(view: LayerView, target: Target) -> Source:
     """A conv2d layer without groups."""
-    from nnbuild.ops.conv2d import gathers
-
     place = view.params.window
     zero = view.params.input_zero_point
-    own = {"w": place, "gathers": gathers(place), "length": place.kernel[1] * place.input[2]}
+    own = {"w": place, "gathers": place.gathers, "length": place.kernel[1] * place.input[2]}
     own |= {"in_place": in_place(place), "whole": whole(place)}
     more = () if own["in_place"] else (gather(zero, _copied(place)),)
     found = _source("mve_conv2d.c.j2", view, _calls(place), own, more)

@@ -168,9 +168,7 @@ def _taken(piece: Piece, last: bool) -> list[str]:
 
 def in_place(place: Window) -> bool:
     """Whether every window is one piece of the input: it is then read there, else in a patch of unsigned bytes."""
-    from nnbuild.ops.conv2d import gathers
-
-    return place.kernel[0] == 1 and not gathers(place)
+    return place.kernel[0] == 1 and not place.gathers
 
 
 def scratch(view: LayerView, target: Target) -> int:
@@ -210,10 +208,8 @@ def wide(view: LayerView, target: Target) -> Source:
 
 def _over_windows(source: Source, view: LayerView) -> Source:
     """The C of `source` with its window found, or copied into a patch."""
-    from nnbuild.ops.conv2d import gathers
-
     place, raised = view.params.window, source.values["raised"]
-    values = {"w": place, "gathers": gathers(place), "copied": 0, "backwards": view.backwards}
+    values = {"w": place, "gathers": place.gathers, "copied": 0, "backwards": view.backwards}
     if not raised:
         return replace(source, values={**source.values, **values})
     own, values["copied"] = _gather(place)
@@ -325,14 +321,12 @@ def _instructions(
 
 def conv2d_trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of packed_armv6m.S.j2 and gather_armv6m.S.j2, and those of C around them."""
-    from nnbuild.ops.conv2d import gathered, place_trips
-
     place: Window = view.params.window
     rows, columns = place.kernel
     own = _trips(view, view.constants["weights"].reshape(view.params.channels, -1), place.pixels)
     copied = {"row": place.pixels * rows, "copied": place.pixels * rows * columns * place.input[2]}
     read = {"signed_input": own["input"]} if in_place(place) else copied
-    return {**own, **read, **place_trips(place, gathered(place))}
+    return {**own, **read, **place.trips(place.gathered)}
 
 
 def fully_connected_trips(view: LayerView, target: Target) -> dict[str, int]:

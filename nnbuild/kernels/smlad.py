@@ -204,9 +204,7 @@ def input_size(view: LayerView) -> int:
 
 def _segmented(place: Window) -> bool:
     """Whether windows that need it are unpacked pixel by pixel; where pixels are no words, C gathers them first."""
-    from nnbuild.ops.conv2d import gathers
-
-    return gathers(place) and place.input[2] % 4 == 0
+    return place.gathers and place.input[2] % 4 == 0
 
 
 def _unrolled(dsp: bool) -> int:
@@ -222,9 +220,7 @@ def _fours(place: Window, size: int) -> int:
 
 def _patch(place: Window, dsp: bool, size: int) -> tuple[int, int]:
     """Bytes of the pixel, or the window in whole words, that C prepares for borders, and of two unpacked windows."""
-    from nnbuild.ops.conv2d import gathers
-
-    whole = -(-place.kernel[0] * place.kernel[1] * place.input[2] // 4) * 4 if gathers(place) else 0
+    whole = -(-place.kernel[0] * place.kernel[1] * place.input[2] // 4) * 4 if place.gathers else 0
     own = place.input[2] if _segmented(place) else whole
     return size * own, _fours(place, size) * (16 if dsp else 8)
 
@@ -332,14 +328,10 @@ def wide(view: LayerView, target: Target) -> Source:
 
 def _spared(source: Source, view: LayerView) -> Source:
     """Another kernel's form, for which there is scratch memory that it may not need."""
-    from nnbuild.ops.conv2d import gathers
-
-    return replace(source, values={**source.values, "spare": not gathers(view.params.window)})
+    return replace(source, values={**source.values, "spare": not view.params.window.gathers})
 
 
 def _conv2d(view: LayerView, target: Target, form: Requantization | Upper, own: Array) -> Source:
-    from nnbuild.ops.conv2d import gathers
-
     place, weights, size = view.params.window, view.constants["weights"], input_size(view)
     length = place.kernel[1] * place.input[2]
     by_row, parts = _rows(place, weights, size), packed(place, size)
@@ -351,7 +343,7 @@ def _conv2d(view: LayerView, target: Target, form: Requantization | Upper, own: 
     pixels = {"form": form, **core, "flat": flat, "short": short, "packed": parts}
     count, run = _runs(place)
     values = {
-        **{"p": view.params, "w": place, "gathers": gathers(place), "form": form, "length": length, **core, **types},
+        **{"p": view.params, "w": place, "gathers": place.gathers, "form": form, "length": length, **core, **types},
         **{"segmented": _segmented(place), "patch": patch, "fours": fours, "runs": count, "run": run},
         "packed": parts,
         **{"inside": inside(place), "border": place.pixels > count * run, "together": _together(view)},

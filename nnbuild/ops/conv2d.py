@@ -18,7 +18,7 @@ from nnbuild.intervals import Interval
 from nnbuild.kernels import cmsis_nn, horner, horner_armv6m, mve, packed_armv6m, smlad
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
-from nnbuild.ops import channels, depthwise_conv2d, wide_conv2d, wide_depthwise_conv2d
+from nnbuild.ops import channels, convolution, depthwise_conv2d, wide_conv2d, wide_depthwise_conv2d
 from nnbuild.ops.spatial import Window, by_rows, window
 from nnbuild.placeholder import packed
 from nnbuild.sliding import by_window
@@ -75,55 +75,14 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
 
 def reference(params: Conv2DParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
     """(height, width, channels) int8 -> (out height, out width, out channels) int8."""
-    place = params.window
-    taps = place.taps(inputs[0].reshape(place.input).astype(np.float64), params.input_zero_point)
-    taps = taps - params.input_zero_point
-    pixels = taps.reshape(*place.output, -1, params.groups, place.input[2] // params.groups)
-    filters = constants["weights"].astype(np.float64)
-    filters = filters.reshape(params.groups, params.channels // params.groups, -1, filters.shape[-1])
-    # Sums stay below 2^31 (checked in lowering), so float64 holds them exactly and uses the fast matrix product.
-    sums = np.einsum("yxtgi,goti->yxgo", pixels, filters, optimize=True).reshape(*place.output, -1)
-    sums = np.rint(sums).astype(np.int64) + constants["bias"]
+    sums = convolution.sums(params, constants, inputs[0])
     scaled = fixedpoint.requantize(sums, constants["multiplier"], constants["shift"]) + params.output_zero_point
     return fixedpoint.saturate(scaled, params.activation_min, params.activation_max)
 
 
-def macs(view: LayerView) -> int:
-    """Multiplications, padding included."""
-    kernel_h, kernel_w = view.params.window.kernel
-    per_output = kernel_h * kernel_w * view.params.window.input[2] // view.params.groups
-    return view.output.size * int(per_output)
-
-
-def gathers(place: Window) -> bool:
-    """Whether some windows must be copied into a patch: at padded borders, and all of them when dilated."""
-    return place.padded or place.dilation != (1, 1)
-
-
 def scratch(view: LayerView, target: Target) -> int:
     """One patch: the bytes under a window."""
-    place = view.params.window
-    return place.kernel[0] * place.kernel[1] * place.input[2] if gathers(place) else 0
-
-
-def place_trips(place: Window, gathered: int) -> dict[str, int]:
-    """Trips of window.c.j2: windows, and what is copied of `gathered` of them."""
-    positions = gathered * place.kernel[0] * place.kernel[1]
-    return {"pixel": place.pixels, "gathered_tap": positions, "gathered": positions * place.input[2]}
-
-
-def gathered(place: Window) -> int:
-    """Windows that are copied into a patch."""
-    return place.pixels if place.dilation != (1, 1) else place.reaching_outside
-
-
-def trips(view: LayerView, target: Target) -> dict[str, int]:
-    """The loops of conv2d.c.j2."""
-    place = view.params.window
-    rows, columns = place.kernel
-    size = view.output.size
-    loops = {"output": size, "row": size * rows, "column": size * rows * columns, "mac": macs(view)}
-    return {**place_trips(place, gathered(place)), **loops}
+    return int(view.params.window.patch)
 
 
 def render(view: LayerView, target: Target) -> Source:
@@ -136,7 +95,7 @@ def render(view: LayerView, target: Target) -> Source:
         values={
             "p": params,
             "w": params.window,
-            "gathers": gathers(params.window),
+            "gathers": params.window.gathers,
             "backwards": view.backwards,
             "group_inputs": params.window.input[2] // params.groups,
             "group_outputs": params.channels // params.groups,
@@ -241,7 +200,7 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(weights=1, bias=2, fuses_clamp=True, wide=True),
     params=Conv2DParams,
     reference=reference,
-    macs=macs,
+    macs=convolution.macs,
     bounds=bounds,
     channels=Channels(_divides, _reads, _without),
     slides=by_window,
@@ -283,7 +242,7 @@ OPERATOR = Operator(
             overlap=mve.over,
         ),
         Kernel("horner", horner.conv2d, horner.supports_conv2d, scratch, horner.conv2d_trips, overlap=over),
-        Kernel("direct", render, scratch=scratch, trips=trips, overlap=over),
+        Kernel("direct", render, scratch=scratch, trips=convolution.trips, overlap=over),
         cmsis_nn.CONVOLVE,
     ),
     cases=cases,

@@ -20,7 +20,7 @@ from nnbuild.kernels import cmsis_nn, depthwise_armv6m, mve, mve_depthwise, smla
 from nnbuild.kernels.exact_requantize import requantization
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
-from nnbuild.ops import channels
+from nnbuild.ops import channels, convolution
 from nnbuild.ops.spatial import Window, by_rows, divides_window
 from nnbuild.placeholder import packed
 from nnbuild.sliding import by_window
@@ -48,17 +48,9 @@ def lower(ctx: Lowering, node: onnx.NodeProto) -> None:
 
 def reference(params: DepthwiseConv2DParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
     """(height, width, channels) int8 -> (out height, out width, channels) int8."""
-    place = params.window
-    taps = place.taps(inputs[0].reshape(place.input).astype(np.int64), params.input_zero_point)
-    sums = ((taps - params.input_zero_point) * constants["weights"].astype(np.int64)).sum(axis=(2, 3))
-    sums = sums + constants["bias"]
+    sums = convolution.depthwise_sums(params, constants, inputs[0])
     scaled = fixedpoint.requantize(sums, constants["multiplier"], constants["shift"]) + params.output_zero_point
     return fixedpoint.saturate(scaled, params.activation_min, params.activation_max)
-
-
-def macs(view: LayerView) -> int:
-    """Multiplications, padding included."""
-    return view.output.size * int(np.prod(view.params.window.kernel))
 
 
 def scratch(view: LayerView, target: Target) -> int:
@@ -80,14 +72,12 @@ def render(view: LayerView, target: Target) -> Source:
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of depthwise_conv2d.c.j2; that over the columns of a narrow window is unrolled."""
-    from nnbuild.ops.conv2d import place_trips
-
     place = view.params.window
     rows, columns = place.kernel
     size = view.output.size
     tap = "unrolled_mac" if columns <= UNROLLED else "mac"
     loops = {"output": size, "row": size * rows, tap: size * rows * columns}
-    return {**place_trips(place, place.reaching_outside), **loops}
+    return {**place.trips(place.reaching_outside), **loops}
 
 
 def over(view: LayerView, target: Target) -> dict[int, Overlap]:
@@ -152,7 +142,7 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(weights=1, bias=2, fuses_clamp=True),
     params=DepthwiseConv2DParams,
     reference=reference,
-    macs=macs,
+    macs=convolution.depthwise_macs,
     bounds=bounds,
     channels=tied(divides_window, _without),
     slides=by_window,

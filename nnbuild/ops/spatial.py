@@ -57,6 +57,26 @@ class Window:
         inside = [max(0, self.last_inside(axis) - first[axis] + 1) for axis in (0, 1)]
         return self.pixels - inside[0] * inside[1]
 
+    @property
+    def gathers(self) -> bool:
+        """Whether some windows must be copied into a patch: at padded borders, and all of them when dilated."""
+        return self.padded or self.dilation != (1, 1)
+
+    @property
+    def gathered(self) -> int:
+        """Windows that are copied into a patch."""
+        return self.pixels if self.dilation != (1, 1) else self.reaching_outside
+
+    @property
+    def patch(self) -> int:
+        """Elements of a patch; none where no window is copied."""
+        return self.kernel[0] * self.kernel[1] * self.input[2] if self.gathers else 0
+
+    def trips(self, gathered: int) -> dict[str, int]:
+        """Trips of window.c.j2: windows, and what is copied of `gathered` of them."""
+        positions = gathered * self.kernel[0] * self.kernel[1]
+        return {"pixel": self.pixels, "gathered_tap": positions, "gathered": positions * self.input[2]}
+
     def beyond(self, axis: int) -> int:
         """By how many elements the last window reaches beyond the input's end; negative where it ends before it."""
         return (self.output[axis] - 1) * self.stride[axis] + self.extent(axis) - self.pad[axis] - self.input[axis]

@@ -18,7 +18,7 @@ from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantiz
 from nnbuild.kernels import dual, horner, horner_armv6m, packed_armv6m, smlad
 from nnbuild.lower import Lowering, Output
 from nnbuild.network import Array, QuantParams
-from nnbuild.ops import channels
+from nnbuild.ops import channels, convolution
 from nnbuild.ops.spatial import Window
 from nnbuild.placeholder import packed
 from nnbuild.target import Target
@@ -62,54 +62,42 @@ def add(
     shape: tuple[int, ...] = (),
 ) -> str:
     """The layer over `tensor`; its output has the window's shape, or `shape`."""
-    quant, count = ctx.tensors[tensor].quant, len(of.weights)
-    reach = channels.accumulators(ctx, node, of.weights.reshape(count, -1), of.bias, quant)
-    left, multipliers = channels.upper_multipliers(of.scales, output.quant, reach)
-    params = WideConv2DParams(
-        window=of.window,
-        channels=count,
-        groups=of.groups,
-        left=left,
-        bits=16 if output.quant.wide else 8,
-        input_zero_point=quant.zero_point,
-        output_zero_point=output.quant.zero_point,
-        activation_min=output.activation_min,
-        activation_max=output.activation_max,
-    )
-    constants = {"weights": packed(of.weights), "bias": of.bias, **multipliers}
-    shape = shape or (*of.window.output, count)
+    integers, constants = scaled(ctx, node, tensor, of, output)
+    params = WideConv2DParams(channels=len(of.weights), groups=of.groups, **integers)
+    constants["weights"] = packed(of.weights)
+    shape = shape or (*of.window.output, len(of.weights))
     return ctx.layer("wide_conv2d", (tensor,), shape, output.quant, params, constants, node)
+
+
+def scaled(
+    ctx: Lowering, node: onnx.NodeProto, tensor: str, of: Weighted, output: Output
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The parameters that depthwise layers have as well, and the constants besides weights."""
+    quant = ctx.tensors[tensor].quant
+    reach = channels.accumulators(ctx, node, of.weights.reshape(len(of.weights), -1), of.bias, quant)
+    left, multipliers = channels.upper_multipliers(of.scales, output.quant, reach)
+    integers = {
+        "window": of.window,
+        "left": left,
+        "bits": 16 if output.quant.wide else 8,
+        "input_zero_point": quant.zero_point,
+        "output_zero_point": output.quant.zero_point,
+        "activation_min": output.activation_min,
+        "activation_max": output.activation_max,
+    }
+    return integers, {"bias": of.bias, **multipliers}
 
 
 def reference(params: WideConv2DParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
     """(height, width, channels) int8 or int16 -> (out height, out width, out channels) int8 or int16."""
-    place = params.window
-    taps = place.taps(inputs[0].reshape(place.input).astype(np.float64), params.input_zero_point)
-    taps = taps - params.input_zero_point
-    pixels = taps.reshape(*place.output, -1, params.groups, place.input[2] // params.groups)
-    filters = constants["weights"].astype(np.float64)
-    filters = filters.reshape(params.groups, params.channels // params.groups, -1, filters.shape[-1])
-    # Sums stay below 2^31 (checked in lowering), so float64 holds them exactly and uses the fast matrix product.
-    sums = np.einsum("yxtgi,goti->yxgo", pixels, filters, optimize=True).reshape(*place.output, -1)
-    sums = np.rint(sums).astype(np.int64) + constants["bias"]
+    sums = convolution.sums(params, constants, inputs[0])
     scaled = fixedpoint.scale_upper(sums, constants["multiplier"], params.left) + params.output_zero_point
     return fixedpoint.saturate_as(f"int{params.bits}", scaled, params.activation_min, params.activation_max)
 
 
-def macs(view: LayerView) -> int:
-    """Multiplications, padding included."""
-    kernel_h, kernel_w = view.params.window.kernel
-    per_output = kernel_h * kernel_w * view.params.window.input[2] // view.params.groups
-    return view.output.size * int(per_output)
-
-
 def scratch(view: LayerView, target: Target) -> int:
     """One patch: the values under a window."""
-    from nnbuild.ops.conv2d import gathers
-
-    place = view.params.window
-    size = place.kernel[0] * place.kernel[1] * place.input[2] if gathers(place) else 0
-    return int(size * np.dtype(view.inputs[0].dtype).itemsize)
+    return int(view.params.window.patch * np.dtype(view.inputs[0].dtype).itemsize)
 
 
 def render(view: LayerView, target: Target) -> Source:
@@ -122,17 +110,6 @@ def _own(view: LayerView) -> dict[str, Array]:
     params, constants = view.params, view.constants
     flat = constants["weights"].reshape(params.channels, -1)
     return channels.upper_constants(params, flat, constants)
-
-
-def trips(view: LayerView, target: Target) -> dict[str, int]:
-    """The loops of wide_conv2d.c.j2."""
-    from nnbuild.ops.conv2d import gathered, place_trips
-
-    place = view.params.window
-    rows, columns = place.kernel
-    size = view.output.size
-    loops = {"output": size, "row": size * rows, "column": size * rows * columns, "mac": macs(view)}
-    return {**place_trips(place, gathered(place)), **loops}
 
 
 def over(view: LayerView, target: Target) -> dict[int, Overlap]:
@@ -184,7 +161,7 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(weights=1, bias=2, fuses_clamp=True, wide=True),
     params=WideConv2DParams,
     reference=reference,
-    macs=macs,
+    macs=convolution.macs,
     kernels=(
         Kernel(
             "assembly",
@@ -213,7 +190,7 @@ OPERATOR = Operator(
         ),
         Kernel("dual", dual.conv2d, dual.supports_conv2d, dual.conv2d_scratch, dual.conv2d_trips, overlap=dual.over),
         Kernel("horner", horner.wide, horner.supports_conv2d, scratch, horner.conv2d_trips, overlap=over),
-        Kernel("direct", render, scratch=scratch, trips=trips, overlap=over),
+        Kernel("direct", render, scratch=scratch, trips=convolution.trips, overlap=over),
     ),
     cases=cases,
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 
 from nnbuild import fixedpoint, overlap
@@ -13,7 +12,7 @@ from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantiz
 from nnbuild.kernels import depthwise_armv6m, dual, smlad, smlad_depthwise, wide_requantize
 from nnbuild.lower import Lowering, Output
 from nnbuild.network import Array, QuantParams
-from nnbuild.ops import channels, wide_conv2d
+from nnbuild.ops import convolution, wide_conv2d
 from nnbuild.ops.spatial import Window
 from nnbuild.placeholder import packed
 from nnbuild.target import Target
@@ -37,37 +36,19 @@ class WideDepthwiseConv2DParams:
 
 def add(ctx: Lowering, node: onnx.NodeProto, tensor: str, of: wide_conv2d.Weighted, output: Output) -> str:
     """The layer over `tensor`."""
-    quant, count = ctx.tensors[tensor].quant, len(of.weights)
-    reach = channels.accumulators(ctx, node, of.weights.reshape(count, -1), of.bias, quant)
-    left, multipliers = channels.upper_multipliers(of.scales, output.quant, reach)
-    params = WideDepthwiseConv2DParams(
-        window=of.window,
-        left=left,
-        bits=16 if output.quant.wide else 8,
-        input_zero_point=quant.zero_point,
-        output_zero_point=output.quant.zero_point,
-        activation_min=output.activation_min,
-        activation_max=output.activation_max,
-    )
-    weights = packed(of.weights[..., 0].transpose(1, 2, 0))
-    constants = {"weights": weights, "bias": of.bias, **multipliers}
-    shape = (*of.window.output, count)
+    integers, constants = wide_conv2d.scaled(ctx, node, tensor, of, output)
+    constants["weights"] = packed(of.weights[..., 0].transpose(1, 2, 0))
+    shape = (*of.window.output, len(of.weights))
+    params = WideDepthwiseConv2DParams(**integers)
     return ctx.layer("wide_depthwise_conv2d", (tensor,), shape, output.quant, params, constants, node)
 
 
 def reference(params: WideDepthwiseConv2DParams, constants: Mapping[str, Array], inputs: Sequence[Array]) -> Array:
     """(height, width, channels) int8 or int16 -> (out height, out width, channels) int8 or int16."""
-    place = params.window
-    taps = place.taps(inputs[0].reshape(place.input).astype(np.int64), params.input_zero_point)
-    sums = np.einsum("yxvuc,vuc->yxc", taps - params.input_zero_point, constants["weights"].astype(np.int64))
-    scaled = fixedpoint.scale_upper(sums + constants["bias"], constants["multiplier"], params.left)
+    sums = convolution.depthwise_sums(params, constants, inputs[0])
+    scaled = fixedpoint.scale_upper(sums, constants["multiplier"], params.left)
     scaled = scaled + params.output_zero_point
     return fixedpoint.saturate_as(f"int{params.bits}", scaled, params.activation_min, params.activation_max)
-
-
-def macs(view: LayerView) -> int:
-    """Multiplications, padding included."""
-    return view.output.size * int(np.prod(view.params.window.kernel))
 
 
 def render(view: LayerView, target: Target) -> Source:
@@ -80,13 +61,11 @@ def render(view: LayerView, target: Target) -> Source:
 
 def trips(view: LayerView, target: Target) -> dict[str, int]:
     """The loops of wide_depthwise_conv2d.c.j2."""
-    from nnbuild.ops.conv2d import gathered, place_trips
-
     place = view.params.window
     rows, columns = place.kernel
     size = view.output.size
     loops = {"output": size, "row": size * rows, "mac": size * rows * columns}
-    return {**place_trips(place, gathered(place)), **loops}
+    return {**place.trips(place.gathered), **loops}
 
 
 def over(view: LayerView, target: Target) -> dict[int, Overlap]:
@@ -128,7 +107,7 @@ OPERATOR = Operator(
     quantization=lambda node: Quantization(weights=1, bias=2, fuses_clamp=True, wide=True),
     params=WideDepthwiseConv2DParams,
     reference=reference,
-    macs=macs,
+    macs=convolution.depthwise_macs,
     kernels=(
         Kernel(
             "assembly",
