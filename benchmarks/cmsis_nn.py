@@ -8,7 +8,6 @@ official int8 networks; for the others with per-tensor fully connected layers). 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import target
+from benchmarks import command, target
 from benchmarks.footprint import ROOT, quantized
 from nnbuild import __version__, cmsis_nn, interpret
 from nnbuild.emit import EmitOptions, emit
@@ -143,14 +142,11 @@ def line(row: Row) -> str:
 
 def main() -> int:
     """Print the table; 1 where a figure is worse than it may be."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help=f"refresh {TABLE.relative_to(ROOT)}")
-    parser.add_argument("--only", default="", help="networks whose name contains this")
-    arguments = parser.parse_args()
-    shared = Path(os.environ.get("NNBUILD_REFERENCE_DIR", ROOT.parent / "shared"))
+    arguments = command.parser(__doc__, TABLE).parse_args()
+    shared = command.reference()
     root = cmsis_nn.find(None, os.environ)
-    if root is None or not (shared / "models").is_dir():
-        print("skipped: needs CMSIS-NN and the reference models (NNBUILD_REFERENCE_DIR)", file=sys.stderr)
+    if shared is None or root is None:
+        print("skipped: needs CMSIS-NN and the reference models", file=sys.stderr)
         return 0
     lines, worse = [], []
     print(HEADER)

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cost_layers, target
+from benchmarks import command, cost_layers, target
 from benchmarks.cost_fit import errors, evaluate, factors, fit
 from benchmarks.cost_page import HEADER, line, page
 from benchmarks.cost_samples import CORES, Sample, columns, measured
@@ -39,10 +39,10 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], metavar="OPERATOR", help="single layers of this one")
     parser.add_argument("--samples", type=Path, help="keep what was measured in this file, and take it from there")
     arguments = parser.parse_args()
-    shared = Path(os.environ.get("NNBUILD_REFERENCE_DIR", ROOT.parent / "shared"))
+    shared = command.reference()
     root = cmsis_nn.find(None, os.environ)
-    if root is None or not (shared / "models").is_dir():
-        print("skipped: needs CMSIS-NN and the reference models (NNBUILD_REFERENCE_DIR)", file=sys.stderr)
+    if shared is None or root is None:
+        print("skipped: needs CMSIS-NN and the reference models", file=sys.stderr)
         return 0
     if arguments.only:
         with tempfile.TemporaryDirectory() as folder:

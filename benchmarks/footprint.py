@@ -6,9 +6,7 @@ the integer reference in the same run. Needs the reference folder, the cross com
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -19,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from benchmarks import target
+from benchmarks import command, target
 from nnbuild import __version__, importer, interpret, pipeline
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.files import write_text
@@ -130,13 +128,9 @@ def line(row: Row) -> str:
 
 def main() -> int:
     """Print the table, refresh it with --write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help=f"refresh {TABLE.relative_to(ROOT)}")
-    parser.add_argument("--only", default="", help="networks whose name contains this")
-    arguments = parser.parse_args()
-    shared = Path(os.environ.get("NNBUILD_REFERENCE_DIR", ROOT.parent / "shared"))
-    if not (shared / "models").is_dir():
-        print("skipped: no reference models; set NNBUILD_REFERENCE_DIR", file=sys.stderr)
+    arguments = command.parser(__doc__, TABLE).parse_args()
+    shared = command.reference()
+    if shared is None:
         return 0
     lines = []
     print(HEADER)

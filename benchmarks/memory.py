@@ -8,10 +8,8 @@ refreshes docs/MEMORY.md. Needs the reference folder, the cross compiler and QEM
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from benchmarks import executed, target
+from benchmarks import command, executed, target
 from benchmarks.footprint import ROOT, quantized
 from nnbuild import __version__, interpret, stream
 from nnbuild.emit import EmitOptions, emit
@@ -196,13 +194,9 @@ stream, are counted under QEMU by the reference harness' plugin; cycles are inst
 
 def main() -> int:
     """Print the table, refresh it with --write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help=f"refresh {TABLE.relative_to(ROOT)}")
-    parser.add_argument("--only", default="", help="networks whose name contains this")
-    arguments = parser.parse_args()
-    shared = Path(os.environ.get("NNBUILD_REFERENCE_DIR", ROOT.parent / "shared"))
-    if not (shared / "models").is_dir():
-        print("skipped: no reference models; set NNBUILD_REFERENCE_DIR", file=sys.stderr)
+    arguments = command.parser(__doc__, TABLE).parse_args()
+    shared = command.reference()
+    if shared is None:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         found = []

@@ -6,7 +6,6 @@ generated C, onnxruntime's in onnxruntime. `--write` refreshes docs/ACCURACY.md.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
 import platform
@@ -23,6 +22,7 @@ import onnx
 import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+from benchmarks import command
 from benchmarks.footprint import ROOT
 from nnbuild import __version__, accuracy, float_model, host, samples, simulation
 from nnbuild.calibrate import METHODS
@@ -252,12 +252,9 @@ ad01's layers, which onnxruntime does not fold.
 
 def main() -> int:
     """Print the tables, refresh the page with --write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help=f"refresh {TABLE.relative_to(ROOT)}")
-    arguments = parser.parse_args()
-    shared = Path(os.environ.get("NNBUILD_REFERENCE_DIR", ROOT.parent / "shared"))
-    if not (shared / "models").is_dir():
-        print("skipped: no reference models; set NNBUILD_REFERENCE_DIR", file=sys.stderr)
+    arguments = command.parser(__doc__, TABLE, by_network=False).parse_args()
+    shared = command.reference()
+    if shared is None:
         return 0
     tables: list[list[str]] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -9,12 +9,14 @@ import pytest
 
 from nnbuild import cmsis_nn
 
+from . import reference
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
 def reference_dir() -> Path:
-    folder = Path(os.environ.get("NNBUILD_REFERENCE_DIR", ROOT.parent / "shared"))
+    folder = reference.FOLDER
     if not (folder / "models").is_dir():
         pytest.skip(f"reference models are not at {folder.name}; set NNBUILD_REFERENCE_DIR")
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = Path(os.environ.get("NNBUILD_REFERENCE_DIR", ROOT.parent / "shared"))
+"""Where the reference folder is, or would be."""
 
 
 @dataclass(frozen=True, slots=True)

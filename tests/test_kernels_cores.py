@@ -24,9 +24,8 @@ from nnbuild.network import Layer
 from nnbuild.ops import ALL
 from nnbuild.target import TARGETS, Target
 
-from . import cmsis_library, host, programs, qemu, random_layers, test_shrink
+from . import cmsis_library, host, programs, qemu, random_layers, reference, test_shrink
 from .cmsis_library import HOST
-from .conftest import ROOT
 
 CASES = [case for operator in ALL for case in operator.cases()]
 IMAGE = {name: 40 if core.small else 160 for name, core in qemu.CORES.items()} | {HOST: 200}
@@ -255,7 +254,7 @@ def roomy(core: str) -> qemu.Core:
 @functools.cache
 def official() -> list[Case]:
     """The official int8 networks as cases; the recorded outputs are those that the integer reference gives."""
-    folder = Path(os.environ.get("NNBUILD_REFERENCE_DIR", ROOT.parent / "shared"))
+    folder = reference.FOLDER
     return [_official(folder, name) for name in ("kws01", "ic01")]
 
 

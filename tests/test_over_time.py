@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
-import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -41,7 +40,7 @@ from nnbuild.sliding import Time
 from nnbuild.stream import Stream, stream_of
 from nnbuild.target import TARGETS
 
-from . import host, qemu, test_recurrent
+from . import host, qemu, reference, test_recurrent
 from .graphs import f32, i64, model, node, save, weights
 from .random_streams import RandomStream, streams
 
@@ -157,7 +156,7 @@ class Quantized:
 @functools.cache
 def sww() -> Quantized:
     """The wake word network as a build quantizes it, with its samples as float."""
-    folder = Path(os.environ.get("NNBUILD_REFERENCE_DIR", ROOT.parent / "shared"))
+    folder = reference.FOLDER
     samples = np.load(folder / "data" / "sww_calib.npz")["x"]
     with tempfile.TemporaryDirectory() as made:
         np.savez(f"{made}/x.npz", x=samples)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,8 @@ from nnbuild.placement import Placement
 from nnbuild.target import TARGETS
 
 from . import reference
-from .conftest import ROOT
 
-FOLDER = Path(os.environ.get("NNBUILD_REFERENCE_DIR", ROOT.parent / "shared"))
+FOLDER = reference.FOLDER
 # Bytes with input and output in the arena.
 IN_PLACE = {"kws01": 9_000, "ic01": 36_000, "ad01": 800, "vww96": 55_400, "sww": 4_900}
 ROWS = {"kws01": 5_000, "ic01": 15_600, "vww96": 29_000}

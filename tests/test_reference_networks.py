@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,8 @@ from nnbuild.network import Network
 from nnbuild.target import TARGETS
 
 from . import host, reference
-from .conftest import ROOT
 
-FOLDER = Path(os.environ.get("NNBUILD_REFERENCE_DIR", ROOT.parent / "shared"))
+FOLDER = reference.FOLDER
 MODELS = reference.models(FOLDER)
 EXACT_SAMPLES = 20
 
