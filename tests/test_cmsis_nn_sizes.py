@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnbuild.contract import LayerView
-from nnbuild.kernels import cmsis_nn
+from nnbuild.kernels.cmsis_nn import convolution, pools
 from nnbuild.network import Layer, QuantParams, Tensor
 from nnbuild.ops.conv2d import Conv2DParams
 from nnbuild.ops.depthwise_conv2d import DepthwiseConv2DParams
@@ -106,8 +106,8 @@ def test_convolution(place: Window, outputs: int) -> None:
     conv = ConvParams(0, 0, *tiles(place))
     for name, target in CORES.items():
         ending = "" if name == "scalar" else f"_{name}"
-        called = cmsis_nn.convolve_function(layer, target)
-        planned = cmsis_nn.convolve_scratch(layer, target)
+        called = convolution.convolve_function(layer, target)
+        planned = convolution.convolve_scratch(layer, target)
         if called == "arm_convolve_s8":
             # Not the wrapper, which may take another path for the same layer.
             if name == "mve":
@@ -130,9 +130,9 @@ def test_depthwise(place: Window) -> None:
     for name, target in CORES.items():
         ending = "" if name == "scalar" else f"_{name}"
         wrapper = getattr(lib, f"arm_depthwise_conv_wrapper_s8_get_buffer_size{ending}")
-        found, wanted = cmsis_nn.depthwise_scratch(layer, target), asked(wrapper, conv, x, f, y)
+        found, wanted = convolution.depthwise_scratch(layer, target), asked(wrapper, conv, x, f, y)
         # Where arm_depthwise_conv_3x3_s8, which needs none, would read beyond its input, another function serves.
-        another = cmsis_nn.depthwise_function(layer, target) == "arm_depthwise_conv_s8_opt" and wanted == 0
+        another = convolution.depthwise_function(layer, target) == "arm_depthwise_conv_s8_opt" and wanted == 0
         assert found == wanted or (another and place.kernel == (3, 3)), name
 
 
@@ -142,7 +142,7 @@ def test_average_pool(channels: int, width: int) -> None:
     lib = library()
     for name in ("dsp", "mve"):
         function = getattr(lib, f"arm_avgpool_s8_get_buffer_size_{name}")
-        planned = cmsis_nn.average_pool_scratch(view(Pool(place), channels), CORES[name])
+        planned = pools.average_pool_scratch(view(Pool(place), channels), CORES[name])
         assert planned == function(width, channels)
 
 
@@ -165,6 +165,6 @@ def test_fully_connected_asks_for_its_sums_on_mve_only(inputs: int, outputs: int
 def test_a_core_without_mve_gathers_less() -> None:
     place = Window((8, 8, 16), (8, 8), (5, 5), (1, 1), (1, 1), (2, 2), (2, 2))
     layer = view(DepthwiseConv2DParams(place, 0, 0, -128, 127), 16)
-    sizes = {name: cmsis_nn.depthwise_scratch(layer, target) for name, target in CORES.items()}
+    sizes = {name: convolution.depthwise_scratch(layer, target) for name, target in CORES.items()}
     assert sizes == {"scalar": 0, "dsp": 2 * 25 * 16, "mve": 4 * 124 * 25}
-    assert cmsis_nn.depthwise_function(layer, CORES["scalar"]) == "arm_depthwise_conv_s8"
+    assert convolution.depthwise_function(layer, CORES["scalar"]) == "arm_depthwise_conv_s8"
