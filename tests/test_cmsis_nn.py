@@ -107,7 +107,7 @@ def test_the_table_of_calls_is_complete() -> None:
     """Whatever a kernel's template or module names of CMSIS-NN is in the table, else the library would lack it."""
     listed = {name for functions in cmsis_nn.CALLS.values() for name in functions}
     called: set[str] = set()
-    for path in [*(ROOT / "nnbuild/kernels").iterdir(), *(ROOT / "nnbuild/ops").iterdir()]:
+    for path in [*(ROOT / "nnbuild/kernels").rglob("*"), *(ROOT / "nnbuild/ops").iterdir()]:
         if path.suffix in (".py", ".j2"):
             called |= set(re.findall(r"\barm_\w+(?=\(|\")", path.read_text(encoding="utf-8")))
     assert "arm_convolve_s8" in called
