@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from nnbuild import __version__, cnames, cost, model_report, row_calls, static_cost, wall
@@ -25,7 +24,7 @@ from nnbuild.rendering import assembly_range, assembly_text, environment, helper
 from nnbuild.reset import fills
 from nnbuild.selftest import selftest_samples
 from nnbuild.shrink import Removed, shrink
-from nnbuild.streaming import AUTO, Setup, made
+from nnbuild.streaming import AUTO, Made, Setup, made
 from nnbuild.target import TARGETS, Target
 
 ARENAS = ("static", "caller", "shared")
@@ -116,54 +115,80 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
 
     What is emitted is the shrunk network; the model's id is that of `network`, as it is lowered.
     """
-    name = cnames.model_name(options.name)
+    name = _checked(options)
+    whole = shrink(network)
+    setup = _setup(name, options, _pins_of_remaining(options.pins, network, whole, f"{name}_"))
+    found = made(whole, setup)
+    context = {"model_id": f"0x{network.model_id():08x}", **_context(name, options, whole, found)}
+    rendered = _sources(context, options, found)
+    rendered[f"{name}.report.json"] = model_report.as_json(
+        found.network,
+        options,
+        context["steps"],
+        found.planned,
+        found.selection,
+        network.model_id(),
+        Removed.between(network, whole),
+        wall.lines(whole, setup, found),
+    )
+    if options.selftest:
+        samples = selftest_samples(whole, options.selftest)
+        rendered[f"{name}_selftest.c"] = _render("selftest.c.j2", context, samples=samples)
+    if options.evaluate:
+        rendered[f"{name}_evaluate.c"] = _render("evaluate.c.j2", context)
+    return rendered
+
+
+def _checked(options: EmitOptions) -> str:
+    """The model's name in C; ConfigError where options are wrong."""
     if options.arena not in ARENAS:
         raise ConfigError(f"arena '{options.arena}' is unknown", hint=f"one of {', '.join(ARENAS)}")
     if options.selftest < 0:
         raise ConfigError(f"selftest {options.selftest} is not a number of samples", hint="0 for none")
-    placement = options.placement
-    placement.check(options.arena)
-    model_id, lowered = network.model_id(), network
-    network = shrink(lowered)
-    removed = Removed.between(lowered, network)
-    whole = network
-    pins = _pins_of_remaining(options.pins, lowered, network, f"{name}_")
-    setup = Setup(
-        options.target,
-        options.aim,
-        pins,
-        options.backend,
-        f"{name}_",
-        placement.in_arena,
-        placement.arena_align,
-        options.stream_rows,
-        options.push_rows,
-        options.apart,
+    options.placement.check(options.arena)
+    return cnames.model_name(options.name)
+
+
+def _setup(name: str, options: EmitOptions, pins: Mapping[str, str]) -> Setup:
+    return Setup(
+        target=options.target,
+        aim=options.aim,
+        pins=pins,
+        backend=options.backend,
+        prefix=f"{name}_",
+        io=options.placement.in_arena,
+        alignment=options.placement.arena_align,
+        rows=options.stream_rows,
+        pushed=options.push_rows,
+        apart=options.apart,
     )
-    found = made(network, setup)
-    network, selection, planned = found.network, found.selection, found.planned
+
+
+def _context(name: str, options: EmitOptions, whole: Network, found: Made) -> dict[str, Any]:
+    """What templates know of a model; `whole` is its network before anything went row by row."""
+    network, planned, placement = found.network, found.planned, options.placement
     inputs = _named(network, whole, network.inputs, name, "input", planned)
     outputs = _named(network, whole, network.outputs, name, "output", planned)
-    steps = _steps(name, network, selection, planned, options.target, (*inputs, *outputs))
-    raw = _raw(options, inputs)
-    segments = _segments(name, network, planned, steps, (*inputs, *outputs))
+    ports = (*inputs, *outputs)
+    steps = _steps(name, network, found.selection, planned, options.target, ports)
+    segments = _segments(name, network, planned, steps, ports)
     start, pattern = fills(network, planned)
-    context: dict[str, Any] = {
+    return {
         "name": name,
         "macro": name.upper(),
         "version": __version__,
-        "model_id": f"0x{model_id:08x}",
         "target": options.target,
         "inputs": inputs,
         "outputs": outputs,
         "parameters": _parameters(options, planned, inputs, outputs),
-        "arguments": _arguments(options, planned, (*inputs, *outputs)),
-        "bytes_only": all(p.tensor.dtype == "int8" for p in (*inputs, *outputs)),
+        "arguments": _arguments(options, planned, ports),
+        "bytes_only": all(port.tensor.dtype == "int8" for port in ports),
         "placement": placement,
         "reserved": placement.reserved(name, options.arena),
         "arena": planned.arena,
         "state": planned.state_bytes,
         "fills": start,
+        "pattern": pattern,
         "initial_state": pattern.size,
         "settled": settled(whole),
         "caller_arena": options.arena == "caller",
@@ -171,56 +196,55 @@ def emit(network: Network, options: EmitOptions) -> dict[str, str]:
         "steps": steps,
         "segments": segments,
         "pushed": next((own.pushed for own in segments if own.pushed), None),
-        "placed": [p for p in (*inputs, *outputs) if placement.in_arena and not p.rows],
+        "placed": [port for port in ports if placement.in_arena and not port.rows],
         "unread": [
-            p.argument
-            for p in inputs
-            if p.offset is None and not any(network.shares(p.port.tensor, read) for read in _read(network))
+            port.argument
+            for port in inputs
+            if port.offset is None and not any(network.shares(port.port.tensor, read) for read in _read(network))
         ],
-        "raw": raw,
+        "raw": _raw(options, inputs),
         "spdx": SPDX,
         "synthetic": network.synthetic,
         "single_rounding": network.single_rounding,
     }
+
+
+def _sources(context: Mapping[str, Any], options: EmitOptions, found: Made) -> dict[str, str]:
+    """Header, C, weights and assembly."""
+    name, steps, raw = context["name"], context["steps"], context["raw"]
     instances = _instances(steps, options.target)
-    templates = environment()
     assembled = _assembled(instances)
-    functions = [_function(templates, instance, assembled, f"{name.upper()}_ASSEMBLY") for instance in instances]
-    set_input = templates.get_template("set_input.c.j2").render(context).strip("\n") if raw else ""
-    rows = [templates.get_template("rows.c.j2").render(context, own=own).strip("\n") for own in segments]
+    functions = [_function(instance, assembled, f"{context['macro']}_ASSEMBLY") for instance in instances]
+    set_input = _render("set_input.c.j2", context).strip("\n") if raw else ""
+    rows = [_render("rows.c.j2", context, own=own).strip("\n") for own in context["segments"]]
     texts = [*(function["text"] for function in functions), *rows, set_input]
-    rendered = {
-        f"{name}.h": templates.get_template("model.h.j2").render(context),
-        f"{name}.c": templates.get_template("model.c.j2").render(
+    return {
+        f"{name}.h": _render("model.h.j2", context),
+        f"{name}.c": _render(
+            "model.c.j2",
             context,
             calls=[_call(step) for step in steps],
             functions=functions,
             rows=rows,
             assembled=[_wrapped(f"{own.returns} {at}(", own.parameters, ");") for at, own in assembled.values()],
-            includes=dict.fromkeys(name for instance in instances for name in instance.source.includes),
+            includes=dict.fromkeys(file for instance in instances for file in instance.source.includes),
             set_input=set_input,
-            helpers=helpers(texts, options.target, network.single_rounding),
+            helpers=helpers(texts, options.target, found.network.single_rounding),
         ),
-        f"{name}_weights.c": templates.get_template("weights.c.j2").render(
-            context, arrays=_arrays(steps, name, raw, pattern)
-        ),
-        f"{name}_kernels.S": templates.get_template("kernels.S.j2").render(
+        f"{name}_weights.c": _render("weights.c.j2", context, arrays=_arrays(steps, name, raw, context["pattern"])),
+        f"{name}_kernels.S": _render(
+            "kernels.S.j2",
             context,
             functions=[
                 (symbol, assembly_text(own, symbol), _executed(steps, own, options.target.cpu))
                 for symbol, own in assembled.values()
             ],
         ),
-        f"{name}.report.json": model_report.as_json(
-            network, options, steps, planned, selection, model_id, removed, wall.lines(whole, setup, found)
-        ),
     }
-    if options.selftest:
-        samples = selftest_samples(whole, options.selftest)
-        rendered[f"{name}_selftest.c"] = templates.get_template("selftest.c.j2").render(context, samples=samples)
-    if options.evaluate:
-        rendered[f"{name}_evaluate.c"] = templates.get_template("evaluate.c.j2").render(context)
-    return rendered
+
+
+def _render(template: str, context: Mapping[str, Any], **more: Any) -> str:
+    return environment().get_template(template).render(context, **more)
 
 
 def _pins_of_remaining(pins: Mapping[str, str], lowered: Network, network: Network, prefix: str) -> dict[str, str]:
@@ -434,11 +458,10 @@ def _made_from(assembly: Assembly) -> str:
     return repr((assembly.template, assembly.values))
 
 
-def _function(
-    templates: jinja2.Environment, instance: _Instance, assembled: Mapping[str, tuple[str, Assembly]], macro: str
-) -> dict[str, Any]:
+def _function(instance: _Instance, assembled: Mapping[str, tuple[str, Assembly]], macro: str) -> dict[str, Any]:
     source = instance.source
-    text = templates.get_template(source.template).render(
+    text = _render(
+        source.template,
         source.values,
         signature=instance.signature,
         symbol=instance.function,
