@@ -13,9 +13,10 @@ import numpy as np
 
 from nnbuild import __version__, cnames, cost, model_report, row_calls, static_cost, wall
 from nnbuild.contract import Assembly, Source
+from nnbuild.cports import NamedPort, arguments, named, parameters
 from nnbuild.errors import ConfigError
 from nnbuild.memory import Plan
-from nnbuild.network import Array, Network, Port, Tensor
+from nnbuild.network import Array, Network, Tensor
 from nnbuild.ops.history import settled
 from nnbuild.optimize import Aim, Selection
 from nnbuild.placement import Placement
@@ -79,37 +80,6 @@ class _Step(model_report.Step):
     keeps: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _NamedPort:
-    """A model input or output with its names in C: macro prefix, function suffix, argument; `offset` in the arena.
-
-    The rows of one that has them are pushed, each of `row_size`.
-    """
-
-    port: Port
-    tensor: Tensor
-    macro: str
-    suffix: str
-    argument: str
-    offset: int | None = None
-    rows: int = 0
-
-    @property
-    def row_size(self) -> int:
-        """Elements that the caller has at a time."""
-        return self.tensor.size // self.rows if self.rows else self.tensor.size
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of an element."""
-        return int(np.dtype(self.tensor.dtype).itemsize)
-
-    @property
-    def bits(self) -> int:
-        """Bits of an element."""
-        return 8 * self.itemsize
-
-
 def emit(network: Network, options: EmitOptions) -> dict[str, str]:
     """File name -> text: `<name>.c .h _weights.c _kernels.S .report.json`; `_selftest.c`, `_evaluate.c` if asked.
 
@@ -167,8 +137,8 @@ def _setup(name: str, options: EmitOptions, pins: Mapping[str, str]) -> Setup:
 def _context(name: str, options: EmitOptions, whole: Network, found: Made) -> dict[str, Any]:
     """What templates know of a model; `whole` is its network before anything went row by row."""
     network, planned, placement = found.network, found.planned, options.placement
-    inputs = _named(network, whole, network.inputs, name, "input", planned)
-    outputs = _named(network, whole, network.outputs, name, "output", planned)
+    inputs = named(network, whole, network.inputs, name, "input", planned)
+    outputs = named(network, whole, network.outputs, name, "output", planned)
     ports = (*inputs, *outputs)
     steps = _steps(name, network, found.selection, planned, options.target, ports)
     segments = _segments(name, network, planned, steps, ports)
@@ -180,8 +150,8 @@ def _context(name: str, options: EmitOptions, whole: Network, found: Made) -> di
         "target": options.target,
         "inputs": inputs,
         "outputs": outputs,
-        "parameters": _parameters(options, planned, inputs, outputs),
-        "arguments": _arguments(options, planned, ports),
+        "parameters": parameters(options.arena == "caller", planned, inputs, outputs),
+        "arguments": arguments(options.arena == "caller", planned, ports),
         "bytes_only": all(port.tensor.dtype == "int8" for port in ports),
         "placement": placement,
         "reserved": placement.reserved(name, options.arena),
@@ -256,47 +226,7 @@ def _pins_of_remaining(pins: Mapping[str, str], lowered: Network, network: Netwo
     return {name: kernel for name, kernel in pins.items() if name not in before - after}
 
 
-def _named(
-    network: Network, whole: Network, ports: Sequence[Port], name: str, kind: str, planned: Plan
-) -> list[_NamedPort]:
-    """One port is `input`; of several each carries its own name."""
-    heights = {own.source: own.height for own in network.segments if own.pushed}
-    names = [f"_{own}" for own in cnames.distinct([port.name for port in ports])] if len(ports) > 1 else [""]
-    return [
-        _NamedPort(
-            port,
-            whole.tensors[port.tensor],
-            f"{name}_{kind}{own}".upper(),
-            own,
-            f"{kind}{own}",
-            planned.offsets.get(port.tensor),
-            heights.get(port.tensor, 0) if kind == "input" else 0,
-        )
-        for port, own in zip(ports, names, strict=True)
-    ]
-
-
-def _parameters(
-    options: EmitOptions, planned: Plan, inputs: Sequence[_NamedPort], outputs: Sequence[_NamedPort]
-) -> str:
-    """Those of `<name>_run`."""
-    words = [f"void *{memory}" for memory in _callers_memory(options, planned)]
-    words += [f"const {p.tensor.dtype}_t *{p.argument}" for p in inputs if p.offset is None]
-    words += [f"{p.tensor.dtype}_t *{p.argument}" for p in outputs if p.offset is None]
-    return ", ".join(words) or "void"
-
-
-def _arguments(options: EmitOptions, planned: Plan, ports: Sequence[_NamedPort]) -> str:
-    """What the self-test passes to `<name>_run`."""
-    return ", ".join([*_callers_memory(options, planned), *(p.argument for p in ports if p.offset is None)])
-
-
-def _callers_memory(options: EmitOptions, planned: Plan) -> list[str]:
-    """The memory that the caller passes."""
-    return ["arena", "state"][: 2 if planned.state_bytes else 1] if options.arena == "caller" else []
-
-
-def _raw(options: EmitOptions, inputs: Sequence[_NamedPort]) -> RawInput | None:
+def _raw(options: EmitOptions, inputs: Sequence[NamedPort]) -> RawInput | None:
     if options.raw is None:
         return None
     if len(inputs) != 1:
@@ -312,7 +242,7 @@ def _steps(
     selection: Selection,
     planned: Plan,
     target: Target,
-    ports: Sequence[_NamedPort],
+    ports: Sequence[NamedPort],
 ) -> list[_Step]:
     arguments = {named.port.tensor: named.argument for named in ports if named.offset is None}
     places = {tensor: _in_argument(network, tensor, arguments) for tensor in network.tensors}
@@ -355,7 +285,7 @@ def _in_argument(network: Network, tensor: str, arguments: Mapping[str, str]) ->
 
 
 def _segments(
-    name: str, network: Network, planned: Plan, steps: Sequence[_Step], ports: Sequence[_NamedPort]
+    name: str, network: Network, planned: Plan, steps: Sequence[_Step], ports: Sequence[NamedPort]
 ) -> list[row_calls.Function]:
     """The functions of what goes row by row."""
     places = {named.port.tensor: named.argument for named in ports if named.offset is None}
