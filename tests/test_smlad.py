@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nnbuild import cmsis_nn, fixedpoint
 from nnbuild.contract import Case, LayerView
 from nnbuild.emit import EmitOptions, emit
-from nnbuild.kernels import smlad, smlad_depthwise, smlad_strips
+from nnbuild.kernels import smlad, smlad_depthwise, smlad_strips, smlad_weights
 from nnbuild.kernels.exact_requantize import Channels
 from nnbuild.kernels.smlad_requantize import RAISED, Requantization, line, requantization
 from nnbuild.kernels.smlad_strips import Lines
@@ -35,7 +35,7 @@ def test_order_of_weights() -> None:
     """Halfwords for inputs 0 and 2, then 1 and 3; in each the upper channel, and the lower one plus the offset."""
     weights = np.array([[[1, 2, 3, 4, 5]], [[-1, -2, -3, -4, -5]]], np.int8)
     for offset in (0, 128):
-        words = smlad.words(weights, 4, offset).astype(np.int64) & 0xFFFFFFFF
+        words = smlad_weights.words(weights, 4, offset).astype(np.int64) & 0xFFFFFFFF
         empty = offset << 16 | offset
         first = (-3 * 256 + 3 + offset & 0xFFFF) << 16 | (-1 * 256 + 1 + offset & 0xFFFF)
         second = (-4 * 256 + 4 + offset & 0xFFFF) << 16 | (-2 * 256 + 2 + offset & 0xFFFF)
@@ -45,16 +45,16 @@ def test_order_of_weights() -> None:
 
 def test_rows_begin_with_a_four_that_overlaps() -> None:
     weights = np.arange(1, 8, dtype=np.int8).reshape(1, 1, 7)
-    assert smlad.overlapping(weights).tolist() == [[[1, 2, 3, 0, 4, 5, 6, 7]]]
-    assert smlad.overlapping(weights[..., :2]).tolist() == [[[1, 2, 0, 0]]]
-    assert smlad.overlapping(weights[..., :4]).tolist() == [[[1, 2, 3, 4]]]
+    assert smlad_weights.overlapping(weights).tolist() == [[[1, 2, 3, 0, 4, 5, 6, 7]]]
+    assert smlad_weights.overlapping(weights[..., :2]).tolist() == [[[1, 2, 0, 0]]]
+    assert smlad_weights.overlapping(weights[..., :4]).tolist() == [[[1, 2, 3, 4]]]
 
 
 def test_pairs_that_are_no_halfword() -> None:
     weights = np.array([[-1, 5], [-128, 5], [3, -128]], np.int8).reshape(3, 1, 2)
-    assert smlad.wraps(weights)
-    assert not smlad.wraps(weights[1:])
-    assert not smlad.wraps(weights[:1])
+    assert smlad_weights.wraps(weights)
+    assert not smlad_weights.wraps(weights[1:])
+    assert not smlad_weights.wraps(weights[:1])
 
 
 def test_order_of_depthwise_weights() -> None:
@@ -190,7 +190,7 @@ def test_auto_takes_what_is_faster_on_the_core() -> None:
 
 def test_weights_of_four_channels_are_the_bytes_of_a_word() -> None:
     weights = np.array([[[1, 2]], [[-1, -2]], [[3, 4]], [[-128, 127]], [[5, 6]]], np.int8)
-    words = smlad.bytes_of_four(weights).astype(np.int64) & 0xFFFFFFFF
+    words = smlad_weights.bytes_of_four(weights).astype(np.int64) & 0xFFFFFFFF
     assert words.tolist() == [0x8003FF01, 0x7F04FE02, 5, 6]
     by_tap = np.array([[1, 2, 3, -4], [5, 6, 7, 8]], np.int8)
     found = smlad_depthwise.bytes_of_four(by_tap).astype(np.int64) & 0xFFFFFFFF
@@ -205,11 +205,11 @@ def place_of(case: Case) -> Window:
 
 def test_what_rows_leave_over_is_one_four() -> None:
     rgb = replace(place_of(convolution()), input=(8, 8, 3), kernel=(3, 3))
-    assert smlad.packed(rgb) == (3, 2, 1)
-    assert smlad.packed(replace(rgb, input=(8, 8, 4))) == ()
-    assert smlad.packed(replace(rgb, input=(8, 8, 2))) == ()
-    assert smlad.packed(replace(rgb, dilation=(1, 2))) == ()
-    assert smlad.packed(replace(rgb, kernel=(1, 3))) == ()
+    assert smlad_weights.packed(rgb) == (3, 2, 1)
+    assert smlad_weights.packed(replace(rgb, input=(8, 8, 4))) == ()
+    assert smlad_weights.packed(replace(rgb, input=(8, 8, 2))) == ()
+    assert smlad_weights.packed(replace(rgb, dilation=(1, 2))) == ()
+    assert smlad_weights.packed(replace(rgb, kernel=(1, 3))) == ()
 
 
 def test_pixels_inside() -> None:
@@ -278,7 +278,7 @@ def test_weights_of_minus_128(where: str, tmp_path: Path) -> None:
             if layer.op == "conv2d":
                 own = layer.constants["weights"].copy()
                 own[1::2], own[0::2, ..., 0] = -128, -1
-                assert smlad.wraps(own.reshape(len(own), own.shape[1], -1))
+                assert smlad_weights.wraps(own.reshape(len(own), own.shape[1], -1))
                 layer = replace(layer, constants={**layer.constants, "weights": own})
             layers.append(layer)
         network = replace(case.network, layers=tuple(layers))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nnbuild import fixedpoint, interpret
 from nnbuild.contract import LayerView
-from nnbuild.kernels import smlad, smlad_depthwise, wide_requantize
+from nnbuild.kernels import smlad_depthwise, smlad_weights, wide_requantize
 from nnbuild.network import QuantParams
 from nnbuild.ops import BY_NAME, channels, singles
 
@@ -90,7 +90,7 @@ def test_sums_are_shifted_as_far_as_multipliers_need(scales: list[float], reach:
 def test_order_of_weights() -> None:
     """Words of two channels and two inputs; depthwise, pairs of channels (0, 1) and (2, 3)."""
     weights = np.array([[[1, -2, 3]], [[-4, 5, 6]], [[7, 8, 9]]], np.int8)
-    found = smlad.two_by_two(weights).view(np.uint32).tolist()
+    found = smlad_weights.two_by_two(weights).view(np.uint32).tolist()
     assert found == [0x05FEFC01, 0x00080007, 0x00000603, 0x00000009]
     rows = np.array([[1, -2, 3, 4]], np.int8)
     assert smlad_depthwise.words(rows, 2).view(np.uint32).tolist() == [[0xFFFE0001, 0x00040003]]

@@ -22,7 +22,7 @@ import numpy as np
 
 from nnbuild import overlap
 from nnbuild.contract import Assembly, LayerView, Overlap, Source
-from nnbuild.kernels import smlad, smlad_strips, wide_requantize
+from nnbuild.kernels import smlad, smlad_strips, smlad_weights, wide_requantize
 from nnbuild.kernels.smlad_requantize import Requantization, outputs_length, requantization
 from nnbuild.kernels.smlad_strips import Lines
 from nnbuild.kernels.wide_requantize import Upper
@@ -190,7 +190,9 @@ def _render(view: LayerView, target: Target, form: Requantization | Upper, own: 
         strip = _assembly(place, form, target, types, size)
     values = {"p": view.params, "w": place, "form": form, "lines": used, "patch": used.patch, "layout": layout, **types}
     values |= {"copied": used.copied(place), "words": fours.shape[1], "backwards": view.backwards}
-    return Source("smlad_depthwise.c.j2", values, {"weights": smlad.with_constants(fours, own)}, assembly=(strip,))
+    return Source(
+        "smlad_depthwise.c.j2", values, {"weights": smlad_weights.with_constants(fours, own)}, assembly=(strip,)
+    )
 
 
 def _assembly(
