@@ -10,12 +10,13 @@ import pytest
 
 from nnbuild import rows, wall
 from nnbuild.cuts import WAYS, Cuts
-from nnbuild.memory import needs
+from nnbuild.memory import _all_overlaps, _apart, _takeovers, lifetimes, needs, plan
 from nnbuild.network import Network
 from nnbuild.optimize import Aim, eligible
-from nnbuild.selection import candidates
+from nnbuild.selection import candidates, select
 from nnbuild.streaming import Made, Setup, made
 from nnbuild.target import TARGETS
+from tests.row_networks import run_of
 from tests.test_memory import case as case_of
 from tests.test_rows import fixed_cases, maps
 
@@ -107,6 +108,44 @@ def test_what_may_help(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wall, "_ram", lambda network, setup, changes: next(taken))
     setup = replace(M0, aim=Aim(ram=100), rows="never", io=False)
     assert list(wall._remedies(of_two, setup, 1000)) == ["stream_rows='auto' takes 900 bytes, still 800 over"]
+
+
+def by_rows(pushed: bool) -> list[Network]:
+    """Networks whose layers go by rows, in every way."""
+    networks = [(maps(12), rows.Run(0, 4)), *((case.network, run_of(case.network)) for case in fixed_cases(8))]
+    found = (rows.streamed(each, [run._replace(way=way)], pushed) for each, run in networks for way in WAYS)
+    return [each for each in found if each is not None]
+
+
+@pytest.mark.parametrize("pushed", [False, True])
+@pytest.mark.parametrize("apart", [False, True])
+def test_needs_are_what_lives_in_a_plan(apart: bool, pushed: bool) -> None:
+    """Of the same kernels; with what lasts in a segment, sums and the count of rows among it, once."""
+    target, networks = M0.target, by_rows(pushed)
+    assert len(networks) > 3
+    for network in networks:
+        choices = select(network, target)
+        own = [
+            replace(layer, kernels=(choice.kernel,))
+            for layer, choice in zip(candidates(network, target), choices, strict=True)
+        ]
+        live = plan(network, choices, target, True, apart=apart).live
+        assert needs(network, own, target, True, apart=apart) == tuple((each,) for each in live)
+
+
+def test_rows_that_are_needed_later_take_over_no_memory() -> None:
+    """In a segment the next row of an input comes where the first one lay: what lasts begins in memory of its own."""
+    lasting = 0
+    for network in by_rows(False):
+        lives = lifetimes(network)
+        taken = list(_takeovers(network, lives, _apart(network, lives, (), 4)))
+        over = _all_overlaps(network, select(network, M0.target), lives, M0.target)
+        for own in network.segments:
+            assert {step.output for step in taken if own.first <= step.layer <= own.last}.isdisjoint(own.lasting)
+            assert not any(over.get(name) for name in own.lasting if name not in (own.source, own.result))
+            assert over.get(own.result, {}).keys() <= {own.source}
+            lasting += len(own.lasting)
+    assert lasting > 20
 
 
 @pytest.mark.parametrize("core", ["cortex-m0", "cortex-m4", "generic"])
