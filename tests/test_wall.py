@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nnbuild import rows, wall
-from nnbuild.cuts import WAYS, Cuts
+from nnbuild.cuts import WAYS, Cuts, _Part
 from nnbuild.memory import _all_overlaps, _apart, _takeovers, lifetimes, needs, plan
 from nnbuild.network import Network
 from nnbuild.optimize import Aim, eligible
@@ -108,6 +108,19 @@ def test_what_may_help(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wall, "_ram", lambda network, setup, changes: next(taken))
     setup = replace(M0, aim=Aim(ram=100), rows="never", io=False)
     assert list(wall._remedies(of_two, setup, 1000)) == ["stream_rows='auto' takes 900 bytes, still 800 over"]
+
+
+def test_a_part_has_the_fastest_kernels_within_a_limit() -> None:
+    part = _Part(0, 1, (((8, 5), (4, 9)), ((6, 2),)), 3)
+    assert part.peak == 6
+    assert [part.cycles(limit) for limit in (6, 7, 8)] == [14, 14, 10]
+
+
+def test_the_least_limit_is_none_beyond_what_is_asked() -> None:
+    found = Cuts(maps(12), M0, candidates(maps(12), M0.target))
+    least = found.least(found.whole())
+    assert least is not None
+    assert (found.least(least), found.least(least - 1)) == (least, None)
 
 
 def by_rows(pushed: bool) -> list[Network]:
