@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count, permutations
 from random import Random
@@ -139,8 +139,13 @@ def test_no_order_of_any_layers_has_a_lower_peak() -> None:
 
 def test_a_set_of_layers_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six layers in any order, and one that reads them all: 64 sets, though 1957 beginnings of an order."""
-    ready, looked = order._ready, []
-    monkeypatch.setattr(order, "_ready", lambda steps, done: looked.append(done) or ready(steps, done))
+    ready, looked = order._ready, list[frozenset[int]]()
+
+    def noted(steps: Sequence[Any], done: frozenset[int]) -> Iterator[int]:
+        looked.append(done)
+        return ready(steps, done)
+
+    monkeypatch.setattr(order, "_ready", noted)
     steps = [order._Step(frozenset(), frozenset({6}), 4, ()) for _ in range(6)]
     assert order._best([*steps, order._Step(frozenset(range(6)), frozenset(), 4, ())]) is None
     assert len(looked) == len(set(looked)) <= 64

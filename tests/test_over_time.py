@@ -490,14 +490,18 @@ def test_fills_make_the_states_of_any_beginning() -> None:
     """
     rng = np.random.default_rng(1)
     for _ in range(200):
-        tensors, layers, quant = {}, [], QuantParams(0.1, 0)
+        tensors: dict[str, Tensor] = {}
+        layers: list[Layer] = []
+        quant = QuantParams(0.1, 0)
         for number, inner in enumerate(rng.integers(1, 7, 4).tolist()):
             tensors |= {name: Tensor(name, (n, inner), quant) for name, n in ((f"x{number}", 1), (f"y{number}", 3))}
             row = rng.choice(np.array([0, 5], np.int8), inner) if rng.integers(2) else np.full(inner, 5, np.int8)
             kept = HistoryParams(1, 3, 1, inner)
             layers.append(Layer(f"l{number}", "history", (f"x{number}",), f"y{number}", kept, {"start": row}, "n"))
-        ports = [tuple(Port(name, name, tensors[name].shape, "") for name in tensors if name[0] == end) for end in "xy"]
-        network = Network(tensors, tuple(layers), *ports)
+        inputs, outputs = (
+            tuple(Port(name, name, tensors[name].shape, "") for name in tensors if name[0] == end) for end in "xy"
+        )
+        network = Network(tensors, tuple(layers), inputs, outputs)
         found, constant = fills(network, plan(network, select(network, TARGETS["generic"]), TARGETS["generic"]))
         states, size = memory._states(network)
         filled = np.full(size, 77, np.int8)

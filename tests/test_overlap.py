@@ -213,7 +213,10 @@ def test_windows_are_those_that_taps_read(
     height, width = (max((shape[axis] + 2 * pad[axis] - extent[axis]) // stride[axis] + 1, 1) for axis in (0, 1))
     place = Window(shape, (height, width), kernel, stride, dilation, pad, pad)
     # Between the taps of a dilated kernel everything counts.
-    elements, solid = np.arange(np.prod(shape)).reshape(shape), replace(place, kernel=tuple(extent), dilation=(1, 1))
+    elements, solid = (
+        np.arange(np.prod(shape)).reshape(shape),
+        replace(place, kernel=(extent[0], extent[1]), dilation=(1, 1)),
+    )
     read = [own.taps(elements, -1).reshape(place.pixels, -1) for own in (place, solid)]
     spans, _ = overlap.windows(place, 1)
     wide, written = overlap.windows(place, 3, (2, 4))
