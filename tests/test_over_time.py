@@ -31,7 +31,7 @@ from nnbuild.lower import lower, traced
 from nnbuild.memory import plan
 from nnbuild.network import Array, Layer, Network, Port, QuantParams, Tensor
 from nnbuild.ops import BY_NAME
-from nnbuild.ops.history import HistoryParams, settled
+from nnbuild.ops.history import HistoryParams, _turns, settled
 from nnbuild.over_time import streamed
 from nnbuild.pipeline import Request, quantized
 from nnbuild.reset import fills
@@ -520,6 +520,11 @@ def test_fills_make_the_states_of_any_beginning() -> None:
             next(n for n in range(1, 7) if (np.resize(row[:n], 3 * row.size) == np.tile(row, 3)).all()) for row in rows
         ]
         assert constant.size == sum(period for period in periods if period > 1)
+
+
+def test_new_rows_come_in_where_the_oldest_lie_unless_that_is_elsewhere() -> None:
+    sizes = {(1, 5, 1, 16): True, (1, 6, 2, 3): True, (1, 7, 2, 5): False, (3, 5, 1, 4): False}
+    assert {each: _turns(HistoryParams(*each)) for each in sizes} == sizes
 
 
 def test_a_beginning_is_repeated_as_a_whole() -> None:

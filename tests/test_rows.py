@@ -167,6 +167,13 @@ def test_rows_that_are_made_outside_become_padding(rows_: int, where: str, way: 
         assert run_here(tmp_path, [case], left, target=GENERIC, stream_rows="l0-l2") != 0
 
 
+@pytest.mark.parametrize(("height", "count", "skip"), [(9, 5, 1), (10, 5, 0)])
+def test_a_row_is_skipped_where_that_takes_no_more_calls(height: int, count: int, skip: int) -> None:
+    found = rows.segment(maps(height, 2), Run(0, 2, WAYS[2]))
+    assert found is not None
+    assert (found[0].steps[0].due.count, found[0].steps[0].due.skip) == (count, skip)
+
+
 # --- what is chosen ----------------------------------------------------------------------------------------------
 
 
