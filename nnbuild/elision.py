@@ -28,13 +28,12 @@ def elide(network: Network) -> Network:
 
 def _views(network: Network, layer: Layer, runs: Sequence[Run]) -> dict[str, View]:
     """What lies in what without `layer`; empty where it is needed."""
-    kinds = {network.tensors[name].dtype for name in (*layer.inputs, layer.output)}
-    if not runs or len(kinds) > 1:
+    if not runs:
         return {}
     if len(runs) == 1 and layer.output not in {port.tensor for port in network.outputs}:
         return {layer.output: View(layer.inputs[runs[0].input], runs[0].start)}
     found = {layer.inputs[run.input]: View(layer.output, run.place) for run in runs}
-    whole = all(run.start == 0 and run.size == network.tensors[layer.inputs[run.input]].size for run in runs)
+    whole = all(run.size == network.tensors[layer.inputs[run.input]].size for run in runs)
     return found if whole and len(found) == len(runs) and not _settled(network) & found.keys() else {}
 
 

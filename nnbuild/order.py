@@ -66,8 +66,7 @@ def _steps(network: Network) -> list[_Step]:
         size = 0 if network.place(layer.output)[0] in ports else aligned(network.tensors[layer.output].bytes)
         after = {at for at, shared in enumerate(sharing) if shared & {*layer.inputs}}
         readers = {at for at, other in enumerate(network.layers) if sharing[index] & {*other.inputs}}
-        takes = _takes(network, layer, written) if size else ()
-        found.append(_Step(frozenset(after), frozenset(readers), size, takes))
+        found.append(_Step(frozenset(after), frozenset(readers), size, _takes(network, layer, written)))
     return found
 
 
@@ -81,7 +80,7 @@ def _live(steps: Sequence[_Step], done: frozenset[int], index: int) -> int:
     """Bytes that live while `index` runs behind `done`."""
     step = steps[index]
     needed = [at for at in done if steps[at].readers - done]
-    dies = any(at in done and steps[at].size and steps[at].readers <= done | {index} for at in step.takes)
+    dies = any(steps[at].size and steps[at].readers <= done | {index} for at in step.takes)
     return sum(steps[at].size for at in needed) + (0 if dies else step.size)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnbuild.contract import LayerView
-from nnbuild.memory import ALIGNMENT, Plan
+from nnbuild.memory import Plan
 from nnbuild.network import Array, Network
 from nnbuild.ops import BY_NAME
 
@@ -39,7 +39,7 @@ def fills(network: Network, planned: Plan) -> tuple[list[Fill], Array]:
         if pattern.size > 1:
             found.append(Fill(first, end, None, sum(each.size for each in constant), pattern.size))
             constant.append(pattern)
-        elif found and found[-1].value == pattern[0] and first - found[-1].end < ALIGNMENT:
+        elif found and found[-1].value == pattern[0]:
             found[-1] = Fill(found[-1].first, end, int(pattern[0]))
         else:
             found.append(Fill(first, end, int(pattern[0])))

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 import nnbuild
-from nnbuild import freeze, interpret, over_time
+from nnbuild import freeze, interpret, memory, over_time, reset
 from nnbuild.cli import main
 from nnbuild.contract import LayerView
 from nnbuild.emit import EmitOptions, emit
@@ -28,9 +28,9 @@ from nnbuild.importer import import_model
 from nnbuild.intervals import Interval
 from nnbuild.lower import lower, traced
 from nnbuild.memory import plan
-from nnbuild.network import Array, Layer, Network, QuantParams, Tensor
+from nnbuild.network import Array, Layer, Network, Port, QuantParams, Tensor
 from nnbuild.ops import BY_NAME
-from nnbuild.ops.history import HistoryParams, settled
+from nnbuild.ops.history import HistoryParams, _turns, settled
 from nnbuild.over_time import streamed
 from nnbuild.pipeline import Request, quantized
 from nnbuild.reset import fills
@@ -480,6 +480,56 @@ def test_a_state_begins_as_zeros_would_leave_it(tmp_path: Path) -> None:
         if layer.op == "history":
             rows = zeros[layer.inputs[0]].reshape(layer.params.outer, -1, layer.params.inner)
             assert (rows == layer.constants["start"].reshape(layer.params.outer, 1, -1)).all()
+
+
+def test_fills_make_the_states_of_any_beginning() -> None:
+    """In memory of noise, side by side; a beginning that is a repetition takes no more of the constant than it has to.
+
+    Neighbours of one value are one fill.
+    """
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        tensors: dict[str, Tensor] = {}
+        layers: list[Layer] = []
+        quant = QuantParams(0.1, 0)
+        for number, inner in enumerate(rng.integers(1, 7, 4).tolist()):
+            tensors |= {name: Tensor(name, (n, inner), quant) for name, n in ((f"x{number}", 1), (f"y{number}", 3))}
+            row = rng.choice(np.array([0, 5], np.int8), inner) if rng.integers(2) else np.full(inner, 5, np.int8)
+            kept = HistoryParams(1, 3, 1, inner)
+            layers.append(Layer(f"l{number}", "history", (f"x{number}",), f"y{number}", kept, {"start": row}, "n"))
+        inputs, outputs = (
+            tuple(Port(name, name, tensors[name].shape, "") for name in tensors if name[0] == end) for end in "xy"
+        )
+        network = Network(tensors, tuple(layers), inputs, outputs)
+        found, constant = fills(network, plan(network, select(network, TARGETS["generic"]), TARGETS["generic"]))
+        states, size = memory._states(network)
+        filled = np.full(size, 77, np.int8)
+        for fill in found:
+            part = constant[fill.source : fill.source + fill.period] if fill.value is None else np.int8(fill.value)
+            filled[fill.first : fill.end] = np.resize(part, fill.end - fill.first)
+        rows = [layer.constants["start"] for layer in layers]
+        for layer, row in zip(layers, rows, strict=True):
+            start = states[layer.name]
+            assert (filled[start : start + 3 * row.size] == np.tile(row, 3)).all()
+        single = [row[0] if (row == row[0]).all() else None for row in rows]
+        assert len(found) == sum(
+            one is None or one != before for one, before in zip(single, [None, *single[:-1]], strict=True)
+        )
+        periods = [
+            next(n for n in range(1, 7) if (np.resize(row[:n], 3 * row.size) == np.tile(row, 3)).all()) for row in rows
+        ]
+        assert constant.size == sum(period for period in periods if period > 1)
+
+
+def test_new_rows_come_in_where_the_oldest_lie_unless_that_is_elsewhere() -> None:
+    sizes = {(1, 5, 1, 16): True, (1, 6, 2, 3): True, (1, 7, 2, 5): False, (3, 5, 1, 4): False}
+    assert {each: _turns(HistoryParams(*each)) for each in sizes} == sizes
+
+
+def test_a_beginning_is_repeated_as_a_whole() -> None:
+    """A state ends with the end of a repetition: C need not stop within one."""
+    for values, size in (([0, 5, 0], 3), ([0, 5, 0, 5], 2), ([4, 4, 4], 1), ([1, 2, 1, 3], 4)):
+        assert reset._repeated(np.array(values, np.int8)).tolist() == values[:size]
 
 
 def test_channels_that_hold_one_value_are_not_kept(tmp_path: Path) -> None:

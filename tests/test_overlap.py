@@ -212,7 +212,17 @@ def test_windows_are_those_that_taps_read(
     extent = [(kernel[axis] - 1) * dilation[axis] + 1 for axis in (0, 1)]
     height, width = (max((shape[axis] + 2 * pad[axis] - extent[axis]) // stride[axis] + 1, 1) for axis in (0, 1))
     place = Window(shape, (height, width), kernel, stride, dilation, pad, pad)
-    read = place.taps(np.arange(np.prod(shape)).reshape(shape), -1).reshape(place.pixels, -1)
+    # Between the taps of a dilated kernel everything counts.
+    elements, solid = (
+        np.arange(np.prod(shape)).reshape(shape),
+        replace(place, kernel=(extent[0], extent[1]), dilation=(1, 1)),
+    )
+    read = [own.taps(elements, -1).reshape(place.pixels, -1) for own in (place, solid)]
     spans, _ = overlap.windows(place, 1)
-    for span, taps in zip(spans.tolist(), read, strict=True):
+    wide, written = overlap.windows(place, 3, (2, 4))
+    for pixel, (span, taps, inside) in enumerate(zip(spans.tolist(), *read, strict=True)):
         assert all(span[0] <= tap < span[1] for tap in taps[taps >= 0])
+        seen = inside[inside >= 0]
+        assert tuple(span) == ((seen.min(), seen.max() + 1) if seen.size else overlap.NOTHING)
+        assert not seen.size or wide[pixel].tolist() == [2 * span[0], 2 * span[1]]
+        assert written[pixel].tolist() == [12 * pixel, 12 * pixel + 12]

@@ -155,19 +155,38 @@ def test_mutants_of_two_rows_are_caught(mutant: tuple[str, str], tmp_path: Path)
         assert run_here(tmp_path, fixed_cases(8, WAYS[3]), mutant, target=GENERIC, stream_rows=SEGMENT) != 0
 
 
+@pytest.mark.parametrize("way", WAYS[2:], ids=str)
+@pytest.mark.parametrize(("rows_", "where"), [(3, "above the first row"), (4, "below the last row")])
+def test_rows_that_are_made_outside_become_padding(rows_: int, where: str, way: Way, tmp_path: Path) -> None:
+    """Of an odd number of rows that come by two: one is made outside of the tensor, and the next layer pads there."""
+    values = np.random.default_rng(3).integers(-128, 128, (2, 9 * 6 * 2)).astype(np.int8)
+    case = Case("odd", maps(9, 2, rows_), (values,))
+    left = (rf"nn_fill\((.*)\); /\* what was made {where}", r"(void)(\1); /*")
+    with only(way):
+        assert run_here(tmp_path, [case], target=GENERIC, stream_rows="l0-l2") == 0
+        assert run_here(tmp_path, [case], left, target=GENERIC, stream_rows="l0-l2") != 0
+
+
+@pytest.mark.parametrize(("height", "count", "skip"), [(9, 5, 1), (10, 5, 0)])
+def test_a_row_is_skipped_where_that_takes_no_more_calls(height: int, count: int, skip: int) -> None:
+    found = rows.segment(maps(height, 2), Run(0, 2, WAYS[2]))
+    assert found is not None
+    assert (found[0].steps[0].due.count, found[0].steps[0].due.skip) == (count, skip)
+
+
 # --- what is chosen ----------------------------------------------------------------------------------------------
 
 
-def maps(height: int = 48, layers: int = 4) -> Network:
-    """Convolutions 3x3 of one size, and a mean."""
+def maps(height: int = 48, layers: int = 4, rows_: int = 3) -> Network:
+    """Convolutions of `rows_` x 3 that keep the size, and a mean."""
     maker = row_networks.Maker(lambda strategy: strategy.example(), np.random.default_rng(1))
     shape, quant = (height, 6, 8), QuantParams(0.05, -5)
     maker.tensors["x"] = Tensor("x", (height, 6, 2), quant)
     end = "x"
     for inputs in (2, *[8] * (layers - 1)):
-        place = Window((height, 6, inputs), shape[:2], (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
+        place = Window((height, 6, inputs), shape[:2], (rows_, 3), (1, 1), (1, 1), (1, 1), (rows_ - 2, 1))
         constants: dict[str, Any] = {
-            "weights": maker.rng.integers(-127, 128, (8, 3, 3, inputs)).astype(np.int8),
+            "weights": maker.rng.integers(-127, 128, (8, rows_, 3, inputs)).astype(np.int8),
             "bias": np.zeros(8, np.int32),
             "multiplier": np.full(8, 2**30 + 5, np.int32),
             "shift": np.full(8, -9, np.int8),
