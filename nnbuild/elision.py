@@ -28,7 +28,8 @@ def elide(network: Network) -> Network:
 
 def _views(network: Network, layer: Layer, runs: Sequence[Run]) -> dict[str, View]:
     """What lies in what without `layer`; empty where it is needed."""
-    if not runs:
+    kinds = {network.tensors[name].dtype for name in (*layer.inputs, layer.output)}
+    if not runs or len(kinds) > 1:
         return {}
     if len(runs) == 1 and layer.output not in {port.tensor for port in network.outputs}:
         return {layer.output: View(layer.inputs[runs[0].input], runs[0].start)}

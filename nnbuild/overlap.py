@@ -54,8 +54,8 @@ def windows(place: Window, outputs: int, sizes: Sizes = BYTES) -> tuple[Array, A
     pixel = channels * sizes[0]
     starts = [np.arange(place.output[axis]) * place.stride[axis] - place.pad[axis] for axis in (0, 1)]
     (top, left), (bottom, right) = (
-        [np.maximum(start, 0) for start in starts],
-        [np.minimum(start + place.extent(axis), (height, width)[axis]) for axis, start in enumerate(starts)],
+        [np.clip(start, 0, size) for start, size in zip(starts, (height, width), strict=True)],
+        [np.clip(start + place.extent(axis), 0, (height, width)[axis]) for axis, start in enumerate(starts)],
     )
     first = (top[:, None] * width + left) * pixel
     end = ((bottom[:, None] - 1) * width + right) * pixel
