@@ -121,7 +121,7 @@ def _depthwise() -> Iterator[Case]:
 
 
 def _rows() -> Iterator[Case]:
-    """One row of windows, as layers are computed row by row (`nnbuild.rows`)."""
+    """One row of windows, as layers are computed row by row (`ram.rows`)."""
     for channels, width, stride in ((64, 5, 1), (16, 48, 1), (32, 24, 2), (60, 12, 2), (30, 6, 1)):
         attributes = {"strides": [1, stride], "pads": [0, 1, 0, 1] if stride == 1 else [0, 0, 0, 1], "group": channels}
         for name, clamp in (("plain", ()), ("relu", ("Relu",))):

@@ -16,10 +16,11 @@ from typing import Any
 
 from benchmarks import cmsis_nn as library_benchmark
 from benchmarks import cost_layers, executed
-from nnbuild import cmsis_nn, cost, emit, rows
+from nnbuild import cmsis_nn, cost, emit
 from nnbuild.errors import KernelError
 from nnbuild.network import Network
 from nnbuild.ops import BY_NAME
+from nnbuild.ram import rows
 from nnbuild.selection import BACKENDS, Choice, select
 from nnbuild.shrink import shrink
 from nnbuild.target import TARGETS, Target

@@ -5,7 +5,7 @@ instruction sets, counts what each layer executes, and fits by nonnegative least
 kernel's loops costs. Prints how far the estimate of each reference network is off, once with all measurements and once
 without those of that very network. `--write` refreshes nnbuild/costs.json and docs/COSTS.md, which takes three minutes.
 For a new operator there is `--only log_softmax --write`, less than one: it adds the costs of that operator alone.
-`--only rows` is for what segments take that go row by row (`nnbuild.rows`), besides their layers.
+`--only rows` is for what segments take that go row by row (`ram.rows`), besides their layers.
 Needs the reference folder, the cross compiler, QEMU with plugins, and CMSIS-NN.
 """
 

@@ -23,13 +23,14 @@ import onnx
 
 from benchmarks import command, executed, target
 from benchmarks.footprint import ROOT, quantized
-from nnbuild import __version__, interpret, stream
+from nnbuild import __version__, interpret
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.files import write_text
 from nnbuild.lower import lower
 from nnbuild.optimize import Aim
 from nnbuild.placement import Placement
-from nnbuild.stream import Stream
+from nnbuild.streams import stream
+from nnbuild.streams.stream import Stream
 from nnbuild.target import TARGETS
 
 TABLE = ROOT / "docs" / "MEMORY.md"

@@ -10,7 +10,7 @@ Layers are looked at by the reference (`nnbuild.layer_accuracy`), over up to LAY
 which it is compared with the program's bytes as well. A layer's SQNR is that of its output, dequantized, against the
 value of the float model that its quantization belongs to, clamp included.
 
-A stream (`nnbuild.over_time`) gets the frames of a sample one call after the other, and what it says of the last is its
+A stream (`streams.over_time`) gets the frames of a sample one call after the other, and what it says of the last is its
 answer; the reference takes samples whole, so that comparing the bytes holds the two against each other in every build.
 
 Samples are taken in chunks: memory does not grow with their number. Where recurrent layers keep their states, the
@@ -39,13 +39,13 @@ from nnbuild.host import Program, observed
 from nnbuild.layer_accuracy import LayerComparison, Levels, Power, Probe, probes
 from nnbuild.lower import Activation, traced
 from nnbuild.network import Array, Layer, Network
-from nnbuild.over_time import by_calls, streamed
 from nnbuild.pipeline import input_shapes
 from nnbuild.qdq import shapes
 from nnbuild.report.accuracy import CEILING, REFERENCE, Accuracy, Confusion, LayerAccuracy, WorstSample
 from nnbuild.samples import Sample, Samples
 from nnbuild.states import keeps_states
-from nnbuild.stream import stream_of
+from nnbuild.streams.over_time import by_calls, streamed
+from nnbuild.streams.stream import stream_of
 
 LAYER_SAMPLES = 50
 _SHOWN = 5  # worst samples and confusion pairs that are listed

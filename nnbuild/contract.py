@@ -16,7 +16,7 @@ from onnx import NodeProto
 from nnbuild import intervals
 from nnbuild.intervals import Interval
 from nnbuild.network import Array, Layer, Network, QuantParams, Tensor
-from nnbuild.sliding import Slides, never
+from nnbuild.streams.sliding import Slides, never
 from nnbuild.target import Target
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ def tied(
 
 @dataclass(frozen=True, slots=True)
 class RowForm:
-    """How a layer is computed row by row (`nnbuild.rows`), from `inputs` rows of each input to `outputs` rows.
+    """How a layer is computed row by row (`ram.rows`), from `inputs` rows of each input to `outputs` rows.
 
     They are made `rows` at a time. Those from row y * rows - skip on are what a layer of the operator with `params`,
     and the constants of the whole one, makes of `extent` rows, the first of which is row y * stride + first; rows that
@@ -336,11 +336,11 @@ class Operator:
     What `nnbuild.shrink` asks: `bounds(view, inputs)`, the interval of the output from those of the inputs;
     `channels`, how channels are taken away, where they can be; `copies(view, inputs)`, whether the output is the first
     input for every input within these intervals; `behind(first, second)`, the constants with which `second`, a layer
-    of this operator, also does what `first` in front of it does, or None. What `nnbuild.over_time` asks: `slides(view,
+    of this operator, also does what `first` in front of it does, or None. What `streams.over_time` asks: `slides(view,
     times)`, how a layer runs along time.
 
     `runs(view)` are what the output consists of where the layer does nothing but move whole runs of its inputs: memory
-    may make it unnecessary (`nnbuild.elision`).
+    may make it unnecessary (`ram.elision`).
 
     `rows(view, count, together)` is how a layer is computed row by row, so many of them `together`, None where it
     cannot be: `count` is of how many rows its inputs are, None where the layer itself has to say.

@@ -24,7 +24,7 @@ from nnbuild.target import Target
 
 if TYPE_CHECKING:
     from nnbuild.network import Network
-    from nnbuild.rows import Segment
+    from nnbuild.ram.rows import Segment
 
 FITTED = ("cortex-m0", "cortex-m0plus", "cortex-m3", "cortex-m4")
 """The cores whose documented timings the instructions were weighed with."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnbuild import cnames
-from nnbuild.memory import Plan
 from nnbuild.network import Network, Port, Tensor
+from nnbuild.ram.memory import Plan
 
 
 @dataclass(frozen=True, slots=True)

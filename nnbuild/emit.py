@@ -11,21 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from nnbuild import __version__, cnames, cost, model_report, row_calls, static_cost, wall
+from nnbuild import __version__, cnames, cost, model_report, static_cost
 from nnbuild.contract import Assembly, Source
 from nnbuild.cports import NamedPort, arguments, named, parameters
 from nnbuild.errors import ConfigError
-from nnbuild.memory import Plan
 from nnbuild.network import Array, Network, Tensor
 from nnbuild.ops.history import settled
 from nnbuild.optimize import Aim, Selection
 from nnbuild.placement import Placement
+from nnbuild.ram import row_calls, wall
+from nnbuild.ram.memory import Plan
+from nnbuild.ram.streaming import AUTO, Made, Setup, made
 from nnbuild.raw_input import RawInput, raw_input
 from nnbuild.rendering import assembly_range, assembly_text, environment, helpers
-from nnbuild.reset import fills
 from nnbuild.selftest import selftest_samples
 from nnbuild.shrink import Removed, shrink
-from nnbuild.streaming import AUTO, Made, Setup, made
+from nnbuild.streams.reset import fills
 from nnbuild.target import TARGETS, Target
 
 ARENAS = ("static", "caller", "shared")

@@ -18,7 +18,6 @@ import onnx
 from onnx import TensorProto, inliner, shape_inference
 
 from nnbuild import explicit_states, ports
-from nnbuild import stream as stream_of_model
 from nnbuild.errors import ConfigError, Finding, InternalError, ModelError, NNBuildError, first_line
 from nnbuild.explicit_states import States
 from nnbuild.folding import fold
@@ -52,7 +51,8 @@ from nnbuild.passes.graph import Graph, static_shape
 from nnbuild.passes.modern_opset import declare, raise_opset
 from nnbuild.passes.unary_forms import SWISH_OPSET
 from nnbuild.remarks import note, remarks
-from nnbuild.stream import Stream
+from nnbuild.streams import stream as stream_of_model
+from nnbuild.streams.stream import Stream
 from nnbuild.unsupported import check_operators
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -21,7 +21,7 @@ from nnbuild.network import Array, Layer, Network, Port, QuantParams, Tensor
 from nnbuild.placeholder import array_of
 from nnbuild.remarks import Remark, remarked
 from nnbuild.states import keeps_states
-from nnbuild.stream import stream_of
+from nnbuild.streams.stream import stream_of
 
 _STORED = frozenset((onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16))
 """Element types of quantized values."""
@@ -452,7 +452,7 @@ def lower(model: onnx.ModelProto, where: str = "", input_layout: str = "", singl
     network, stream = traced(model, where, input_layout, single_rounding)[0], stream_of(model)
     if stream is None:
         return network
-    from nnbuild.over_time import streamed
+    from nnbuild.streams.over_time import streamed
 
     return streamed(network, stream, where, input_layout)
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from nnbuild import __version__, cost, static_cost
 from nnbuild.contract import Kernel, Source
-from nnbuild.memory import Plan
 from nnbuild.network import Layer, Network, Port
 from nnbuild.ops import BY_NAME
 from nnbuild.optimize import Selection
+from nnbuild.ram.memory import Plan
+from nnbuild.ram.rows import Segment
 from nnbuild.report import curve
 from nnbuild.report.schema import MODEL_SCHEMA
 from nnbuild.report.usage import layer_number
-from nnbuild.rows import Segment
 from nnbuild.selection import Choice
 from nnbuild.shrink import Removed
 from nnbuild.static_cost import Range
@@ -56,7 +56,7 @@ def as_json(
 ) -> str:
     """The text of `<name>.report.json`. `network` is the shrunk one, which lacks what is `removed`.
 
-    `ram` is what is to be said of RAM and its limit (`nnbuild.wall`).
+    `ram` is what is to be said of RAM and its limit (`ram.wall`).
     """
     name, target = options.name, options.target
     layers = [_layer(network, name, index, step, planned, target) for index, step in enumerate(steps)]

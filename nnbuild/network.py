@@ -19,7 +19,7 @@ import numpy.typing as npt
 from nnbuild.errors import InternalError
 
 if TYPE_CHECKING:
-    from nnbuild.rows import Segment
+    from nnbuild.ram.rows import Segment
 
 Array = npt.NDArray[Any]
 
@@ -102,7 +102,7 @@ class Layer:
 
     `op` names the record in `nnbuild.ops`; `params` is that record's dataclass of plain integers; `constants` are its
     weights, biases, multipliers and tables in the layout that the record documents; `node` is the ONNX node behind it.
-    It is computed that many `times` in one inference: once, or for each row of its output (`nnbuild.rows`).
+    It is computed that many `times` in one inference: once, or for each row of its output (`ram.rows`).
     """
 
     name: str
@@ -137,11 +137,11 @@ class View:
 class Network:
     """The layers in execution order, with their tensors and the model's inputs and outputs.
 
-    `views` are the tensors that lie in others (see `nnbuild.elision`): parts that are read as they lie, or that layers
+    `views` are the tensors that lie in others (see `ram.elision`): parts that are read as they lie, or that layers
     write to where they belong. What no layer writes is there as soon as all of its elements are.
     `single_rounding`: requantization rounds once instead of twice, for firmware whose CMSIS-NN does. `synthetic`: its
     scales come from made-up samples, so what it computes means nothing. `segments` are runs of layers that are computed
-    row by row (`nnbuild.rows`), of a network that is on its way to C; there layers read and write rows of tensors.
+    row by row (`ram.rows`), of a network that is on its way to C; there layers read and write rows of tensors.
     """
 
     tensors: Mapping[str, Tensor]

@@ -12,13 +12,14 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nnbuild import cost, memory
+from nnbuild import cost
 from nnbuild.contract import Kernel, LayerView, Order, Source
 from nnbuild.cost import Timing, Work
-from nnbuild.lean import Form, Part, Picks, within
-from nnbuild.memory import Plan
 from nnbuild.network import Network
 from nnbuild.pareto import Option, Point, front
+from nnbuild.ram import memory
+from nnbuild.ram.lean import Form, Part, Picks, within
+from nnbuild.ram.memory import Plan
 from nnbuild.selection import Candidates, Choice
 from nnbuild.target import Target
 

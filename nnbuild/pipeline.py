@@ -22,7 +22,7 @@ from nnbuild.quantize import quantize
 from nnbuild.ranges import Ranges
 from nnbuild.remarks import Remark, note
 from nnbuild.states import keeps_states
-from nnbuild.stream import Stream, stream_of
+from nnbuild.streams.stream import Stream, stream_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nnbuild import config
-from nnbuild.memory import ALIGNMENT
+from nnbuild.ram.memory import ALIGNMENT
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 
 from nnbuild.contract import LayerView
 from nnbuild.cost import Timing
-from nnbuild.elision import elide
 from nnbuild.estimate.figures import Figures, Setup, figures
-from nnbuild.memory import plan
 from nnbuild.network import Network
 from nnbuild.ops import BY_NAME
-from nnbuild.order import reordered
+from nnbuild.ram.elision import elide
+from nnbuild.ram.memory import plan
+from nnbuild.ram.order import reordered
 from nnbuild.selection import select
 from nnbuild.target import TARGETS
 

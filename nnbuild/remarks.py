@@ -12,8 +12,8 @@ import onnx
 Entry = tuple[str, str]
 """(key, value) in `metadata_props`."""
 
-STREAM = "nnbuild.stream"
-"""The key of what `nnbuild.stream` notes."""
+STREAM = "nnbuild.streams.stream"
+"""The key of what `streams.stream` notes."""
 
 
 class Remark(Enum):

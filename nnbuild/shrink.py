@@ -15,12 +15,12 @@ import numpy as np
 
 from nnbuild import fixedpoint
 from nnbuild.contract import LayerView
-from nnbuild.elision import elide
 from nnbuild.intervals import Interval, anything
 from nnbuild.network import Array, Layer, Network, Tensor
 from nnbuild.ops import BY_NAME
-from nnbuild.order import reordered
 from nnbuild.placeholder import is_placeholder
+from nnbuild.ram.elision import elide
+from nnbuild.ram.order import reordered
 
 
 def shrink(network: Network) -> Network:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from nnbuild import memory, streaming
 from nnbuild.contract import Case, LayerView, Overlap
-from nnbuild.memory import Plan
 from nnbuild.network import Network
 from nnbuild.ops import BY_NAME
 from nnbuild.placement import Placement
+from nnbuild.ram import memory, streaming
+from nnbuild.ram.memory import Plan
 from nnbuild.selection import Choice
 from nnbuild.shrink import shrink
 from nnbuild.target import Target

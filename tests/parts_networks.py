@@ -11,9 +11,9 @@ from onnx import TensorProto, helper
 from nnbuild import interpret
 from nnbuild.contract import LayerView
 from nnbuild.lower import lower
-from nnbuild.memory import Plan
 from nnbuild.network import Array, Network, QuantParams
 from nnbuild.ops import BY_NAME, singles
+from nnbuild.ram.memory import Plan
 from nnbuild.selection import Choice
 from nnbuild.target import Target
 

@@ -14,7 +14,7 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from nnbuild import fixedpoint, layout, rows
+from nnbuild import fixedpoint, layout
 from nnbuild.contract import Case
 from nnbuild.network import Array, Layer, Network, Port, QuantParams, Tensor
 from nnbuild.ops.add import AddParams
@@ -25,7 +25,8 @@ from nnbuild.ops.depthwise_conv2d import DepthwiseConv2DParams
 from nnbuild.ops.lookup import LookupParams
 from nnbuild.ops.max_pool import MaxPoolParams
 from nnbuild.ops.spatial import Window
-from nnbuild.rows import Run, Way
+from nnbuild.ram import rows
+from nnbuild.ram.rows import Run, Way
 
 Map = tuple[int, int, int]
 SEGMENT = "first-last"

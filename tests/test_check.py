@@ -363,7 +363,7 @@ def test_documented_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def first_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """The preferred kernels, whatever the limits: else smaller kernels would do what advice is to do here."""
-    monkeypatch.setattr("nnbuild.streaming.optimize", lambda layers, target, *rest: preferred(layers, target))
+    monkeypatch.setattr("nnbuild.ram.streaming.optimize", lambda layers, target, *rest: preferred(layers, target))
 
 
 @pytest.mark.usefixtures("first_kernels")

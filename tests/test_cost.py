@@ -24,11 +24,11 @@ from nnbuild.cost import Timing
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.instruction_timings import Instruction
 from nnbuild.lower import lower
-from nnbuild.memory import needs, plan
 from nnbuild.network import Network
 from nnbuild.ops import ALL, BY_NAME
 from nnbuild.ops.spatial import Window
 from nnbuild.optimize import Aim, Memory, optimize
+from nnbuild.ram.memory import needs, plan
 from nnbuild.rendering import assembly_text
 from nnbuild.selection import Choice, candidates, select
 from nnbuild.target import TARGETS, Target, of_compiler

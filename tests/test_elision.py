@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from nnbuild import elision, interpret, memory
+from nnbuild import interpret
 from nnbuild.contract import Case
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import InternalError, NNBuildError
@@ -24,6 +24,7 @@ from nnbuild.lower import lower
 from nnbuild.network import Network, QuantParams, View
 from nnbuild.ops import singles
 from nnbuild.placement import Placement
+from nnbuild.ram import elision, memory
 from nnbuild.selection import select
 from nnbuild.shrink import shrink
 from nnbuild.target import TARGETS

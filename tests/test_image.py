@@ -15,9 +15,9 @@ import pytest
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.network import Network
 from nnbuild.optimize import Aim
-from nnbuild.over_time import streamed
 from nnbuild.placement import Placement
-from nnbuild.stream import Stream
+from nnbuild.streams.over_time import streamed
+from nnbuild.streams.stream import Stream
 
 from . import host, qemu
 from .test_over_time import by_rows

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnbuild import lean
 from nnbuild.contract import Overlap
-from nnbuild.lean import Form, Part, Picks, within
+from nnbuild.ram import lean
+from nnbuild.ram.lean import Form, Part, Picks, within
 
 KERNEL = st.tuples(st.integers(0, 9), st.integers(0, 12), st.integers(0, 20))
 """Scratch, how far below its input it has to write, cycles."""

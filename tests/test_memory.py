@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from nnbuild import memory
 from nnbuild.contract import Case
-from nnbuild.elision import elide
 from nnbuild.importer import import_model
 from nnbuild.lower import lower
 from nnbuild.network import Network, QuantParams
 from nnbuild.ops import ALL, BY_NAME, singles
+from nnbuild.ram import memory
+from nnbuild.ram.elision import elide
 from nnbuild.selection import select
 from nnbuild.shrink import shrink
 from nnbuild.target import TARGETS

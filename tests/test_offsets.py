@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnbuild import offsets, sweep
 from nnbuild.contract import Overlap
 from nnbuild.errors import InternalError
-from nnbuild.offsets import Buffer, Placement, Span, aligned, place
+from nnbuild.ram import offsets, sweep
+from nnbuild.ram.offsets import Buffer, Placement, Span, aligned, place
 
 Draw = Callable[[int], int]
 

@@ -15,10 +15,10 @@ from nnbuild import cost, fixedpoint, pareto
 from nnbuild.cli import main
 from nnbuild.contract import Kernel, Source
 from nnbuild.emit import EmitOptions, emit
-from nnbuild.memory import needs, plan
 from nnbuild.network import Network
 from nnbuild.optimize import FIRMWARE, MARGIN_PERCENT, Aim, Memory, Selection, optimize
 from nnbuild.pareto import Option, front
+from nnbuild.ram.memory import needs, plan
 from nnbuild.report import curve
 from nnbuild.selection import Candidates, candidates
 from nnbuild.target import TARGETS, Target

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnbuild import interpret, memory, order
-from nnbuild.elision import elide
+from nnbuild import interpret
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import InternalError
 from nnbuild.network import Layer, Network, QuantParams
+from nnbuild.ram import memory, order
+from nnbuild.ram.elision import elide
 from nnbuild.selection import select
 from nnbuild.target import TARGETS
 

@@ -19,11 +19,11 @@ from nnbuild.errors import InternalError, ModelError, NNBuildError
 from nnbuild.estimate.shapes import network_of
 from nnbuild.importer import import_model, import_outline
 from nnbuild.lower import lower
-from nnbuild.memory import plan
 from nnbuild.network import Array, Network
 from nnbuild.node_order import positions, restore_order
 from nnbuild.onnxfile import parse
 from nnbuild.placeholder import array_of, forget, is_placeholder, is_unread, packed, placeholder, tensor_of
+from nnbuild.ram.memory import plan
 from nnbuild.selection import select
 from nnbuild.shrink import shrink
 from nnbuild.target import TARGETS

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 import nnbuild
-from nnbuild import freeze, interpret, memory, over_time, reset
+from nnbuild import freeze, interpret
 from nnbuild.cli import main
 from nnbuild.contract import LayerView
 from nnbuild.emit import EmitOptions, emit
@@ -27,17 +27,19 @@ from nnbuild.errors import ConfigError, ModelError
 from nnbuild.importer import import_model
 from nnbuild.intervals import Interval
 from nnbuild.lower import lower, traced
-from nnbuild.memory import plan
 from nnbuild.network import Array, Layer, Network, Port, QuantParams, Tensor
 from nnbuild.ops import BY_NAME
 from nnbuild.ops.history import HistoryParams, _turns, settled
-from nnbuild.over_time import streamed
 from nnbuild.pipeline import Request, quantized
-from nnbuild.reset import fills
+from nnbuild.ram import memory
+from nnbuild.ram.memory import plan
 from nnbuild.selection import select
 from nnbuild.shrink import known_intervals, shrink
-from nnbuild.sliding import Time
-from nnbuild.stream import Stream, stream_of
+from nnbuild.streams import over_time, reset
+from nnbuild.streams.over_time import streamed
+from nnbuild.streams.reset import fills
+from nnbuild.streams.sliding import Time
+from nnbuild.streams.stream import Stream, stream_of
 from nnbuild.target import TARGETS
 
 from . import host, qemu, reference, test_recurrent

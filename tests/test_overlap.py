@@ -12,11 +12,11 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from nnbuild import overlap, streaming
 from nnbuild.contract import Case
 from nnbuild.network import Array
 from nnbuild.ops import ALL
 from nnbuild.ops.spatial import Window
+from nnbuild.ram import overlap, streaming
 from nnbuild.target import TARGETS, Target
 
 from . import cmsis_library, overlaps, programs, qemu, random_layers

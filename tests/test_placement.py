@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from nnbuild import cnames, interpret, memory
+from nnbuild import cnames, interpret
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import ConfigError
 from nnbuild.network import Array, Network
 from nnbuild.ops import ALL
 from nnbuild.placement import Placement
+from nnbuild.ram import memory
 from nnbuild.report import budget, elf, linkerscript, usage
 from nnbuild.selection import select
 from nnbuild.target import TARGETS

@@ -19,7 +19,6 @@ from nnbuild import precision_cost, simulation
 from nnbuild.cli import main
 from nnbuild.errors import CalibrationError, ConfigError
 from nnbuild.lower import lower
-from nnbuild.memory import plan
 from nnbuild.pipeline import Request, _Build, _judge, calibrated, quantized
 from nnbuild.precision import _cheapest, search
 from nnbuild.precision_cost import Cost
@@ -27,6 +26,7 @@ from nnbuild.precision_judge import Aim, Judge, Outlook, _own_and_others, _Rest
 from nnbuild.precision_names import layer_names, named
 from nnbuild.precision_report import KEY, Found
 from nnbuild.quantize import quantize
+from nnbuild.ram.memory import plan
 from nnbuild.target import TARGETS
 from tests.graphs import imported, model, node, save, weights
 

@@ -18,9 +18,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from nnbuild import cuts, fixedpoint, interpret, rows
+from nnbuild import fixedpoint, interpret
 from nnbuild.contract import Case, LayerView
-from nnbuild.cuts import WAYS
 from nnbuild.emit import EmitOptions, emit
 from nnbuild.errors import ConfigError
 from nnbuild.network import Layer, Network, Port, QuantParams, Tensor, View
@@ -32,7 +31,9 @@ from nnbuild.ops.max_pool import MaxPoolParams
 from nnbuild.ops.spatial import Window
 from nnbuild.optimize import Aim
 from nnbuild.placement import Placement
-from nnbuild.rows import Run, Segment, Step, Way
+from nnbuild.ram import cuts, rows
+from nnbuild.ram.cuts import WAYS
+from nnbuild.ram.rows import Run, Segment, Step, Way
 from nnbuild.target import TARGETS
 
 from . import cmsis_library, host, programs, qemu, row_networks

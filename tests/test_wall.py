@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from nnbuild import rows, wall
-from nnbuild.cuts import WAYS, Cuts, _Part
-from nnbuild.memory import _all_overlaps, _apart, _takeovers, lifetimes, needs, plan
 from nnbuild.network import Network
 from nnbuild.optimize import Aim, eligible
+from nnbuild.ram import rows, wall
+from nnbuild.ram.cuts import WAYS, Cuts, _Part
+from nnbuild.ram.memory import _all_overlaps, _apart, _takeovers, lifetimes, needs, plan
+from nnbuild.ram.streaming import Made, Setup, made
 from nnbuild.selection import candidates, select
-from nnbuild.streaming import Made, Setup, made
 from nnbuild.target import TARGETS
 from tests.row_networks import run_of
 from tests.test_memory import case as case_of

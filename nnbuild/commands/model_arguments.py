@@ -16,7 +16,7 @@ from nnbuild.precision_judge import Aim
 from nnbuild.precision_report import Found
 from nnbuild.quantize import FULLY_CONNECTED
 from nnbuild.states import KEEP
-from nnbuild.stream import Stream, stream_options
+from nnbuild.streams.stream import Stream, stream_options
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -9,15 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nnbuild import cmsis_nn, streaming, wall
+from nnbuild import cmsis_nn
 from nnbuild.errors import ConfigError
 from nnbuild.latency import MAX_WAIT_STATES, MUL_CYCLES, parse_latency
 from nnbuild.network import Network
 from nnbuild.optimize import Aim
 from nnbuild.option_values import GOALS, parse_size
-from nnbuild.rows import Segment
+from nnbuild.ram import streaming, wall
+from nnbuild.ram.rows import Segment
+from nnbuild.ram.streaming import Made, Setup
 from nnbuild.selection import BACKENDS
-from nnbuild.streaming import Made, Setup
 from nnbuild.target import TARGETS, Target, named, of_compiler
 
 T = TypeVar("T")

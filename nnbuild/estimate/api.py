@@ -26,7 +26,7 @@ from nnbuild.optimize import Aim
 from nnbuild.option_values import GOALS, layers, parse_size
 from nnbuild.precision_names import AUTO
 from nnbuild.quantize import FULLY_CONNECTED
-from nnbuild.stream import stream_options
+from nnbuild.streams.stream import stream_options
 from nnbuild.target import named
 
 

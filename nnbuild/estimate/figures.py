@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nnbuild import cost, streaming, wall
+from nnbuild import cost
 from nnbuild.cost import Timing
 from nnbuild.network import Network
 from nnbuild.ops import BY_NAME
 from nnbuild.optimize import Aim
-from nnbuild.streaming import AUTO, made
+from nnbuild.ram import streaming, wall
+from nnbuild.ram.streaming import AUTO, made
 from nnbuild.target import Target
 
 MARGIN_PERCENT = 10

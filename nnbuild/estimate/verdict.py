@@ -22,7 +22,7 @@ from nnbuild.latency import Latency
 from nnbuild.onnxfile import is_qdq
 from nnbuild.report.budget import Verdict
 from nnbuild.report.timing import microseconds
-from nnbuild.stream import Stream
+from nnbuild.streams.stream import Stream
 
 _HOPELESS = 100
 """So many times over a limit, halved inputs and layers of an eighth of their outputs do not help."""

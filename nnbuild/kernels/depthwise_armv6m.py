@@ -24,12 +24,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from nnbuild import overlap
 from nnbuild.contract import Assembly, LayerView, Order, Overlap, Source
 from nnbuild.kernels.armv6m import by_product, channel, limits, requantization
 from nnbuild.network import Array
 from nnbuild.ops.spatial import Window
 from nnbuild.placeholder import packed
+from nnbuild.ram import overlap
 from nnbuild.target import Target
 
 COLUMNS = (

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnbuild import overlap
 from nnbuild.contract import LayerView, Overlap, Source
 from nnbuild.network import Array
 from nnbuild.placeholder import is_placeholder, placeholder
+from nnbuild.ram import overlap
 from nnbuild.target import Target
 
 if TYPE_CHECKING:

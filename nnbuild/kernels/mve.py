@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nnbuild import overlap
 from nnbuild.contract import Assembly, LayerView, Overlap, Source
 from nnbuild.kernels import horner
 from nnbuild.kernels.smlad import unrolled
 from nnbuild.kernels.smlad_requantize import Requantization, requantization
 from nnbuild.network import Array
 from nnbuild.placeholder import is_placeholder, placeholder
+from nnbuild.ram import overlap
 from nnbuild.target import Target
 
 if TYPE_CHECKING:

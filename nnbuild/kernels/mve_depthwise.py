@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from nnbuild import overlap
 from nnbuild.contract import Assembly, LayerView, Overlap, Source
 from nnbuild.kernels import mve
 from nnbuild.network import Array
 from nnbuild.ops.spatial import Window
 from nnbuild.placeholder import is_placeholder, packed, placeholder
+from nnbuild.ram import overlap
 from nnbuild.target import Target
 
 WINDOWS = (

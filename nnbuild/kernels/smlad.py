@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnbuild import overlap
 from nnbuild.contract import Assembly, LayerView, Order, Overlap, Source
 from nnbuild.kernels import horner, wide_requantize
 from nnbuild.kernels.smlad_requantize import (
@@ -48,6 +47,7 @@ from nnbuild.kernels.smlad_weights import (
 from nnbuild.kernels.wide_requantize import Upper
 from nnbuild.network import INT8_MIN, Array
 from nnbuild.placeholder import is_placeholder
+from nnbuild.ram import overlap
 from nnbuild.target import Target
 
 if TYPE_CHECKING:

@@ -20,7 +20,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from nnbuild import overlap
 from nnbuild.contract import Assembly, LayerView, Overlap, Source
 from nnbuild.kernels import smlad, smlad_strips, smlad_weights, wide_requantize
 from nnbuild.kernels.smlad_requantize import Requantization, outputs_length, requantization
@@ -29,6 +28,7 @@ from nnbuild.kernels.wide_requantize import Upper
 from nnbuild.network import Array
 from nnbuild.ops.spatial import Window
 from nnbuild.placeholder import is_placeholder, packed, placeholder
+from nnbuild.ram import overlap
 from nnbuild.target import Target
 
 TAPS = 64

@@ -15,7 +15,7 @@ from nnbuild import layout, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, SameAsInput, Source
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
-from nnbuild.sliding import by_depth
+from nnbuild.streams.sliding import by_depth
 from nnbuild.target import Target
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint, overlap, qdq
+from nnbuild import fixedpoint, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, RowForm, Source, tied
 from nnbuild.intervals import monotone
 from nnbuild.kernels import cmsis_nn
@@ -24,7 +24,8 @@ from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import reduction, spatial, wide_average_pool
 from nnbuild.ops.pooling import walk, window_trips
 from nnbuild.ops.spatial import Window, divides_window, window, without_in_window
-from nnbuild.sliding import by_window
+from nnbuild.ram import overlap
+from nnbuild.streams.sliding import by_window
 from nnbuild.target import Target
 
 MAX_COUNT = 2**22

@@ -15,7 +15,7 @@ from nnbuild.contract import LayerView, RowForm, Source, tied
 from nnbuild.errors import InternalError
 from nnbuild.lower import Activation, Constant, Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
-from nnbuild.sliding import Move, Sliding, Time, by_moves
+from nnbuild.streams.sliding import Move, Sliding, Time, by_moves
 from nnbuild.target import Target
 
 Loops = tuple[tuple[int, ...], ...]

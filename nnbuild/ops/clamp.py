@@ -17,7 +17,7 @@ from nnbuild.intervals import monotone
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import extremum, lookup, maximum, minimum, rescale
-from nnbuild.sliding import by_element
+from nnbuild.streams.sliding import by_element
 from nnbuild.target import Target
 
 

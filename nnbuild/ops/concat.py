@@ -21,7 +21,7 @@ from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Activation, Constant, Lowering, Output
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import broadcast, lookup
-from nnbuild.sliding import Move, Sliding, Time, by_moves
+from nnbuild.streams.sliding import Move, Sliding, Time, by_moves
 from nnbuild.target import Target
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint, overlap, qdq
+from nnbuild import fixedpoint, qdq
 from nnbuild.contract import Case, Channels, Kernel, LayerView, Operator, Overlap, Quantization, Source
 from nnbuild.intervals import Interval
 from nnbuild.kernels import cmsis_nn, horner, horner_armv6m, mve, packed_armv6m, smlad
@@ -21,7 +21,8 @@ from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, convolution, depthwise_conv2d, wide_conv2d, wide_depthwise_conv2d
 from nnbuild.ops.spatial import Window, by_rows, window
 from nnbuild.placeholder import packed
-from nnbuild.sliding import by_window
+from nnbuild.ram import overlap
+from nnbuild.streams.sliding import by_window
 from nnbuild.target import Target
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint, overlap
+from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, Source, tied
 from nnbuild.errors import InternalError
 from nnbuild.intervals import Interval
@@ -23,7 +23,8 @@ from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, convolution
 from nnbuild.ops.spatial import Window, by_rows, divides_window
 from nnbuild.placeholder import packed
-from nnbuild.sliding import by_window
+from nnbuild.ram import overlap
+from nnbuild.streams.sliding import by_window
 from nnbuild.target import Target
 
 UNROLLED = 5

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint, layout, overlap, qdq
+from nnbuild import fixedpoint, layout, qdq
 from nnbuild.contract import Case, Channels, Kernel, LayerView, Operator, Overlap, Quantization, Source
 from nnbuild.intervals import Interval
 from nnbuild.kernels import cmsis_nn, horner, horner_armv6m, mve, packed_armv6m, smlad
@@ -21,7 +21,8 @@ from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, matmul, wide_conv2d
 from nnbuild.ops.spatial import Window
 from nnbuild.placeholder import is_placeholder, packed
-from nnbuild.sliding import Sliding, Time, by_rows, whole
+from nnbuild.ram import overlap
+from nnbuild.streams.sliding import Sliding, Time, by_rows, whole
 from nnbuild.target import Target
 
 

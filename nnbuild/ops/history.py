@@ -1,6 +1,6 @@
 """The newest rows of a value along time: those of this inference, behind those that are kept of the ones before.
 
-No ONNX operator: `nnbuild.over_time` puts it in front of layers that look back. The output is the state itself, and
+No ONNX operator: `streams.over_time` puts it in front of layers that look back. The output is the state itself, and
 what makes the new rows may write them there at once, over the oldest: so nothing is copied but the rows that move up.
 """
 

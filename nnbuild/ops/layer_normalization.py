@@ -21,7 +21,7 @@ from nnbuild.fixedpoint import multiply_high
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
 from nnbuild.placeholder import is_placeholder
-from nnbuild.sliding import by_depth
+from nnbuild.streams.sliding import by_depth
 from nnbuild.target import Target
 
 MAX_DEPTH = 4096

@@ -19,7 +19,7 @@ from nnbuild import fixedpoint, layout, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Source
 from nnbuild.lower import Lowering
 from nnbuild.network import Array, QuantParams
-from nnbuild.sliding import by_depth
+from nnbuild.streams.sliding import by_depth
 from nnbuild.target import Target
 
 MAX_DEPTH = 4096

@@ -19,7 +19,7 @@ from nnbuild.contract import Case, Kernel, LayerView, Operator, Quantization, Ro
 from nnbuild.intervals import Interval
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, Layer, QuantParams
-from nnbuild.sliding import by_element
+from nnbuild.streams.sliding import by_element
 from nnbuild.target import Target
 
 Function = Callable[[float, onnx.NodeProto], float]

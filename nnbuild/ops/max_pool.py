@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint, overlap, qdq
+from nnbuild import fixedpoint, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, SameAsInput, Source, tied
 from nnbuild.intervals import monotone
 from nnbuild.kernels import cmsis_nn
@@ -20,7 +20,8 @@ from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import lookup, reduction
 from nnbuild.ops.pooling import walk, window_trips
 from nnbuild.ops.spatial import Window, by_rows, divides_window, window, without_in_window
-from nnbuild.sliding import by_window
+from nnbuild.ram import overlap
+from nnbuild.streams.sliding import by_window
 from nnbuild.target import Target
 
 

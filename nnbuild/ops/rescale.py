@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint, layout, overlap
+from nnbuild import fixedpoint, layout
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, Source
 from nnbuild.intervals import monotone
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import Array, QuantParams
+from nnbuild.ram import overlap
 from nnbuild.target import Target
 
 

@@ -20,7 +20,7 @@ from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Activation, Lowering
 from nnbuild.network import INT8_MAX, INT8_MIN, Array, QuantParams
 from nnbuild.ops import lookup, wide_softmax
-from nnbuild.sliding import by_depth
+from nnbuild.streams.sliding import by_depth
 from nnbuild.target import Target
 
 OUTPUT = QuantParams(1 / 256, -128)

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from nnbuild import layout, overlap, qdq
+from nnbuild import layout, qdq
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, Run, SameAsInput, Source
 from nnbuild.intervals import Interval, monotone
 from nnbuild.kernels import cmsis_nn
 from nnbuild.lower import Constant, Lowering
 from nnbuild.network import Array, QuantParams
-from nnbuild.sliding import Move, Sliding, Time, by_moves
+from nnbuild.ram import overlap
+from nnbuild.streams.sliding import Move, Sliding, Time, by_moves
 from nnbuild.target import Target
 
 

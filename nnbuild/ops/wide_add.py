@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint, layout, overlap
+from nnbuild import fixedpoint, layout
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, Source
 from nnbuild.intervals import corners
 from nnbuild.lower import Lowering, Output
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops import broadcast
+from nnbuild.ram import overlap
 from nnbuild.target import Target
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint, overlap
+from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, Source
 from nnbuild.intervals import monotone
 from nnbuild.lower import Lowering, Output
 from nnbuild.network import Array, QuantParams
 from nnbuild.ops.pooling import walk, window_trips
 from nnbuild.ops.spatial import Window
+from nnbuild.ram import overlap
 from nnbuild.target import Target
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from nnbuild import fixedpoint, overlap
+from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, Source
 from nnbuild.kernels import dual, horner, horner_armv6m, packed_armv6m, smlad
 from nnbuild.lower import Lowering, Output
@@ -21,6 +21,7 @@ from nnbuild.network import Array, QuantParams
 from nnbuild.ops import channels, convolution
 from nnbuild.ops.spatial import Window
 from nnbuild.placeholder import packed
+from nnbuild.ram import overlap
 from nnbuild.target import Target
 
 

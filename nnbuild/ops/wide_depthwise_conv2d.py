@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from nnbuild import fixedpoint, overlap
+from nnbuild import fixedpoint
 from nnbuild.contract import Case, Kernel, LayerView, Operator, Overlap, Quantization, Source
 from nnbuild.kernels import depthwise_armv6m, dual, smlad, smlad_depthwise, wide_requantize
 from nnbuild.lower import Lowering, Output
@@ -15,6 +15,7 @@ from nnbuild.network import Array, QuantParams
 from nnbuild.ops import convolution, wide_conv2d
 from nnbuild.ops.spatial import Window
 from nnbuild.placeholder import packed
+from nnbuild.ram import overlap
 from nnbuild.target import Target
 
 

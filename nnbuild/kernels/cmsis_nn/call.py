@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from nnbuild import overlap
 from nnbuild.contract import Kernel, LayerView, Overlap, Source, each_output
 from nnbuild.network import Array
+from nnbuild.ram import overlap
 from nnbuild.target import Target
 
 INCLUDES = ("arm_nnfunctions.h",)

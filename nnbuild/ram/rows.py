@@ -333,7 +333,7 @@ def _overruns(form: RowForm) -> bool:
 def _closed(network: Network, run: Run, source: str, pushed: bool) -> bool:
     """Whether nothing but the source comes in, and nothing but the last layer's output goes out.
 
-    Nor may any of these tensors lie in another, or another in one of them (`nnbuild.elision`): rows have other places.
+    Nor may any of these tensors lie in another, or another in one of them (`ram.elision`): rows have other places.
     """
     layers = network.layers[run.first : run.last + 1]
     inside = {layer.output for layer in layers[:-1]}

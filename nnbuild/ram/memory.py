@@ -1,7 +1,7 @@
 """Where each tensor lives in the arena.
 
 The model's inputs and outputs are its caller's buffers, or lie in the arena as well; everything else, and the scratch
-of each kernel, gets an offset. What goes row by row (`nnbuild.rows`) lies where its whole tensor, or the rows that are
+of each kernel, gets an offset. What goes row by row (`ram.rows`) lies where its whole tensor, or the rows that are
 kept of that, do. Tensors whose lifetimes overlap never share a byte, except in place, where the operator
 allows it, an output with a dying input, as far as the kernel allows it (`contract.Overlap`), and views, which lie in
 another tensor.
@@ -16,10 +16,10 @@ from itertools import combinations, pairwise
 
 from nnbuild.contract import LayerView, Order, Overlap
 from nnbuild.network import Layer, Network
-from nnbuild.offsets import ALIGNMENT as ALIGNMENT
-from nnbuild.offsets import STEPS, Buffer, Placement, Span, aligned, live_bytes, place
 from nnbuild.ops import BY_NAME
-from nnbuild.rows import PUSHED
+from nnbuild.ram.offsets import ALIGNMENT as ALIGNMENT
+from nnbuild.ram.offsets import STEPS, Buffer, Placement, Span, aligned, live_bytes, place
+from nnbuild.ram.rows import PUSHED
 from nnbuild.selection import Candidates, Choice
 from nnbuild.target import Target
 

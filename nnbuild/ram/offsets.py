@@ -18,13 +18,13 @@ from itertools import combinations, permutations
 
 from nnbuild.contract import Overlap
 from nnbuild.errors import InternalError
-from nnbuild.sweep import Problem, counting, sweep
+from nnbuild.ram.sweep import Problem, counting, sweep
 
 ALIGNMENT = 4
 """Bytes; what any C type of a kernel's scratch needs."""
 
 GRAINS = (ALIGNMENT, 16, 64, 256)
-"""Of offsets in tables (`nnbuild.sweep`): the next one where those of the one before have no room."""
+"""Of offsets in tables (`ram.sweep`): the next one where those of the one before have no room."""
 
 STEPS = 3000
 """Of the search: each places one more buffer."""
@@ -121,7 +121,7 @@ def place(buffers: Sequence[Buffer], steps: int = STEPS) -> Placement:
 
 
 def _swept(buffers: Sequence[Buffer], distances: Distances, found: list[int], bound: int) -> tuple[int, list[int]]:
-    """A higher bound, and a placement that is smaller than `found`, where `nnbuild.sweep` knows them.
+    """A higher bound, and a placement that is smaller than `found`, where `ram.sweep` knows them.
 
     Where a table of all offsets would be too large, one of every fourth is tried, and so on: that proves nothing.
     """

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnbuild.contract import LayerView
-from nnbuild.memory import Plan
 from nnbuild.network import Array, Network
 from nnbuild.ops import BY_NAME
+from nnbuild.ram.memory import Plan
 
 
 @dataclass(frozen=True, slots=True)

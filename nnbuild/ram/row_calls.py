@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, replace
 
-from nnbuild.memory import Plan
 from nnbuild.network import Network
-from nnbuild.rows import PUSHED, Kept, Read, Segment, Step, kept_of
+from nnbuild.ram.memory import Plan
+from nnbuild.ram.rows import PUSHED, Kept, Read, Segment, Step, kept_of
 
 
 @dataclass(frozen=True, slots=True)

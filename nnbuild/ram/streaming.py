@@ -1,6 +1,6 @@
 """Which layers of a network are computed row by row: none, those that the user names, or as few as RAM asks for.
 
-The cheapest cut into single layers and segments within RAM comes from `nnbuild.cuts`, which judges it by the bytes that
+The cheapest cut into single layers and segments within RAM comes from `ram.cuts`, which judges it by the bytes that
 live at each layer; here it is planned. Where the plan takes more, the limit is lowered by as much, and the search goes
 on. What is cheaper of that and of whole layers with kernels that need less is taken.
 """
@@ -14,13 +14,13 @@ from itertools import pairwise
 
 from nnbuild import cost, fixedpoint
 from nnbuild.contract import Kernel, LayerView, Source
-from nnbuild.cuts import Cuts, leaves
 from nnbuild.errors import ConfigError
-from nnbuild.memory import ALIGNMENT, Plan, needs, plan
 from nnbuild.network import Network
 from nnbuild.optimize import Aim, Memory, Selection, in_order, optimize, rank
 from nnbuild.pareto import Point
-from nnbuild.rows import Run, segment, streamed
+from nnbuild.ram.cuts import Cuts, leaves
+from nnbuild.ram.memory import ALIGNMENT, Plan, needs, plan
+from nnbuild.ram.rows import Run, segment, streamed
 from nnbuild.selection import Candidates, candidates
 from nnbuild.target import Target
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from nnbuild.contract import LayerView
-from nnbuild.memory import most_live
 from nnbuild.network import Layer, Network
-from nnbuild.offsets import aligned
 from nnbuild.ops import BY_NAME
+from nnbuild.ram.memory import most_live
+from nnbuild.ram.offsets import aligned
 
 SETS = 2000
 """Of layers that the search looks at."""

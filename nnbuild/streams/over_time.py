@@ -26,8 +26,8 @@ from nnbuild.ops import BY_NAME
 from nnbuild.ops.history import HistoryParams
 from nnbuild.ops.transpose import copy
 from nnbuild.placeholder import is_placeholder
-from nnbuild.sliding import Reach, Sliding, Time, whole
-from nnbuild.stream import Stream
+from nnbuild.streams.sliding import Reach, Sliding, Time, whole
+from nnbuild.streams.stream import Stream
 
 
 @dataclass(frozen=True, slots=True)

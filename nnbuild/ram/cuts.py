@@ -19,16 +19,16 @@ from nnbuild import cost
 from nnbuild.contract import Kernel
 from nnbuild.cost import Timing
 from nnbuild.errors import KernelError
-from nnbuild.lean import Form
-from nnbuild.memory import elsewhere, lifetimes, needs, storages
 from nnbuild.network import Layer, Network, Port
-from nnbuild.offsets import Span
 from nnbuild.optimize import eligible
-from nnbuild.rows import Kept, Run, Segment, Way, goes_by_rows, streamed
+from nnbuild.ram.lean import Form
+from nnbuild.ram.memory import elsewhere, lifetimes, needs, storages
+from nnbuild.ram.offsets import Span
+from nnbuild.ram.rows import Kept, Run, Segment, Way, goes_by_rows, streamed
 from nnbuild.selection import Candidates, candidates
 
 if TYPE_CHECKING:
-    from nnbuild.streaming import Setup
+    from nnbuild.ram.streaming import Setup
 
 WAYS = (Way(), Way(1, True), Way(2), Way(2, True))
 """How segments may go. Kernels that take two pixels or two lines at a time lose by single rows."""

@@ -1,6 +1,6 @@
 """What makes a model a stream: the axis of its input that is time, and the frames of a call.
 
-It is metadata of the file, which stays standard ONNX over the whole window; `nnbuild.over_time` does it.
+It is metadata of the file, which stays standard ONNX over the whole window; `streams.over_time` does it.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Any
 
 from nnbuild.errors import NNBuildError
 from nnbuild.network import Network
-from nnbuild.streaming import AUTO, Made, Setup, made
+from nnbuild.ram.streaming import AUTO, Made, Setup, made
 
 
 def lines(network: Network, setup: Setup, found: Made) -> list[str]:

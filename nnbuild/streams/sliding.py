@@ -1,6 +1,6 @@
 """Layers that compute the same at every point in time, and how to take only the newest of it from them.
 
-An operator says by `Operator.slides` how a layer of it runs along time; `nnbuild.over_time` asks. The rules here are
+An operator says by `Operator.slides` how a layer of it runs along time; `streams.over_time` asks. The rules here are
 those that operators share: a window over space, rows that have nothing to do with each other, elements by offsets.
 """
 

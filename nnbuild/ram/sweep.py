@@ -1,7 +1,7 @@
 """The least extent of buffers of which few live at once, exactly: dynamic programming from layer to layer.
 
 A chain of layers that run in place has as few offsets as its arena has words beside its largest tensor, but many orders
-in which buffers may lie upon each other, so `nnbuild.offsets` asks here before it searches. What lives at one layer
+in which buffers may lie upon each other, so `ram.offsets` asks here before it searches. What lives at one layer
 alone lies as low as the rest leaves it; of all others, every offset is tried. From layer to layer it only matters where
 those lie that live on: for each of their offsets the table has the least extent of all layers so far.
 
