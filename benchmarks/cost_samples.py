@@ -148,7 +148,14 @@ def _groups(found: Sequence[Job]) -> Iterable[Sequence[Job]]:
 
 
 def _samples(isa: str, job: Job, where: Target, report: Mapping[str, Any], ran: executed.Ran) -> Iterable[Sample]:
-    for choice, layer, found in zip(job.choices, report["layers"], ran.layers, strict=True):
+    choices, segment = job.choices, None
+    if report["segments"]:
+        # How a segment goes is chosen when it is emitted.
+        whole = rows.streamed(shrink(job.network), [_run(own) for own in report["segments"]])
+        assert whole is not None
+        (segment,) = whole.segments
+        choices = select(whole, where, job.pins, backend="direct")
+    for choice, layer, found in zip(choices, report["layers"], ran.layers, strict=True):
         low, high = (getattr(choice.layer.params, f"activation_{bound}", at) for at, bound in enumerate(("min", "max")))
         if low == high and not job.name:
             continue  # a constant, of which the compiler leaves nothing
@@ -157,15 +164,12 @@ def _samples(isa: str, job: Job, where: Target, report: Mapping[str, Any], ran: 
         kernel = f"{choice.layer.op}/{choice.kernel.name}"
         code = ran.code_of(layer["function"])
         yield Sample(job.name, job.backend, kernel, trips, _figures(isa, found, code))
-    if report["segments"]:
-        whole = rows.streamed(shrink(job.network), [_run(own) for own in report["segments"]])
-        assert whole is not None
-        (segment,) = whole.segments
+    if segment is not None:
         code = next(size for name, size in ran.code.items() if "_rows_" in name)
         yield Sample(job.name, job.backend, cost.ROWS, cost.rows_trips(segment), _figures(isa, ran.rows, code))
         return
-    steps = len(job.choices)
-    arguments = sum(len(choice.layer.inputs) + 1 for choice in job.choices)
+    steps = len(choices)
+    arguments = sum(len(choice.layer.inputs) + 1 for choice in choices)
     # The hook's calls are in its code, 4 bytes each.
     code = ran.code[f"{report['name']}_run"] - 4 * steps
     trips = {"layer": 1, "step": steps, "argument": arguments}
